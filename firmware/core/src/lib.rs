@@ -1,0 +1,8 @@
+//! All logic of the hypervisor. It touches no hardware, has no unsafe code and runs on the host.
+//!
+//! Modules follow the path that data takes, each names the one before and after it in its first lines:
+//! [`addr`] → memory → address spaces → VM → vCPU → exit → call / device.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod addr;

@@ -1,0 +1,101 @@
+//! The boot set: the VMs that EL2 starts with, packed by whoever prepares a machine.
+//!
+//! EL2 parses no kernel format and writes no device tree. A VM is described by *segments* (bytes and the guest
+//! physical address where they start), an entry point and the value of x0. Whoever makes the boot set (the runner, the
+//! management guest) has already understood the kernel file and made the device tree.
+//!
+//! Layout, little endian, offsets from the start of the set, which lies on a page boundary:
+//!
+//! ```text
+//! Header | VmRecord × vm_count | SegmentRecord × segment_count | padding | segment bytes, each at a page boundary
+//! ```
+//!
+//! Segment bytes are padded with zeros to whole pages, and both `offset` and `ipa` are page aligned: EL2 maps the very
+//! frames of the boot set into the guest copy-on-write, so nothing is copied before the guest writes to it, equal
+//! images are shared, and a restarted VM finds its first state again. Segments of several VMs may name the same bytes.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The first eight bytes of a boot set.
+pub const MAGIC: [u8; 8] = *b"SALPBOOT";
+
+/// The version of this layout.
+pub const VERSION: u32 = 1;
+
+/// The size and alignment of a page of a boot set, in bytes.
+pub const PAGE: u64 = 4096;
+
+/// The greatest number of vCPUs of a VM.
+pub const MAX_VCPUS: u32 = 8;
+
+/// The greatest number of segments of one VM.
+pub const MAX_SEGMENTS: u32 = 16;
+
+/// The guest physical address at which the RAM of every VM starts.
+pub const RAM_BASE: u64 = 0x4000_0000;
+
+/// The greatest amount of RAM of a VM, in bytes: what fits the 39-bit guest physical address space above [`RAM_BASE`].
+pub const MAX_RAM: u64 = (1 << 39) - RAM_BASE;
+
+/// [`VmRecord::flags`]: the VM is started again when it crashes.
+pub const FLAG_RESTART_ON_CRASH: u32 = 1 << 0;
+
+/// [`VmRecord::flags`]: memory is given to the VM in pages of 4 KiB only, for density; without it EL2 prefers 2 MiB.
+pub const FLAG_SMALL_PAGES: u32 = 1 << 1;
+
+/// The start of a boot set.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct Header {
+    /// [`MAGIC`].
+    pub magic: [u8; 8],
+    /// [`VERSION`].
+    pub version: U32,
+    /// How many [`VmRecord`]s follow.
+    pub vm_count: U32,
+    /// How many [`SegmentRecord`]s follow the VM records.
+    pub segment_count: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// The size of the whole set, in bytes; a multiple of [`PAGE`].
+    pub size: U64,
+}
+
+/// One VM.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct VmRecord {
+    /// The name: 1 to 31 bytes of `[A-Za-z0-9._-]`, padded with zeros.
+    pub name: [u8; 32],
+    /// How many vCPUs: 1 to [`MAX_VCPUS`].
+    pub vcpus: U32,
+    /// `FLAG_…` bits; others are zero.
+    pub flags: U32,
+    /// The amount of RAM from [`RAM_BASE`], in bytes; a multiple of [`PAGE`].
+    pub memory: U64,
+    /// The guest physical address of the first instruction.
+    pub entry: U64,
+    /// x0 at entry: the guest physical address of the device tree, by the arm64 boot protocol.
+    pub x0: U64,
+    /// The index of the first segment of this VM.
+    pub first_segment: U32,
+    /// How many segments belong to this VM: at most [`MAX_SEGMENTS`].
+    pub segment_count: U32,
+}
+
+/// A run of bytes that is in guest memory before the first instruction.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct SegmentRecord {
+    /// The guest physical address; page aligned, inside the VM's RAM.
+    pub ipa: U64,
+    /// Where the bytes are in the set; page aligned.
+    pub offset: U64,
+    /// How many bytes, before the padding with zeros to whole pages; not zero.
+    pub length: U64,
+}
+
+const _: () = assert!(size_of::<Header>() == 32);
+const _: () = assert!(size_of::<VmRecord>() == 72);
+const _: () = assert!(size_of::<SegmentRecord>() == 24);
