@@ -1,0 +1,135 @@
+//! The friendly guest that is packed in the image: a small shell on the console. Boot argument `exit`: says hello and
+//! turns off.
+//!
+//! Between lines it sleeps in WFI until the console's interrupt, so an idle one costs nothing.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use heapless::String;
+
+use crate::rt::ram::Ram;
+use crate::rt::{console, cpu, mmio, ram, sysreg};
+use crate::{gic, machine, print, println, psci, timer};
+
+struct Command {
+    name: &'static str,
+    help: &'static str,
+    run: fn(),
+}
+
+const COMMANDS: &[Command] = &[
+    Command { name: "help", help: "lists the commands", run: help },
+    Command { name: "info", help: "tells what machine this is", run: info },
+    Command { name: "time", help: "tells how long this guest has been running", run: time },
+    Command { name: "cpus", help: "starts every vCPU and lets each say hello", run: cpus },
+    Command { name: "mem", help: "writes and reads back a word of every free page", run: memory },
+    Command { name: "reset", help: "starts this guest again", run: || psci::system_reset() },
+    Command { name: "off", help: "turns this guest off", run: || psci::system_off() },
+];
+
+static GREETED: AtomicU64 = AtomicU64::new(0);
+
+/// Runs the guest.
+pub fn main() {
+    println!("\nSalp builtin guest: {} vCPU, {} MiB", machine::cpu_count(), ram_bytes() >> 20);
+    if machine::has("exit") {
+        return;
+    }
+    println!("Type help for the commands.");
+    gic::init();
+    gic::enable(console::INTID);
+    mmio::write32(console::IMSC, console::INT_RX);
+    loop {
+        print!("salp> ");
+        let line = read_line();
+        match COMMANDS.iter().find(|command| command.name == line.trim()) {
+            Some(command) => (command.run)(),
+            None if line.trim().is_empty() => {}
+            None => println!("{}: no such command; help lists them", line.trim()),
+        }
+    }
+}
+
+/// Reads a line with echo. Interrupts stay masked: a pending one ends WFI, and is acknowledged here.
+fn read_line() -> String<80> {
+    let mut line = String::new();
+    loop {
+        match console::take() {
+            Some(b'\r' | b'\n') => {
+                println!();
+                return line;
+            }
+            Some(8 | 127) => {
+                if line.pop().is_some() {
+                    print!("\x08 \x08");
+                }
+            }
+            Some(byte @ b' '..=b'~') => {
+                if line.push(char::from(byte)).is_ok() {
+                    console::put(byte);
+                }
+            }
+            Some(_) => {}
+            None => {
+                sysreg::wfi();
+                let intid = gic::acknowledge();
+                if intid < gic::SPURIOUS {
+                    mmio::write32(console::ICR, console::INT_RX);
+                    gic::end(intid);
+                }
+            }
+        }
+    }
+}
+
+fn help() {
+    for command in COMMANDS {
+        println!("  {:6} {}", command.name, command.help);
+    }
+}
+
+fn ram_bytes() -> u64 {
+    machine::ram_end() - machine::ram_start()
+}
+
+fn info() {
+    println!("  vCPUs   {}, MIDR {:#010x}", machine::cpu_count(), sysreg::midr());
+    println!("  memory  {} MiB at {:#x}", ram_bytes() >> 20, machine::ram_start());
+    println!("  image   {} bytes at {:#x}", ram::loaded_bytes(), ram::image().0);
+    println!("  timer   {} Hz", sysreg::cntfrq());
+    let version = psci::call(smccc::psci::PSCI_VERSION, [0; 3]);
+    println!("  PSCI    {}.{}", version >> 16, version & 0xffff);
+    println!("  boot    {}", machine::bootargs());
+}
+
+fn time() {
+    let microseconds = timer::microseconds(sysreg::cntvct());
+    println!("  {}.{:06} s", microseconds / 1_000_000, microseconds % 1_000_000);
+}
+
+fn cpus() {
+    println!("  vCPU {} says hello", cpu::index());
+    for other in (0..machine::cpu_count()).filter(|&other| other != cpu::index()) {
+        let before = GREETED.load(Ordering::Acquire);
+        let answer = cpu::start(other, greet, other as u64);
+        let greeted = answer == psci::SUCCESS
+            && timer::wait_until(5000, || GREETED.load(Ordering::Acquire) > before)
+            && cpu::wait_off(other, 5000);
+        if !greeted {
+            println!("  vCPU {other} does not come: PSCI says {answer}");
+        }
+    }
+}
+
+fn greet(context: u64) {
+    println!("  vCPU {context} says hello");
+    GREETED.fetch_add(1, Ordering::Release);
+}
+
+fn memory() {
+    let ram = Ram::largest();
+    let pages = || (ram.start()..ram.end()).step_by(4096);
+    pages().for_each(|page| ram.write(page, !page));
+    let wrong = pages().filter(|&page| ram.read(page) != !page).count();
+    println!("  {} pages written, {wrong} wrong", pages().count());
+}

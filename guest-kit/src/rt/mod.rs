@@ -1,0 +1,19 @@
+//! The runtime: everything that needs unsafe code or assembly. Before: whoever loaded the guest. After: `guests`.
+//!
+//! [`start`] is the first instruction of every vCPU, [`exception`] what the vectors lead to, [`cpu`] starts the other
+//! vCPUs, [`console`] prints, [`mmio`] and [`sysreg`] reach the machine, [`mmu`] edits the address map, [`ram`] hands
+//! out the memory that the image does not use, [`el0`] runs code at EL0, [`instruction`] holds single instructions
+//! that a test wants to execute just so.
+#![allow(unsafe_code)]
+
+pub mod console;
+pub mod cpu;
+pub mod el0;
+pub mod exception;
+pub mod instruction;
+pub mod mmio;
+pub mod mmu;
+pub mod ram;
+pub mod start;
+pub mod sysreg;
+pub mod tree;

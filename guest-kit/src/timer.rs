@@ -1,0 +1,65 @@
+//! Time from the virtual counter. Before: guests. After: the generic timer.
+
+use core::hint;
+
+use crate::rt::sysreg;
+
+/// The interrupt of the virtual timer.
+pub const VIRTUAL_INTID: u32 = 27;
+/// The interrupt of the physical timer.
+pub const PHYSICAL_INTID: u32 = 30;
+
+/// Timer control: on.
+pub const ENABLE: u64 = 1;
+/// Timer control: on, but the interrupt is masked.
+pub const MASKED: u64 = 3;
+/// Timer control: the condition is met.
+pub const STATUS: u64 = 4;
+
+/// Returns the ticks of `microseconds`.
+pub fn ticks(microseconds: u64) -> u64 {
+    (u128::from(sysreg::cntfrq()) * u128::from(microseconds) / 1_000_000) as u64
+}
+
+/// Returns the microseconds of `ticks`.
+pub fn microseconds(ticks: u64) -> u64 {
+    (u128::from(ticks) * 1_000_000 / u128::from(sysreg::cntfrq().max(1))) as u64
+}
+
+/// Waits until `condition` is true; returns false if it was not within `milliseconds`.
+pub fn wait_until(milliseconds: u64, mut condition: impl FnMut() -> bool) -> bool {
+    let end = sysreg::cntvct() + ticks(milliseconds * 1000);
+    loop {
+        if condition() {
+            return true;
+        }
+        if sysreg::cntvct() > end {
+            return condition();
+        }
+        hint::spin_loop();
+    }
+}
+
+/// Waits `microseconds`, without giving the CPU away.
+pub fn spin(microseconds: u64) {
+    let end = sysreg::cntvct() + ticks(microseconds);
+    while sysreg::cntvct() < end {
+        hint::spin_loop();
+    }
+}
+
+/// Waits until `condition` is true, giving the CPU away between looks: the virtual timer wakes this vCPU every
+/// millisecond. For callers with interrupts masked; the timer is off afterwards.
+pub fn sleep_until(milliseconds: u64, mut condition: impl FnMut() -> bool) -> bool {
+    let end = sysreg::cntvct() + ticks(milliseconds * 1000);
+    while !condition() {
+        if sysreg::cntvct() > end {
+            return condition();
+        }
+        sysreg::set_cntv_tval(ticks(1000));
+        sysreg::set_cntv_ctl(ENABLE);
+        sysreg::wfi();
+        sysreg::set_cntv_ctl(0);
+    }
+    true
+}
