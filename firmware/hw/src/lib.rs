@@ -1,2 +1,20 @@
-//! Hardware.
+//! All unsafe code and all assembly of the hypervisor, behind safe or narrowly unsafe functions.
+//!
+//! In the order of a boot: `entry.S` → [`mmu`] → [`cpu`], [`gic`], [`uart`] → [`switch`]; [`memory`] and [`own`] are
+//! what `salp-core` stands on; [`crash`] is the end.
 #![no_std]
+#![cfg(target_os = "none")]
+
+mod layout;
+mod sysreg;
+
+pub mod boot;
+pub mod cpu;
+pub mod crash;
+pub mod gic;
+pub mod memory;
+pub mod mmu;
+pub mod own;
+pub mod psci;
+pub mod switch;
+pub mod uart;

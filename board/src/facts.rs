@@ -1,0 +1,252 @@
+//! The device tree of the machine, read once into plain facts (Devicetree Specification 0.4, Linux bindings).
+
+use core::fmt;
+use core::ops::Range;
+use fdt::Fdt;
+use fdt::node::FdtNode;
+use heapless::Vec;
+
+/// The greatest number of CPUs that EL2 drives.
+pub const MAX_CPUS: usize = 8;
+
+/// The greatest number of banks of RAM.
+pub const MAX_BANKS: usize = 8;
+
+/// The greatest number of reserved ranges.
+pub const MAX_RESERVED: usize = 16;
+
+/// A range of physical addresses, in bytes.
+pub type PhysRange = Range<u64>;
+
+/// What EL2 knows of the machine that it runs on.
+#[derive(Clone, Debug)]
+pub struct Board<'a> {
+    /// RAM, by bank.
+    pub ram: Vec<PhysRange, MAX_BANKS>,
+    /// Ranges of RAM that belong to somebody else: `/reserved-memory` and the memory reservation block.
+    pub reserved: Vec<PhysRange, MAX_RESERVED>,
+    /// MPIDR affinity of each CPU, in the order of the tree.
+    pub cpus: Vec<u64, MAX_CPUS>,
+    /// How many CPUs the tree names beyond [`MAX_CPUS`].
+    pub cpus_left_out: usize,
+    /// The GICv3.
+    pub gic: Gic,
+    /// The console.
+    pub uart: Uart,
+    /// Where the boot loader put the boot set (`linux,initrd-start` and `-end`), if it gave one.
+    pub boot_set: Option<PhysRange>,
+    /// The options that the machine was started with (`bootargs`).
+    pub options: &'a str,
+    /// Random bytes from the boot loader (`rng-seed`), empty if it gave none.
+    pub seed: &'a [u8],
+    /// Wall-clock time of the machine: a PL031, if there is one.
+    pub rtc: Option<u64>,
+}
+
+/// Where the interrupt controller is (binding `arm,gic-v3`).
+#[derive(Clone, Debug)]
+pub struct Gic {
+    /// The distributor.
+    pub distributor: PhysRange,
+    /// The redistributors, one contiguous region.
+    pub redistributors: PhysRange,
+}
+
+/// Where the console is (binding `arm,pl011`).
+#[derive(Clone, Debug)]
+pub struct Uart {
+    /// Its registers.
+    pub registers: PhysRange,
+    /// Its interrupt: an INTID.
+    pub interrupt: u32,
+}
+
+/// Why the device tree is not enough to run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoardError {
+    /// It is not a device tree.
+    NotADeviceTree,
+    /// A node is missing or its properties make no sense: what was looked for.
+    Missing(&'static str),
+    /// There are more of something than EL2 has room for: of what.
+    TooMany(&'static str),
+}
+
+impl fmt::Display for BoardError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotADeviceTree => f.write_str("x0 does not point to a device tree"),
+            Self::Missing(what) => write!(f, "the device tree names no usable {what}"),
+            Self::TooMany(what) => write!(f, "the device tree names too many {what}"),
+        }
+    }
+}
+
+impl<'a> Board<'a> {
+    /// Reads the facts out of a flattened device tree.
+    ///
+    /// # Errors
+    ///
+    /// [`BoardError`] says what is missing. Nothing is guessed: a machine without a GICv3 or a PL011 is refused.
+    pub fn from_device_tree(blob: &'a [u8]) -> Result<Self, BoardError> {
+        let tree = Fdt::new(blob).map_err(|_| BoardError::NotADeviceTree)?;
+        let mut found = Found::default();
+        for reservation in tree.memory_reservations() {
+            let start = reservation.address() as u64;
+            push_range(&mut found.reserved, start, reservation.size() as u64, "memory reservations")?;
+        }
+        let root = tree.find_node("/").ok_or(BoardError::Missing("root node"))?;
+        for node in root.children() {
+            found.visit(node)?;
+        }
+        if found.ram.is_empty() {
+            return Err(BoardError::Missing("memory"));
+        }
+        Ok(Self {
+            ram: found.ram,
+            reserved: found.reserved,
+            cpus: found.cpus,
+            cpus_left_out: found.cpus_left_out,
+            gic: found.gic.ok_or(BoardError::Missing("GICv3 (arm,gic-v3)"))?,
+            uart: found.uart.ok_or(BoardError::Missing("console (arm,pl011)"))?,
+            boot_set: found.boot_set,
+            options: found.options,
+            seed: found.seed,
+            rtc: found.rtc,
+        })
+    }
+
+    /// Returns the value of `name=value` among the options.
+    pub fn option(&self, name: &str) -> Option<&'a str> {
+        self.options.split_ascii_whitespace().find_map(|word| match word.split_once('=') {
+            Some((key, value)) if key == name => Some(value),
+            _ => None,
+        })
+    }
+}
+
+#[derive(Default)]
+struct Found<'a> {
+    ram: Vec<PhysRange, MAX_BANKS>,
+    reserved: Vec<PhysRange, MAX_RESERVED>,
+    cpus: Vec<u64, MAX_CPUS>,
+    cpus_left_out: usize,
+    gic: Option<Gic>,
+    uart: Option<Uart>,
+    boot_set: Option<PhysRange>,
+    options: &'a str,
+    seed: &'a [u8],
+    rtc: Option<u64>,
+}
+
+impl<'a> Found<'a> {
+    fn visit(&mut self, node: FdtNode<'_, 'a>) -> Result<(), BoardError> {
+        match node.name.split('@').next().unwrap_or_default() {
+            "memory" => {
+                for (start, size) in ranges(node) {
+                    push_range(&mut self.ram, start, size, "banks of memory")?;
+                }
+            }
+            "reserved-memory" => {
+                for child in node.children() {
+                    for (start, size) in ranges(child) {
+                        push_range(&mut self.reserved, start, size, "reserved ranges")?;
+                    }
+                }
+            }
+            "cpus" => node.children().for_each(|cpu| self.visit_cpu(cpu)),
+            "chosen" => self.visit_chosen(node),
+            _ => self.visit_device(node),
+        }
+        Ok(())
+    }
+
+    fn visit_cpu(&mut self, node: FdtNode<'_, 'a>) {
+        if !node.name.starts_with("cpu@") {
+            return;
+        }
+        if let Some(id) = node.property("reg").and_then(|reg| integer(reg.value))
+            && self.cpus.push(id).is_err()
+        {
+            self.cpus_left_out += 1;
+        }
+    }
+
+    fn visit_chosen(&mut self, node: FdtNode<'_, 'a>) {
+        let mut start = None;
+        let mut end = None;
+        for property in node.properties() {
+            match property.name {
+                "bootargs" => self.options = property.as_str().unwrap_or_default(),
+                "rng-seed" => self.seed = property.value,
+                "linux,initrd-start" => start = integer(property.value),
+                "linux,initrd-end" => end = integer(property.value),
+                _ => {}
+            }
+        }
+        if let (Some(start), Some(end)) = (start, end)
+            && start < end
+        {
+            self.boot_set = Some(start..end);
+        }
+    }
+
+    fn visit_device(&mut self, node: FdtNode<'_, 'a>) {
+        let Some(compatible) = node.compatible() else { return };
+        let is = |name: &str| compatible.all().any(|one| one == name);
+        if self.gic.is_none() && is("arm,gic-v3") {
+            let mut ranges = ranges(node);
+            if let (Some(distributor), Some(redistributors)) = (ranges.next(), ranges.next()) {
+                self.gic = to_range(distributor)
+                    .zip(to_range(redistributors))
+                    .map(|(distributor, redistributors)| Gic { distributor, redistributors });
+            }
+        } else if self.uart.is_none() && is("arm,pl011") {
+            let registers = ranges(node).next().and_then(to_range);
+            let interrupt = node.property("interrupts").and_then(|property| spi(property.value));
+            self.uart = registers.zip(interrupt).map(|(registers, interrupt)| Uart { registers, interrupt });
+        } else if self.rtc.is_none() && is("arm,pl031") {
+            self.rtc = ranges(node).next().map(|(start, _)| start);
+        }
+    }
+}
+
+/// Returns the (address, size) pairs of `reg`, in bytes.
+fn ranges<'a>(node: FdtNode<'_, 'a>) -> impl Iterator<Item = (u64, u64)> + use<'a> {
+    node.raw_reg()
+        .into_iter()
+        .flatten()
+        .filter_map(|reg| Some((integer(reg.address)?, if reg.size.is_empty() { 0 } else { integer(reg.size)? })))
+}
+
+fn to_range((start, size): (u64, u64)) -> Option<PhysRange> {
+    Some(start..start.checked_add(size)?)
+}
+
+fn push_range<const N: usize>(
+    list: &mut Vec<PhysRange, N>,
+    start: u64,
+    size: u64,
+    what: &'static str,
+) -> Result<(), BoardError> {
+    match to_range((start, size)) {
+        Some(range) if !range.is_empty() => list.push(range).map_err(|_| BoardError::TooMany(what)),
+        Some(_) => Ok(()),
+        None => Err(BoardError::Missing(what)),
+    }
+}
+
+/// Reads a big-endian integer of one or two cells.
+fn integer(bytes: &[u8]) -> Option<u64> {
+    match bytes.len() {
+        4 | 8 => Some(bytes.iter().fold(0, |value, &byte| value << 8 | u64::from(byte))),
+        _ => None,
+    }
+}
+
+/// Reads the INTID out of a GIC interrupt specifier (type, number, flags) of an SPI.
+fn spi(bytes: &[u8]) -> Option<u32> {
+    let kind = integer(bytes.get(..4)?)?;
+    let number = integer(bytes.get(4..8)?)?;
+    (kind == 0 && number < 988).then(|| number as u32 + 32)
+}

@@ -1,0 +1,146 @@
+//! The last words of EL2: cause, registers, a symbolised backtrace; then the machine is reset.
+
+use crate::sysreg::read;
+use crate::uart::Pl011;
+use crate::{layout, memory, psci};
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use salp_core::addr::Pa;
+
+static UART: AtomicU64 = AtomicU64::new(0);
+static SYMBOLS: AtomicU64 = AtomicU64::new(0);
+static SYMBOLS_LENGTH: AtomicU64 = AtomicU64::new(0);
+static CRASHING: AtomicBool = AtomicBool::new(false);
+
+/// Tells where to print and the symbol table that the packer appended (`salp_hvc::packed`).
+pub fn prepare(uart: Pa, symbols: &'static [u8]) {
+    UART.store(uart.0, Ordering::Relaxed);
+    SYMBOLS.store(symbols.as_ptr() as u64, Ordering::Relaxed);
+    SYMBOLS_LENGTH.store(symbols.len() as u64, Ordering::Relaxed);
+}
+
+struct Output(Option<Pl011>);
+
+impl Write for Output {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if let Some(uart) = &self.0 {
+            for byte in text.bytes() {
+                if byte == b'\n' {
+                    uart.send(b'\r');
+                }
+                uart.send(byte);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Registers at an exception of EL2 itself; laid out by switch.S.
+#[repr(C)]
+struct CrashFrame {
+    x: [u64; 31],
+    sp: u64,
+    what: u64,
+    pc: u64,
+    pstate: u64,
+}
+
+/// Reports a panic and resets the machine.
+pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    let frame: u64;
+    // SAFETY: reads the frame pointer.
+    unsafe { core::arch::asm!("mov {}, x29", out(reg) frame, options(nomem, nostack, preserves_flags)) };
+    report(|out| {
+        let _ = writeln!(out, "\nsalp| PANIC on CPU {:#x}: {info}", crate::cpu::affinity());
+        backtrace(out, frame);
+    })
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salp_el2_exception(frame: &CrashFrame) -> ! {
+    report(|out| {
+        const WHAT: [&str; 4] = ["synchronous exception", "IRQ", "FIQ", "SError"];
+        let what = WHAT.get(frame.what as usize).copied().unwrap_or("exception");
+        let _ = writeln!(out, "\nsalp| PANIC on CPU {:#x}: {what} in EL2", crate::cpu::affinity());
+        let _ = writeln!(
+            out,
+            "salp|   ESR {:#x}  FAR {:#x}  PC {:#x}  SP {:#x}  PSTATE {:#x}",
+            read!(esr_el2),
+            read!(far_el2),
+            frame.pc,
+            frame.sp,
+            frame.pstate
+        );
+        for (row, values) in frame.x.chunks(4).enumerate() {
+            let _ = write!(out, "salp|  ");
+            for (column, value) in values.iter().enumerate() {
+                let _ = write!(out, " x{:<2} {value:016x}", row * 4 + column);
+            }
+            let _ = writeln!(out);
+        }
+        line(out, frame.pc);
+        backtrace(out, frame.x[29]);
+    })
+}
+
+fn report(tell: impl FnOnce(&mut Output)) -> ! {
+    // One CPU speaks; a crash in the crash path must not start over.
+    if CRASHING.swap(true, Ordering::AcqRel) {
+        psci::halt();
+    }
+    let uart = UART.load(Ordering::Relaxed);
+    // SAFETY: the console's address, from the device tree; whoever drove it has crashed or is stopped by the reset.
+    let mut out = Output((uart != 0).then(|| unsafe { Pl011::new(Pa(uart)) }));
+    tell(&mut out);
+    let _ = writeln!(out, "salp| resetting the machine");
+    psci::system_reset()
+}
+
+/// Walks frame records (AAPCS64 6.4.6) while they lie in EL2's stacks.
+fn backtrace(out: &mut Output, mut frame: u64) {
+    const STACKS: core::ops::Range<u64> = 0xff80_0000_0000..0xff80_8000_0000;
+    for _ in 0..32 {
+        if !frame.is_multiple_of(16) || !STACKS.contains(&frame) {
+            return;
+        }
+        // SAFETY: inside EL2's stacks or image, which are mapped; a broken chain ends at a value outside.
+        let [next, return_address] = unsafe { *(frame as *const [u64; 2]) };
+        if return_address == 0 {
+            return;
+        }
+        line(out, return_address - 4);
+        if next <= frame {
+            return;
+        }
+        frame = next;
+    }
+}
+
+fn line(out: &mut Output, address: u64) {
+    let Some(offset) = address.checked_sub(layout::image_start().0) else { return };
+    let _ = match symbol(offset as u32) {
+        Some((name, start)) => writeln!(out, "salp|   {address:#x} {name}+{:#x}", offset - u64::from(start)),
+        None => writeln!(out, "salp|   {address:#x}"),
+    };
+}
+
+/// Finds the function that holds `offset` of the image.
+fn symbol(offset: u32) -> Option<(&'static str, u32)> {
+    let start = SYMBOLS.load(Ordering::Relaxed);
+    if start == 0 {
+        return None;
+    }
+    // SAFETY: the bytes given to `prepare`, part of the image.
+    let table = unsafe { memory::bytes(start..start + SYMBOLS_LENGTH.load(Ordering::Relaxed)) };
+    let word = |at: usize| table.get(at..at + 4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+    let count = word(0)? as usize;
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if word(4 + middle * 8)? <= offset { low = middle + 1 } else { high = middle }
+    }
+    let entry = 4 + low.checked_sub(1)? * 8;
+    let name = table.get(4 + count * 8 + word(entry + 4)? as usize..)?;
+    let name = name.split(|&byte| byte == 0).next()?;
+    Some((core::str::from_utf8(name).ok()?, word(entry)?))
+}

@@ -1,0 +1,183 @@
+//! EL2's own address space: RAM and devices as themselves, the image at its link address, stacks with a guard page.
+//!
+//! W^X holds everywhere: the image's frames are left out of the map of RAM, so code has no writable alias. The one page
+//! that is executable at its physical address turns the MMU on, and is read-only.
+
+use crate::layout;
+use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
+use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PageTable, RootTable, Translation};
+use core::ops::Range;
+use core::ptr::NonNull;
+use salp_core::addr::{PAGE_SIZE, Pa, Va};
+
+/// Where stacks are mapped: one slot a CPU, far from everything.
+const STACKS: u64 = 0xff80_4000_0000;
+const STACK_SLOT: u64 = 0x2_0000;
+
+/// The size of a CPU's stack, in pages; the pages around it are not mapped.
+pub const STACK_PAGES: u64 = 6;
+
+/// The size of a CPU's crash stack, in pages.
+pub const CRASH_STACK_PAGES: u64 = 2;
+
+const NORMAL: El23Attributes =
+    El23Attributes::VALID.union(El23Attributes::ACCESSED).union(El23Attributes::INNER_SHAREABLE);
+const DATA: El23Attributes = NORMAL.union(El23Attributes::XN);
+const CONSTANTS: El23Attributes = DATA.union(El23Attributes::READ_ONLY);
+const CODE: El23Attributes = NORMAL.union(El23Attributes::READ_ONLY);
+const DEVICE: El23Attributes = El23Attributes::VALID
+    .union(El23Attributes::ACCESSED)
+    .union(El23Attributes::ATTRIBUTE_INDEX_1)
+    .union(El23Attributes::XN);
+
+/// Pages for tables and stacks, taken in order from a range that nobody else uses.
+pub struct Bump {
+    range: Range<u64>,
+}
+
+impl Bump {
+    /// Takes pages from `range`, which must be mapped as itself.
+    ///
+    /// # Safety
+    ///
+    /// Nothing else uses the range, now or later.
+    pub unsafe fn new(range: Range<u64>) -> Self {
+        Self { range }
+    }
+
+    /// Takes `pages` zeroed pages.
+    ///
+    /// # Panics
+    ///
+    /// If the range is used up: its size is a sum made at boot, before any guest exists.
+    pub fn take(&mut self, pages: u64) -> Pa {
+        let start = self.range.start;
+        assert!(start + pages * PAGE_SIZE <= self.range.end, "boot pages are used up");
+        self.range.start += pages * PAGE_SIZE;
+        // SAFETY: inside the range that `new` was promised, mapped as itself.
+        unsafe { core::ptr::write_bytes(start as *mut u8, 0, (pages * PAGE_SIZE) as usize) };
+        Pa(start)
+    }
+}
+
+impl Translation<El23Attributes> for Bump {
+    fn allocate_table(&mut self) -> (NonNull<PageTable<El23Attributes>>, PhysicalAddress) {
+        let page = self.take(1);
+        (self.physical_to_virtual(PhysicalAddress(page.0 as usize)), PhysicalAddress(page.0 as usize))
+    }
+
+    unsafe fn deallocate_table(&mut self, _: NonNull<PageTable<El23Attributes>>) {
+        // The map only grows, at boot.
+    }
+
+    fn physical_to_virtual(&self, pa: PhysicalAddress) -> NonNull<PageTable<El23Attributes>> {
+        NonNull::new(pa.0 as *mut PageTable<El23Attributes>).expect("a table is never at 0")
+    }
+}
+
+/// EL2's address space while it is built.
+pub struct Map {
+    table: RootTable<El2, Bump>,
+    pages: Bump,
+}
+
+/// The two stacks of one CPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Stacks {
+    /// The top of the stack that the CPU works on.
+    pub top: Va,
+    /// The top of the stack that a crash is reported from.
+    pub crash_top: Va,
+}
+
+impl Map {
+    /// Begins a map. `tables` and `pages` give the pages for tables and for stacks.
+    pub fn new(tables: Bump, pages: Bump) -> Self {
+        Self { table: RootTable::new(tables, 0, El2), pages }
+    }
+
+    fn map(&mut self, va: Range<u64>, pa: u64, attributes: El23Attributes) {
+        if va.is_empty() {
+            return;
+        }
+        let region = MemoryRegion::new(va.start as usize, va.end as usize);
+        self.table
+            .map_range(&region, PhysicalAddress(pa as usize), attributes, Constraints::NO_CONTIGUOUS_HINT)
+            .expect("ranges lie below 2^48");
+    }
+
+    /// Maps RAM as itself, writable and never executable, without the frames of the image.
+    pub fn map_ram(&mut self, bank: Range<u64>, image: Range<u64>) {
+        if image.start < bank.end && bank.start < image.end {
+            self.map(bank.start..image.start, bank.start, DATA);
+            self.map(image.end..bank.end, image.end, DATA);
+        } else {
+            self.map(bank.clone(), bank.start, DATA);
+        }
+    }
+
+    /// Maps device registers as themselves.
+    pub fn map_device(&mut self, registers: Range<u64>) {
+        self.map(registers.clone(), registers.start, DEVICE);
+    }
+
+    /// Maps the image that was loaded at `image` at its link address, by what its parts are.
+    pub fn map_image(&mut self, image: Pa) {
+        let part = |from: Va, to: Va| (from.0..to.0, layout::to_physical(image, from).0);
+        for (from, to, attributes) in [
+            (layout::image_start(), layout::text_end(), CODE),
+            (layout::text_end(), layout::rodata_end(), CONSTANTS),
+            (layout::rodata_end(), layout::boot_stack_guard(), DATA),
+            (Va(layout::boot_stack_guard().0 + PAGE_SIZE), layout::image_end(), DATA),
+        ] {
+            let (va, pa) = part(from, to);
+            self.map(va, pa, attributes);
+        }
+        let idmap = layout::to_physical(image, layout::idmap()).0;
+        self.map(idmap..idmap + PAGE_SIZE, idmap, CODE);
+    }
+
+    /// Maps the stacks of CPU `index`.
+    pub fn map_stacks(&mut self, index: usize) -> Stacks {
+        let slot = STACKS + index as u64 * STACK_SLOT;
+        let stack = slot + PAGE_SIZE;
+        let crash = stack + (STACK_PAGES + 1) * PAGE_SIZE;
+        let mut place = |at: u64, pages: u64| {
+            let frames = self.pages.take(pages);
+            let end = at + pages * PAGE_SIZE;
+            self.map(at..end, frames.0, DATA);
+            Va(end)
+        };
+        Stacks { top: place(stack, STACK_PAGES), crash_top: place(crash, CRASH_STACK_PAGES) }
+    }
+
+    /// Returns the physical address of the finished map.
+    pub fn root(&self) -> Pa {
+        Pa(self.table.to_physical().0 as u64)
+    }
+}
+
+/// Leaves the early map for `root` and goes on in `continuation` on `stack`.
+///
+/// # Safety
+///
+/// `root` maps the image, the idmap page and the stack, and everything that `continuation` uses; nothing on the current
+/// stack is used afterwards.
+pub unsafe fn switch_to(root: Pa, image: Pa, stack: Va, continuation: extern "C" fn(u64) -> !) -> ! {
+    unsafe extern "C" {
+        static switch_table: u8;
+    }
+    let entry = layout::to_physical(image, Va(&raw const switch_table as u64));
+    // SAFETY: the early map holds the image's gigabyte as itself, executable; the routine switches tables and jumps.
+    unsafe {
+        core::arch::asm!(
+            "br {entry}",
+            entry = in(reg) entry.0,
+            in("x0") root.0,
+            in("x1") continuation as *const () as u64,
+            in("x2") 0u64,
+            in("x3") stack.0,
+            options(noreturn)
+        )
+    }
+}
