@@ -1,0 +1,304 @@
+//! Filling and folding list registers. Before it: the state in `bank`; after it: the hardware's `ICH_LR<n>_EL2`.
+
+use super::bank::Bank;
+use super::{FIRST_PPI, FIRST_SPI, Frame, MAX_VCPUS, VcpuSet, Vgic, bits};
+
+/// ICH_LR<n>_EL2 (IHI 0069 12.4): state, hardware interrupt, maintenance interrupt when it ends.
+const LR_PENDING: u64 = 1 << 62;
+const LR_ACTIVE: u64 = 1 << 63;
+const LR_HW: u64 = 1 << 61;
+const LR_GROUP_SHIFT: u32 = 60;
+const LR_PRIORITY_SHIFT: u32 = 48;
+const LR_EOI: u64 = 1 << 41;
+const LR_PINTID_SHIFT: u32 = 32;
+
+/// ICH_HCR_EL2 (IHI 0069 12.4).
+const HCR_EN: u64 = 1 << 0;
+const HCR_LRENPIE: u64 = 1 << 2;
+const HCR_NPIE: u64 = 1 << 3;
+const HCR_VGRP0EIE: u64 = 1 << 4;
+const HCR_VGRP1EIE: u64 = 1 << 6;
+const HCR_TDIR: u64 = 1 << 14;
+
+const VMCR_VEOIM: u64 = 1 << 9;
+
+/// The image of one physical CPU's list registers and of what goes with them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListRegisters {
+    /// `ICH_LR<n>_EL2`.
+    pub lr: [u64; 16],
+    /// The registers that hold an interrupt of the resident vCPU; to be read from hardware before a fold.
+    pub used: u16,
+    /// The registers that the last fills changed. The glue writes them to hardware and clears this.
+    pub dirty: u16,
+    /// How many list registers the CPU has (`ICH_VTR_EL2.ListRegs` + 1).
+    pub count: u8,
+    /// In: `ICH_HCR_EL2.EOIcount` at the fold.
+    pub eoi_count: u8,
+    /// In: `ICH_VMCR_EL2` at the fill.
+    pub vmcr: u64,
+    /// Out: `ICH_HCR_EL2` for the guest, with the maintenance interrupts and traps that are needed.
+    pub hcr: u64,
+    /// Out: physical INTIDs 0 to 31, as a mask, to deactivate on this CPU before entry. The glue clears it.
+    pub deactivate: u32,
+    /// Registers whose content was folded and that hardware still holds.
+    folded: u16,
+}
+
+impl ListRegisters {
+    /// Returns the image of `count` empty registers (at most 16).
+    pub const fn new(count: usize) -> Self {
+        let count = if count < 16 { count as u8 } else { 16 };
+        Self { lr: [0; 16], used: 0, dirty: 0, count, eoi_count: 0, vmcr: 0, hcr: HCR_EN, deactivate: 0, folded: 0 }
+    }
+
+    fn put(&mut self, slot: u32, value: u64) {
+        let lr = &mut self.lr[slot as usize % 16];
+        if *lr != value {
+            *lr = value;
+            self.dirty |= 1 << slot;
+        }
+        self.used |= 1 << slot;
+    }
+}
+
+/// What one vCPU could be given of one bank.
+#[derive(Clone, Copy)]
+struct Flight {
+    pending: u64,
+    active: u64,
+}
+
+impl Flight {
+    fn of(bank: &Bank, ctlr: u8, set: u64) -> Self {
+        let set = set & !bank.listed;
+        Self { pending: bank.wanted(ctlr) & set, active: bank.active & set }
+    }
+
+    fn all(self) -> u64 {
+        self.pending | self.active
+    }
+
+    fn count(self) -> u32 {
+        self.all().count_ones()
+    }
+
+    fn only(self, set: u64) -> Self {
+        Self { pending: self.pending & set, active: self.active & set }
+    }
+}
+
+/// How the LRs of one bank differ from plain ones.
+struct Marks<'a> {
+    first_intid: u32,
+    /// Ends with a maintenance interrupt.
+    eoi: u64,
+    /// Backed by a physical interrupt, and which.
+    hw: u64,
+    pintid: &'a [u8; 16],
+}
+
+impl Vgic {
+    /// Lists what `vcpu` has in flight, the most urgent first where there are more interrupts than registers. The vCPU must
+    /// be folded. See the module's documentation for what the glue does with the outcome.
+    pub fn fill(&mut self, vcpu: usize, lrs: &mut ListRegisters) {
+        let Some(cpu) = self.cpus.get_mut(vcpu) else { return };
+        debug_assert!(lrs.used == 0, "fill without fold");
+        let mut private = Flight::of(&cpu.bank, self.ctlr, u64::MAX);
+        let mut shared = Flight::of(&self.spi, self.ctlr, cpu.spis);
+        // What is on its way to another vCPU is only kept here until it ends.
+        shared.pending &= !self.moving;
+        lrs.hcr = HCR_EN;
+        if private.count() + shared.count() > lrs.count.into() {
+            let cut = Choice::make([&cpu.bank, &self.spi], [private, shared], lrs);
+            private = private.only(cut.keep[0]);
+            shared = shared.only(cut.keep[1]);
+            lrs.hcr |= cut.hcr;
+        }
+        if lrs.vmcr & VMCR_VEOIM != 0 && self.vcpus > 1 {
+            // Deactivation is a write of its own, and of an SPI it may come from a vCPU that never had it listed.
+            lrs.hcr |= HCR_TDIR;
+        }
+        if cpu.deactivate != 0 {
+            for n in bits(cpu.deactivate.into()) {
+                let pintid = self.pintid[(n - FIRST_PPI) as usize % 16];
+                lrs.deactivate |= 1u32.checked_shl(pintid.into()).unwrap_or(0);
+            }
+            cpu.deactivate = 0;
+        }
+        let hw = u64::from(self.hw);
+        let level = |bank: &Bank| bank.line & !bank.edge;
+        let marks = Marks { first_intid: 0, eoi: level(&cpu.bank) & !hw, hw, pintid: &self.pintid };
+        let next = list(&mut cpu.bank, private, &marks, 0, lrs);
+        if shared.all() != 0 {
+            let eoi = level(&self.spi) | self.moving;
+            let marks = Marks { first_intid: FIRST_SPI, eoi, hw: 0, pintid: &self.pintid };
+            list(&mut self.spi, shared, &marks, next, lrs);
+        }
+        for slot in bits((lrs.folded & !lrs.used).into()) {
+            // An invalid register may stay as it is unless it would raise a maintenance interrupt.
+            let lr = &mut lrs.lr[slot as usize % 16];
+            if *lr & (LR_PENDING | LR_ACTIVE | LR_EOI) != 0 {
+                *lr = 0;
+                lrs.dirty |= 1 << slot;
+            }
+        }
+        lrs.folded = 0;
+    }
+
+    /// Takes back the states of what was listed for `vcpu`. Returns *other* vCPUs that must fold and fill: an SPI went to them.
+    pub fn fold(&mut self, vcpu: usize, lrs: &mut ListRegisters) -> VcpuSet {
+        let Some(cpu) = self.cpus.get_mut(vcpu) else { return VcpuSet::EMPTY };
+        let unlisted = [cpu.bank.active & !cpu.bank.listed, self.spi.active & !self.spi.listed & cpu.spis];
+        let (mut pending, mut active) = ([0u64; 2], [0u64; 2]);
+        for slot in bits(lrs.used.into()) {
+            let lr = lrs.lr[slot as usize % 16];
+            let intid = lr as u32;
+            let (bank, n) = if intid < FIRST_SPI { (0, intid) } else { (1, (intid - FIRST_SPI) % 64) };
+            pending[bank] |= (lr >> 62 & 1) << n;
+            active[bank] |= (lr >> 63) << n;
+        }
+        lrs.folded |= lrs.used;
+        lrs.used = 0;
+
+        let listed = cpu.bank.listed;
+        let hw = listed & u64::from(self.hw);
+        if hw != 0 {
+            // Deactivated by the guest, and with it the physical interrupt; or only in the model.
+            let ended = hw & !(pending[0] | active[0]);
+            let forced = hw & active[0] & cpu.bank.forced & !cpu.bank.active;
+            cpu.bank.line &= !(ended | forced) | u64::from(cpu.refired);
+            cpu.deactivate |= forced as u32 & !cpu.refired;
+            cpu.refired = 0;
+        }
+        take_back(&mut cpu.bank, listed, pending[0], active[0]);
+        let listed = self.spi.listed & cpu.spis;
+        take_back(&mut self.spi, listed, pending[1], active[1]);
+
+        let mut others = VcpuSet::EMPTY;
+        if lrs.eoi_count != 0 {
+            for _ in 0..core::mem::take(&mut lrs.eoi_count) {
+                others = others.union(self.end_most_urgent(vcpu, unlisted));
+            }
+        }
+        let moved = self.moving & listed & !self.spi.active;
+        if moved != 0 {
+            self.place(moved);
+            others = others.union(self.affected(Frame::Dist, moved));
+        }
+        others.without(vcpu)
+    }
+
+    /// Ends the most urgent interrupt of those that were active but not listed: the only one that the guest may end next
+    /// where it drops priority and deactivates in one write (IHI 0069 4.8.3, `ICH_HCR_EL2.EOIcount`).
+    fn end_most_urgent(&mut self, vcpu: usize, unlisted: [u64; 2]) -> VcpuSet {
+        let cpu = &mut self.cpus[vcpu % MAX_VCPUS];
+        let private = bits(unlisted[0] & cpu.bank.active).map(|n| (cpu.bank.priority(n), n));
+        let shared = bits(unlisted[1] & self.spi.active & cpu.spis).map(|n| (self.spi.priority(n), FIRST_SPI + n));
+        match private.chain(shared).min() {
+            Some((_, intid)) => self.deactivate(vcpu, intid),
+            None => VcpuSet::EMPTY,
+        }
+    }
+}
+
+/// Writes the LRs of `flight`, from slot `slot` on; returns the next free slot.
+fn list(bank: &mut Bank, flight: Flight, marks: &Marks, mut slot: u32, lrs: &mut ListRegisters) -> u32 {
+    let all = flight.all();
+    for n in bits(all) {
+        let mut lr = u64::from(marks.first_intid + n)
+            | u64::from(bank.priority(n)) << LR_PRIORITY_SHIFT
+            | (bank.group >> n & 1) << LR_GROUP_SHIFT
+            | (flight.pending >> n & 1) << 62
+            | (flight.active >> n & 1) << 63;
+        if marks.eoi >> n & 1 != 0 {
+            lr |= LR_EOI;
+        }
+        if marks.hw >> n & 1 != 0 {
+            lr |= LR_HW | u64::from(marks.pintid[(n.wrapping_sub(FIRST_PPI)) as usize % 16]) << LR_PINTID_SHIFT;
+        }
+        lrs.put(slot, lr);
+        slot += 1;
+    }
+    bank.listed |= all;
+    bank.listed_latch |= bank.latch & flight.pending;
+    bank.latch &= !flight.pending;
+    slot
+}
+
+/// Gives `bank` the states that the LRs of `listed` came back with.
+fn take_back(bank: &mut Bank, listed: u64, pending: u64, active: u64) {
+    let forced = listed & bank.forced;
+    bank.active = bank.active & (!listed | forced) | active & listed & !forced;
+    bank.latch |= pending & listed & bank.listed_latch;
+    bank.listed &= !listed;
+    bank.listed_latch &= !listed;
+    bank.forced &= !listed;
+}
+
+/// What to list when not everything fits.
+struct Choice {
+    keep: [u64; 2],
+    hcr: u64,
+}
+
+impl Choice {
+    /// Keeps the most urgent pending interrupt always, then active ones, so that the guest can end them without an exit, then
+    /// more pending ones. Among pending ones those whose group the guest has on come first.
+    fn make(banks: [&Bank; 2], flights: [Flight; 2], lrs: &ListRegisters) -> Self {
+        let mut active = Ranked::default();
+        let mut pending = Ranked::default();
+        for (which, (bank, flight)) in banks.into_iter().zip(flights).enumerate() {
+            for n in bits(flight.all()) {
+                let id = which as u32 * 64 + n;
+                let key = u32::from(bank.priority(n)) << 8 | id;
+                if flight.active >> n & 1 != 0 {
+                    active.insert(key);
+                } else {
+                    let masked = (lrs.vmcr >> (bank.group >> n & 1) & 1) as u32 ^ 1;
+                    pending.insert(masked << 16 | key);
+                }
+            }
+        }
+        let slots = usize::from(lrs.count.min(16));
+        let active_slots = active.total.min(slots.saturating_sub(usize::from(pending.total != 0)));
+        let pending_slots = slots - active_slots;
+        let mut hcr = 0;
+        if pending.total > pending_slots {
+            hcr |= HCR_NPIE;
+            // A group that is off now may hold back one that the guest turns on.
+            hcr |= if lrs.vmcr & 1 == 0 { HCR_VGRP0EIE } else { 0 };
+            hcr |= if lrs.vmcr & 2 == 0 { HCR_VGRP1EIE } else { 0 };
+        }
+        if active.total > active_slots {
+            hcr |= HCR_LRENPIE | HCR_TDIR;
+        }
+        let mut keep = [0u64; 2];
+        let chosen =
+            active.keys.iter().take(active_slots).chain(pending.keys.iter().take(pending_slots.min(pending.total)));
+        for key in chosen {
+            keep[(key >> 6 & 1) as usize] |= 1 << (key & 63);
+        }
+        Self { keep, hcr }
+    }
+}
+
+/// The lowest keys of many, in order.
+#[derive(Default)]
+struct Ranked {
+    keys: [u32; 16],
+    total: usize,
+}
+
+impl Ranked {
+    fn insert(&mut self, key: u32) {
+        let len = self.total.min(16);
+        self.total += 1;
+        let at = self.keys[..len].partition_point(|&kept| kept < key);
+        if at < 16 {
+            let end = (len + 1).min(16);
+            self.keys[at..end].rotate_right(1);
+            self.keys[at] = key;
+        }
+    }
+}
