@@ -6,3 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod context;
+pub mod vgic;
+pub mod frames;
+pub mod stage2;

@@ -1,0 +1,467 @@
+//! What happens when a guest touches memory that the MMU does not let it touch: the one place that makes memory.
+//!
+//! Before: [`super::edit`]. After: [`super::access`] and the VM's abort handler.
+//!
+//! Three steps: *survey* what the fault needs and take the frames (frame table locked), *fill* the page or block (not
+//! locked), *commit* (locked again): walk down and edit. Between survey and commit other VMs may have stopped sharing
+//! what is on the path, so that less is needed than was taken, never more: what is left over goes back.
+
+use super::edit::{self, Edit};
+use super::entry::{self, ENTRIES, Entry, Level, VALID};
+use super::port::{Filled, TableMem, Tlb};
+use super::{AddressSpace, Policy};
+use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
+use crate::frames::{FrameStore, Frames, Kind, OutOfMemory};
+
+/// What the guest wanted to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Read data, or a table walk of its own.
+    Read,
+    /// Write data.
+    Write,
+    /// Fetch an instruction.
+    Execute,
+}
+
+/// How a fault was resolved: the guest may try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// Nothing was to be done: another vCPU was faster.
+    Spurious,
+    /// A lazy entry was made valid.
+    Linked,
+    /// A page or block that is the VM's own again was made writable.
+    Reclaimed,
+    /// The page of zeros was mapped.
+    ZeroMapped,
+    /// A new page of zeros was mapped.
+    Zeroed,
+    /// A new block of zeros was mapped.
+    ZeroedBlock,
+    /// A private copy of the page was mapped.
+    Copied,
+}
+
+/// Why a fault cannot be resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no RAM at this address.
+    OutsideRam,
+    /// No frame is free. Nothing has changed; trying again later is right.
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for Fault {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// What an address must be good for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    Read,
+    Write,
+    /// Written, and mapped by a page and not by a block.
+    WritePage,
+}
+
+/// What a new page or block must hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fill {
+    Nothing,
+    Zeros,
+    ZeroBlock,
+    Copy(Pa),
+}
+
+/// What a fault needs.
+struct Need {
+    nodes: usize,
+    fill: Fill,
+}
+
+/// Frames taken for a fault, not yet part of any address space.
+#[derive(Default)]
+struct Supply {
+    nodes: [Option<Pa>; 2],
+    page: Option<Pa>,
+    block: Option<Pa>,
+}
+
+impl Supply {
+    fn take(frames: &mut Frames<'_>, need: &Need) -> Result<Self, OutOfMemory> {
+        let mut supply = Self::default();
+        match supply.fetch(frames, need) {
+            Ok(()) => Ok(supply),
+            Err(error) => {
+                supply.put_back(frames);
+                Err(error)
+            }
+        }
+    }
+
+    fn fetch(&mut self, frames: &mut Frames<'_>, need: &Need) -> Result<(), OutOfMemory> {
+        for slot in self.nodes.iter_mut().take(need.nodes) {
+            *slot = Some(frames.alloc(Kind::Node)?);
+        }
+        match need.fill {
+            Fill::Nothing => {}
+            Fill::Zeros | Fill::Copy(_) => self.page = Some(frames.alloc(Kind::Guest)?),
+            Fill::ZeroBlock => self.block = Some(frames.alloc_block()?),
+        }
+        Ok(())
+    }
+
+    fn node(&mut self) -> Pa {
+        let [first, second] = &mut self.nodes;
+        first.take().or_else(|| second.take()).expect("the survey counts every node that the commit takes")
+    }
+
+    fn page(&mut self) -> Pa {
+        self.page.take().expect("the survey sees every page that the commit takes")
+    }
+
+    fn put_back(self, frames: &mut Frames<'_>) {
+        for pa in self.nodes.into_iter().chain([self.page]).flatten() {
+            frames.free(pa);
+        }
+        if let Some(pa) = self.block {
+            frames.put_block(pa);
+        }
+    }
+}
+
+impl AddressSpace {
+    /// Makes the address good for the access, if it is RAM: zeros on first touch, a private copy on the first write to
+    /// what is shared. The guest then tries again.
+    ///
+    /// # Errors
+    ///
+    /// There is no RAM, or no memory for it; nothing has changed then.
+    pub fn fault(
+        &mut self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        tlb: &impl Tlb,
+        ipa: Ipa,
+        access: Access,
+    ) -> Result<Resolved, Fault> {
+        let want = if access == Access::Write { Want::Write } else { Want::Read };
+        self.resolve(frames, mem, tlb, ipa, want)
+    }
+
+    pub(super) fn resolve(
+        &mut self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        tlb: &impl Tlb,
+        ipa: Ipa,
+        want: Want,
+    ) -> Result<Resolved, Fault> {
+        if !self.is_ram(ipa) {
+            return Err(Fault::OutsideRam);
+        }
+        let ipa = ipa.page();
+        let prepared = frames.with(|frames| {
+            let (fill, supply) = self.prepare(frames, mem, ipa, want)?;
+            if fill == Fill::Nothing {
+                return Ok(Ok(self.commit(frames, mem, tlb, ipa, want, supply)));
+            }
+            Ok::<_, OutOfMemory>(Err((fill, supply)))
+        })?;
+        match prepared {
+            Ok(resolved) => Ok(resolved),
+            Err((fill, supply)) => {
+                supply.fill(mem, fill);
+                Ok(frames.with(|frames| self.commit(frames, mem, tlb, ipa, want, supply)))
+            }
+        }
+    }
+
+    /// Takes what is needed: a block if the policy says so and there is one, else single frames.
+    fn prepare(
+        &self,
+        frames: &mut Frames<'_>,
+        mem: &impl TableMem,
+        ipa: Ipa,
+        want: Want,
+    ) -> Result<(Fill, Supply), OutOfMemory> {
+        let is_block_wanted = self.policy == Policy::Blocks && want != Want::WritePage && frames.blocks_are_plentiful();
+        let need = self.survey(frames, mem, ipa, want, is_block_wanted);
+        Ok((need.fill, Supply::take(frames, &need)?))
+    }
+
+    /// Finds out what the commit will need, at most. Changes nothing.
+    fn survey(&self, frames: &Frames<'_>, mem: &impl TableMem, ipa: Ipa, want: Want, is_block_wanted: bool) -> Need {
+        let is_write = want != Want::Read;
+        let mut node = self.root;
+        let mut nodes = 0;
+        let mut is_shared = false;
+        for level in [Level::One, Level::Two] {
+            match Entry::decode(mem.read(node, level.index(ipa)), level) {
+                Entry::Absent => {
+                    nodes += usize::from(level == Level::One);
+                    // Not below a shared node: another VM may put pages of zeros there before the commit.
+                    if is_block_wanted && !is_shared && self.is_ram_block(ipa) {
+                        return Need { nodes, fill: Fill::ZeroBlock };
+                    }
+                    return Need { nodes: nodes + 1, fill: if is_write { Fill::Zeros } else { Fill::Nothing } };
+                }
+                Entry::Lazy(child) | Entry::Table(child) => {
+                    is_shared = is_shared || frames.count(child) > 1;
+                    nodes += usize::from(is_write && is_shared);
+                    node = child;
+                }
+                Entry::Leaf { .. } if !is_write => return Need { nodes, fill: Fill::Nothing },
+                Entry::Leaf { pa, .. } => {
+                    if !is_shared && frames.is_exclusive_block(pa) {
+                        return Need { nodes: nodes + usize::from(want == Want::WritePage), fill: Fill::Nothing };
+                    }
+                    return Need { nodes: nodes + 1, fill: Fill::Copy(page_of_block(pa, ipa)) };
+                }
+            }
+        }
+        let fill = match Entry::decode(mem.read(node, Level::Three.index(ipa)), Level::Three) {
+            _ if !is_write => Fill::Nothing,
+            Entry::Leaf { pa, .. } if Some(pa) == frames.zero_page() => Fill::Zeros,
+            Entry::Leaf { pa, .. } if is_shared || !frames.is_exclusive(pa) => Fill::Copy(pa),
+            Entry::Leaf { .. } => Fill::Nothing,
+            _ => Fill::Zeros,
+        };
+        Need { nodes, fill }
+    }
+
+    /// Walks down and edits. Cannot fail.
+    fn commit<M: TableMem, T: Tlb>(
+        &mut self,
+        frames: &mut Frames<'_>,
+        mem: &M,
+        tlb: &T,
+        ipa: Ipa,
+        want: Want,
+        mut supply: Supply,
+    ) -> Resolved {
+        let mut edit = Edit::new(mem, tlb, ipa);
+        let (resolved, released) = if want == Want::Read && supply.block.is_none() {
+            (self.commit_read(frames, mem, &mut edit, ipa, &mut supply), None)
+        } else {
+            self.commit_write(frames, mem, &mut edit, ipa, want, &mut supply)
+        };
+        edit.finish();
+        if let Some(page) = released {
+            frames.put(page);
+        }
+        supply.put_back(frames);
+        let counters = &mut self.counters;
+        let counter = match resolved {
+            Resolved::Spurious => &mut counters.spurious,
+            Resolved::Linked => &mut counters.linked,
+            Resolved::Reclaimed => &mut counters.reclaimed,
+            Resolved::ZeroMapped => &mut counters.zero_mapped,
+            Resolved::Zeroed => &mut counters.zeroed_pages,
+            Resolved::ZeroedBlock => &mut counters.zeroed_blocks,
+            Resolved::Copied => &mut counters.copied_pages,
+        };
+        *counter = counter.wrapping_add(1);
+        resolved
+    }
+
+    /// Makes the path valid and an absent page the page of zeros. Nodes may stay shared: nothing here changes a byte that
+    /// any VM reads.
+    fn commit_read<M: TableMem, T: Tlb>(
+        &mut self,
+        frames: &mut Frames<'_>,
+        mem: &M,
+        edit: &mut Edit<'_, M, T>,
+        ipa: Ipa,
+        supply: &mut Supply,
+    ) -> Resolved {
+        let mut resolved = Resolved::Spurious;
+        let mut node = self.root;
+        let mut is_shared = false;
+        for (level, below) in [(Level::One, Level::Two), (Level::Two, Level::Three)] {
+            let index = level.index(ipa);
+            let raw = mem.read(node, index);
+            node = match Entry::decode(raw, level) {
+                Entry::Absent => {
+                    let fresh = supply.node();
+                    mem.zero_page(fresh);
+                    frames.set_sealed(fresh, true);
+                    edit.link_new(node, index, level, raw, fresh);
+                    fresh
+                }
+                Entry::Table(child) => {
+                    is_shared = is_shared || frames.count(child) > 1;
+                    child
+                }
+                Entry::Lazy(child) => {
+                    is_shared = is_shared || frames.count(child) > 1;
+                    if is_shared {
+                        edit::seal(frames, mem, child, below);
+                    } else if !frames.is_sealed(child) {
+                        frames.set_sealed(node, false);
+                    }
+                    edit.store(node, index, level, raw, entry::table(child));
+                    resolved = Resolved::Linked;
+                    child
+                }
+                Entry::Leaf { .. } => return resolved,
+            };
+        }
+        let index = Level::Three.index(ipa);
+        let raw = mem.read(node, index);
+        if raw != 0 {
+            return resolved;
+        }
+        let zero = frames.zero_page().expect("made with the first address space");
+        frames.get(zero);
+        edit.store(node, index, Level::Three, raw, entry::leaf(zero, Level::Three, self.attr, false));
+        Resolved::ZeroMapped
+    }
+
+    /// Makes the path the VM's own, and the leaf. Returns also the page that the leaf pointed to before, to be given back
+    /// when the edit is finished.
+    fn commit_write<M: TableMem, T: Tlb>(
+        &mut self,
+        frames: &mut Frames<'_>,
+        mem: &M,
+        edit: &mut Edit<'_, M, T>,
+        ipa: Ipa,
+        want: Want,
+        supply: &mut Supply,
+    ) -> (Resolved, Option<Pa>) {
+        let mut resolved = Resolved::Spurious;
+        let mut node = self.root;
+        for (level, below) in [(Level::One, Level::Two), (Level::Two, Level::Three)] {
+            let index = level.index(ipa);
+            let raw = mem.read(node, index);
+            node = match Entry::decode(raw, level) {
+                Entry::Absent if level == Level::Two && supply.block.is_some() => {
+                    let block = supply.block.take().expect("just seen");
+                    edit.store(node, index, level, raw, entry::leaf(block, level, self.attr, true));
+                    return (Resolved::ZeroedBlock, None);
+                }
+                Entry::Absent => {
+                    let fresh = supply.node();
+                    mem.zero_page(fresh);
+                    edit.link_new(node, index, level, raw, fresh);
+                    fresh
+                }
+                Entry::Lazy(child) | Entry::Table(child) if frames.count(child) > 1 => {
+                    let fresh = supply.node();
+                    edit::seal(frames, mem, child, below);
+                    edit::copy(frames, mem, child, fresh, below);
+                    edit.link_new(node, index, level, raw, fresh);
+                    // Under the frame table's lock until the TLBs have forgotten it, and others use it anyway.
+                    let is_last = frames.release_node(child);
+                    assert!(!is_last, "a shared node has other users");
+                    self.counters.copied_nodes = self.counters.copied_nodes.wrapping_add(1);
+                    fresh
+                }
+                Entry::Table(child) => child,
+                Entry::Lazy(child) => {
+                    edit.store(node, index, level, raw, entry::table(child));
+                    resolved = Resolved::Linked;
+                    child
+                }
+                Entry::Leaf { pa, is_writable } => {
+                    if want != Want::WritePage {
+                        if is_writable {
+                            edit.forget_local();
+                            return (resolved, None);
+                        }
+                        if frames.is_exclusive_block(pa) {
+                            edit.make_writable(node, index, raw);
+                            return (Resolved::Reclaimed, None);
+                        }
+                    }
+                    let fresh = supply.node();
+                    for page in 0..ENTRIES {
+                        let pa = Pa(pa.0 + page as u64 * PAGE_SIZE);
+                        mem.write(fresh, page, entry::leaf(pa, Level::Three, self.attr, is_writable));
+                    }
+                    frames.split_block(pa);
+                    edit.link_new(node, index, level, raw, fresh);
+                    self.counters.split_blocks = self.counters.split_blocks.wrapping_add(1);
+                    fresh
+                }
+            };
+            // Something below is going to be writable.
+            frames.set_sealed(node, false);
+        }
+        let index = Level::Three.index(ipa);
+        let raw = mem.read(node, index);
+        match Entry::decode(raw, Level::Three) {
+            Entry::Leaf { is_writable: true, .. } => {
+                edit.forget_local();
+                (resolved, None)
+            }
+            Entry::Leaf { pa, .. } if frames.is_exclusive(pa) => {
+                edit.make_writable(node, index, raw);
+                (Resolved::Reclaimed, None)
+            }
+            Entry::Leaf { pa, .. } => {
+                let new = entry::leaf(supply.page(), Level::Three, self.attr, true);
+                edit.store(node, index, Level::Three, raw, new);
+                let resolved = if Some(pa) == frames.zero_page() { Resolved::Zeroed } else { Resolved::Copied };
+                (resolved, Some(pa))
+            }
+            _ => {
+                let new = entry::leaf(supply.page(), Level::Three, self.attr, true);
+                edit.store(node, index, Level::Three, raw, new);
+                (Resolved::Zeroed, None)
+            }
+        }
+    }
+
+    /// Returns where an address is, and whether a guest may write there without a fault. `None` if it reads as zeros or
+    /// is no RAM.
+    pub fn translate(&self, mem: &impl TableMem, ipa: Ipa) -> Option<(Pa, bool)> {
+        if !self.is_ram(ipa) {
+            return None;
+        }
+        let mut node = self.root;
+        let mut is_valid = true;
+        for level in [Level::One, Level::Two, Level::Three] {
+            let raw = mem.read(node, level.index(ipa));
+            is_valid &= raw & VALID != 0;
+            match Entry::decode(raw, level) {
+                Entry::Absent => return None,
+                Entry::Lazy(child) | Entry::Table(child) => node = child,
+                Entry::Leaf { pa, is_writable } => {
+                    let offset = ipa.0 & (level.entry_size() - 1);
+                    return Some((Pa(pa.0 + offset), is_valid && is_writable));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Supply {
+    /// Fills the page or block that was taken.
+    fn fill(&self, mem: &impl TableMem, fill: Fill) {
+        match (fill, self.page, self.block) {
+            (Fill::Zeros, Some(page), _) => {
+                mem.zero_page(page);
+                mem.sync_for_guest(page, PAGE_SIZE, Filled::Zeros);
+            }
+            (Fill::Copy(from), Some(page), _) => {
+                mem.copy_page(from, page);
+                mem.sync_for_guest(page, PAGE_SIZE, Filled::Copy);
+            }
+            (Fill::ZeroBlock, _, Some(block)) => {
+                mem.zero_block(block);
+                mem.sync_for_guest(block, BLOCK_SIZE, Filled::Zeros);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Returns the page of the block at `pa` that the page at `ipa` is.
+const fn page_of_block(pa: Pa, ipa: Ipa) -> Pa {
+    Pa(pa.0 + (ipa.page().0 & (BLOCK_SIZE - 1)))
+}

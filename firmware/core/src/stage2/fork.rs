@@ -1,0 +1,225 @@
+//! Forking, sealing and reverting address spaces: work in proportion to root entries.
+//!
+//! Before: [`super::fault`], which later pays for what is touched. After: the VM's fork.
+
+use super::edit;
+use super::entry::{self, ENTRIES, Entry, Level, VALID};
+use super::fault::Want;
+use super::port::{TableMem, Tlb};
+use super::teardown::Teardown;
+use super::{AddressSpace, Counters};
+use crate::addr::{Ipa, Pa};
+use crate::frames::{FrameStore, Kind, OutOfMemory};
+
+/// Why an address space cannot be forked. It is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForkError {
+    /// No frame is free.
+    OutOfMemory,
+    /// There are pinned pages that the caller did not name, or named ones that are not pinned.
+    Pinned,
+}
+
+impl From<OutOfMemory> for ForkError {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// Why an address space cannot be reverted. It is as it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevertError {
+    /// The state to go back to is not sealed, or of another shape.
+    NotASnapshot,
+    /// Pages are pinned.
+    Pinned,
+}
+
+/// Tells a child that is never entered from here: nothing to invalidate.
+struct NoTlb;
+
+impl Tlb for NoTlb {
+    fn invalidate_leaf(&self, _: Ipa, _: Level) {}
+    fn invalidate_leaf_local(&self, _: Ipa) {}
+    fn invalidate_range(&self, _: Ipa, _: u64) {}
+    fn invalidate_vm(&self) {}
+}
+
+impl AddressSpace {
+    /// Makes a second address space with the same contents. vCPUs of this one must be stopped; they may go on when this
+    /// returns. `pinned` names the pinned pages by rising address: the child gets copies of them at once, and this keeps the
+    /// frames themselves, writable.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for it, or `pinned` is wrong.
+    pub fn fork(
+        &mut self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        tlb: &impl Tlb,
+        pinned: &[Ipa],
+    ) -> Result<Self, ForkError> {
+        self.check_pinned(frames, mem, pinned)?;
+        let root = frames.with(|frames| frames.alloc(Kind::Node))?;
+        mem.zero_page(root);
+        let mut child = Self { root, counters: Counters::default(), pinned: 0, ..*self };
+        let is_unlinked = frames.with(|frames| {
+            let mut is_unlinked = false;
+            for index in self.root_entries() {
+                let mut raw = mem.read(self.root, index);
+                if raw == 0 {
+                    continue;
+                }
+                let node = entry::address(raw);
+                frames.get(node);
+                if raw & VALID != 0 && !frames.is_sealed(node) {
+                    raw = entry::lazy(node);
+                    mem.publish(self.root, index, raw);
+                    is_unlinked = true;
+                }
+                mem.write(root, index, raw);
+            }
+            is_unlinked
+        });
+        if is_unlinked {
+            tlb.invalidate_vm();
+        }
+        if let Err(OutOfMemory) = self.divide_pinned(&mut child, frames, mem, tlb, pinned) {
+            child.destroy(frames, mem, &NoTlb);
+            // As it was: the pinned pages are this VM's own, so nothing is needed to make them writable.
+            self.reclaim(frames, mem, tlb, pinned).expect("a path of its own");
+            return Err(ForkError::OutOfMemory);
+        }
+        Ok(child)
+    }
+
+    fn check_pinned(&self, frames: &impl FrameStore, mem: &impl TableMem, pinned: &[Ipa]) -> Result<(), ForkError> {
+        let is_pinned = |ipa: &Ipa| {
+            self.translate(mem, *ipa).is_some_and(|(pa, _)| frames.with(|frames| frames.pins(pa.page())) != 0)
+        };
+        let is_rising = pinned.windows(2).all(|pair| pair[0].page() < pair[1].page());
+        let is_complete = pinned.len() == self.pinned as usize && is_rising && pinned.iter().all(is_pinned);
+        if is_complete { Ok(()) } else { Err(ForkError::Pinned) }
+    }
+
+    /// Gives the child its own copies of the pinned pages, and this its own path to them.
+    fn divide_pinned(
+        &mut self,
+        child: &mut Self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        tlb: &impl Tlb,
+        pinned: &[Ipa],
+    ) -> Result<(), OutOfMemory> {
+        for &ipa in pinned {
+            child.resolve(frames, mem, &NoTlb, ipa, Want::WritePage).map_err(|_| OutOfMemory)?;
+        }
+        self.reclaim(frames, mem, tlb, pinned)
+    }
+
+    fn reclaim(
+        &mut self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        tlb: &impl Tlb,
+        pinned: &[Ipa],
+    ) -> Result<(), OutOfMemory> {
+        for &ipa in pinned {
+            self.resolve(frames, mem, tlb, ipa, Want::WritePage).map_err(|_| OutOfMemory)?;
+        }
+        Ok(())
+    }
+
+    /// Seals all of it, once: forks made from here on read everything without a fault and cost no invalidation. vCPUs must
+    /// be stopped. The first fault of each kind undoes it as needed. Work is in proportion to what is not sealed yet.
+    pub fn seal(&mut self, frames: &impl FrameStore, mem: &impl TableMem, tlb: &impl Tlb) {
+        let mut is_unlinked = false;
+        for index in self.root_entries() {
+            let raw = mem.read(self.root, index);
+            let node = entry::address(raw);
+            if raw & VALID != 0 && !frames.with(|frames| frames.is_sealed(node)) {
+                mem.publish(self.root, index, entry::lazy(node));
+                is_unlinked = true;
+            }
+        }
+        if is_unlinked {
+            tlb.invalidate_vm();
+        }
+        for index in self.root_entries() {
+            let raw = mem.read(self.root, index);
+            if raw == 0 {
+                continue;
+            }
+            let node = entry::address(raw);
+            frames.with(|frames| edit::seal(frames, mem, node, Level::Two));
+            for below in 0..ENTRIES {
+                // Locked anew each time: others that share the node may be linking the same child.
+                frames.with(|frames| {
+                    if let Entry::Lazy(child) = Entry::decode(mem.read(node, below), Level::Two) {
+                        edit::seal(frames, mem, child, Level::Three);
+                        mem.publish(node, below, entry::table(child));
+                    }
+                });
+            }
+            if raw & VALID == 0 || is_unlinked {
+                mem.publish(self.root, index, entry::table(node));
+            }
+        }
+    }
+
+    /// Goes back to the contents of a sealed address space that this one was forked from, or that was forked from it.
+    /// vCPUs must be stopped. Takes no memory; work is in proportion to what is private.
+    ///
+    /// # Errors
+    ///
+    /// The other one is not sealed, or pages of this one are pinned.
+    pub fn revert(
+        &mut self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        tlb: &impl Tlb,
+        snapshot: &Self,
+    ) -> Result<(), RevertError> {
+        if self.pinned != 0 {
+            return Err(RevertError::Pinned);
+        }
+        if self.ram() != snapshot.ram() {
+            return Err(RevertError::NotASnapshot);
+        }
+        let is_sealed = |index| {
+            let raw = mem.read(snapshot.root, index);
+            raw & VALID == 0 || frames.with(|frames| frames.is_sealed(entry::address(raw)))
+        };
+        if !self.root_entries().all(is_sealed) {
+            return Err(RevertError::NotASnapshot);
+        }
+        // Break all (a lazy entry remembers what was there), forget, make all. What is the same in both stays.
+        let differs = |index| {
+            let (own, other) = (mem.read(self.root, index), mem.read(snapshot.root, index));
+            entry::address(own) != entry::address(other)
+        };
+        for index in self.root_entries().filter(|&index| differs(index)) {
+            let raw = mem.read(self.root, index);
+            if raw & VALID != 0 {
+                mem.publish(self.root, index, entry::lazy(entry::address(raw)));
+            }
+        }
+        tlb.invalidate_vm();
+        for index in self.root_entries().filter(|&index| differs(index)) {
+            let (old, new) = (mem.read(self.root, index), mem.read(snapshot.root, index));
+            if new != 0 {
+                frames.with(|frames| frames.get(entry::address(new)));
+            }
+            mem.publish(self.root, index, new);
+            if old != 0 {
+                Teardown::of_node(entry::address(old)).finish(frames, mem);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) const fn root_node(&self) -> Pa {
+        self.root
+    }
+}
