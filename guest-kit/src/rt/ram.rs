@@ -53,11 +53,10 @@ impl Ram {
         self.end
     }
 
-    /// Returns the part that is `bytes` long and starts at the first multiple of `align`, if there is one.
-    pub fn part(&self, align: u64, bytes: u64) -> Option<Self> {
-        let start = self.start.checked_next_multiple_of(align)?;
+    /// Returns the part from `start` on that is `bytes` long, if it is inside.
+    pub fn from(&self, start: u64, bytes: u64) -> Option<Self> {
         let end = start.checked_add(bytes)?;
-        (end <= self.end).then_some(Self { start, end })
+        (start >= self.start && end <= self.end).then_some(Self { start, end })
     }
 
     /// Returns the word at `address`.
