@@ -1,7 +1,15 @@
-//! What the boot loader and the packer left for the first Rust function.
+//! From the first Rust instruction to the firmware's main function: what was loaded, the machine's facts, the map of
+//! memory, and then the same for every other CPU.
 
-use crate::{layout, memory};
-use salp_core::addr::Pa;
+use crate::mmu::{Bump, CRASH_STACK_PAGES, Map, STACK_PAGES, Stacks};
+use crate::{cpu, crash, layout, memory, mmu, psci};
+use core::ops::Range;
+use heapless::Vec;
+use salp_board::facts::{Board, MAX_BANKS, MAX_CPUS};
+use salp_core::addr::{PAGE_SIZE, Pa};
+use salp_core::frames::Frames;
+use salp_core::place;
+use spin::{Mutex, Once};
 
 core::arch::global_asm!(include_str!("entry.S"));
 
@@ -31,7 +39,7 @@ pub struct Loaded {
 /// # Safety
 ///
 /// Called once, by the first CPU, with the values that it was started with.
-pub unsafe fn loaded(device_tree: u64, image: u64) -> Loaded {
+unsafe fn loaded(device_tree: u64, image: u64) -> Loaded {
     let image_end = layout::to_physical(Pa(image), layout::image_end());
     // SAFETY: the boot protocol puts a device tree at x0; its header is 40 bytes, the total size is the second word.
     let header = unsafe { memory::bytes(device_tree..device_tree + 8) };
@@ -52,3 +60,166 @@ pub unsafe fn loaded(device_tree: u64, image: u64) -> Loaded {
     }
     loaded
 }
+
+/// The machine, as the firmware's main function finds it.
+pub struct Boot {
+    /// What the boot loader and the packer left.
+    pub loaded: Loaded,
+    /// The facts of the device tree.
+    pub board: Board<'static>,
+    /// RAM that is in use before the frame table exists, to be reserved in it.
+    pub taken: Vec<Range<u64>, 32>,
+    storage: Mutex<Option<Range<u64>>>,
+    root: Pa,
+    stacks: [Stacks; MAX_CPUS],
+    scratch: [Pa; MAX_CPUS],
+}
+
+static BOOT: Once<Boot> = Once::new();
+
+/// Tables of EL2's map, in pages: identity, devices and image, with room for scattered devices.
+const TABLE_PAGES: u64 = 40;
+
+unsafe extern "Rust" {
+    /// The firmware's main function, once on each CPU; [`entry!`](crate::entry) defines it.
+    safe fn salp_main(cpu: usize) -> !;
+}
+
+/// Names the firmware's main function: `fn(cpu: usize) -> !`, called on every CPU with its index.
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        #[unsafe(no_mangle)]
+        fn salp_main(cpu: usize) -> ! {
+            $main(cpu)
+        }
+
+        #[panic_handler]
+        fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+            $crate::crash::panic(info)
+        }
+    };
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
+    // SAFETY: entry.S calls this once with what it was started with.
+    let loaded = unsafe { loaded(device_tree, image) };
+    let board = Board::from_device_tree(loaded.device_tree).unwrap_or_else(|error| panic!("{error}"));
+    let page_up = |at: u64| at.next_multiple_of(PAGE_SIZE);
+    let mut taken: Vec<Range<u64>, 32> = Vec::new();
+    let mut take = |range: Range<u64>| taken.push(range).expect("the lists of the board are shorter");
+    take(loaded.image.0..page_up(loaded.end.0));
+    let tree = loaded.device_tree.as_ptr() as u64;
+    take(tree / PAGE_SIZE * PAGE_SIZE..page_up(tree + loaded.device_tree.len() as u64));
+    board.boot_set.iter().chain(&board.reserved).cloned().for_each(&mut take);
+
+    // Tables and stacks come from the image's gigabyte, which the early map has.
+    let gigabyte = loaded.image.0 >> 30 << 30..(loaded.image.0 >> 30) + 1 << 30;
+    let cpus = board.cpus.len() as u64;
+    let stack_pages = (STACK_PAGES + CRASH_STACK_PAGES + 1) * cpus;
+    let pages = (TABLE_PAGES + stack_pages) * PAGE_SIZE;
+    let early = place::find(&board.ram, &taken, gigabyte, pages, PAGE_SIZE).expect("no room for EL2's tables");
+    taken.push(early..early + pages).expect("there is room for two more");
+
+    let banks: Vec<Range<Pa>, MAX_BANKS> = board.ram.iter().map(|bank| Pa(bank.start)..Pa(bank.end)).collect();
+    let words = Frames::words_needed(&banks).unwrap_or_else(|error| panic!("RAM is unusable: {error:?}"));
+    let bytes = page_up(words as u64 * 8);
+    let table = place::find(&board.ram, &taken, 0..u64::MAX, bytes, PAGE_SIZE).expect("no room for the frame table");
+    taken.push(table..table + bytes).expect("there is room for one more");
+
+    // SAFETY: `early` was placed apart from everything else and is noted as taken.
+    let tables = unsafe { Bump::new(early..early + TABLE_PAGES * PAGE_SIZE) };
+    // SAFETY: as above, the other part.
+    let mut stacks_and_scratch = unsafe { Bump::new(early + TABLE_PAGES * PAGE_SIZE..early + pages) };
+    let scratch = core::array::from_fn(|index| {
+        if index < board.cpus.len() { stacks_and_scratch.take(1) } else { Pa(0) }
+    });
+    let mut map = Map::new(tables, stacks_and_scratch);
+    // The packed area is read, never written, as RAM; the image proper has no alias.
+    for bank in &board.ram {
+        map.map_ram(bank.clone(), loaded.image.0..loaded.image_end.0);
+    }
+    map.map_image(loaded.image);
+    map.map_device(board.gic.distributor.clone());
+    let redistributors = &board.gic.redistributors;
+    let used = redistributors.end.min(redistributors.start + MAX_REDISTRIBUTORS * 0x2_0000);
+    map.map_device(redistributors.start..used);
+    map.map_device(board.uart.registers.clone());
+    if let Some(rtc) = board.rtc {
+        map.map_device(rtc..rtc + PAGE_SIZE);
+    }
+    let mut stacks = [Stacks { top: salp_core::addr::Va(0), crash_top: salp_core::addr::Va(0) }; MAX_CPUS];
+    for (index, stack) in stacks.iter_mut().enumerate().take(board.cpus.len()) {
+        *stack = map.map_stacks(index);
+    }
+    let root = map.root();
+    let storage = Mutex::new(Some(table..table + bytes));
+    let top = stacks[0].top;
+    BOOT.call_once(|| Boot { loaded, board, taken, storage, root, stacks, scratch });
+    // SAFETY: the map holds all that EL2 uses, and nothing of this stack is used again.
+    unsafe { mmu::switch_to(root, loaded.image, top, enter_main) }
+}
+
+/// Redistributors that are mapped: CPUs are found among the first of them by their affinity.
+const MAX_REDISTRIBUTORS: u64 = 64;
+
+extern "C" fn enter_main(index: u64) -> ! {
+    let boot = get();
+    cpu::init(boot.stacks[index as usize].crash_top);
+    if index == 0 {
+        crash::prepare(Pa(boot.board.uart.registers.start), boot.loaded.symbols);
+    }
+    salp_main(index as usize)
+}
+
+/// Returns what the machine was found to be.
+///
+/// # Panics
+///
+/// Before the first CPU has found it.
+pub fn get() -> &'static Boot {
+    BOOT.get().expect("the first CPU sets it before anything else runs")
+}
+
+impl Boot {
+    /// Returns the memory for the frame table, once.
+    pub fn take_storage(&self) -> Option<&'static mut [u64]> {
+        let range = self.storage.lock().take()?;
+        // SAFETY: placed apart from everything else, mapped, and handed out once.
+        Some(unsafe { memory::claim(range) })
+    }
+
+    /// Starts CPU `index`, which comes to the firmware's main function.
+    ///
+    /// # Errors
+    ///
+    /// Says that the firmware below refused.
+    pub fn start_cpu(&self, index: usize) -> Result<(), smccc::psci::Error> {
+        let stack = self.stacks[index].top;
+        let mpidr = self.board.cpus[index];
+        // SAFETY: the finished map, a mapped stack and a scratch page of this CPU's own.
+        unsafe {
+            cpu::start(mpidr, self.loaded.image, self.root, stack, self.scratch[index], index as u64, enter_main)
+        }
+    }
+}
+
+/// Returns the physical console.
+pub fn console() -> crate::uart::Pl011 {
+    // SAFETY: from the device tree and mapped; the caller keeps it behind the console's lock.
+    unsafe { crate::uart::Pl011::new(Pa(get().board.uart.registers.start)) }
+}
+
+/// Returns the physical GIC.
+///
+/// # Errors
+///
+/// Says what is wrong with the hardware.
+pub fn gic() -> Result<crate::gic::Gic, &'static str> {
+    // SAFETY: from the device tree and mapped; the firmware asks once.
+    unsafe { crate::gic::Gic::new(&get().board.gic, get().board.cpus.len()) }
+}
+
+/// Ends the machine.
+pub use psci::{system_off, system_reset};

@@ -3,7 +3,10 @@
 
 use crate::sysreg::{dsb, isb, read, write};
 use core::ops::Range;
-use salp_core::addr::{PAGE_SIZE, Pa};
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::{AtomicBool, AtomicU64};
+use salp_core::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
+use salp_core::stage2::{Filled, Level, TableMem, Tlb};
 
 /// Returns the smallest data cache line, in bytes.
 fn data_line() -> u64 {
@@ -105,26 +108,6 @@ pub unsafe fn copy_page(from: Pa, to: Pa) {
     }
 }
 
-/// Copies bytes of RAM out.
-///
-/// # Safety
-///
-/// The range is RAM.
-pub unsafe fn read_bytes(from: Pa, to: &mut [u8]) {
-    // SAFETY: the caller's promise; the destination is EL2's own.
-    unsafe { core::ptr::copy(from.0 as *const u8, to.as_mut_ptr(), to.len()) };
-}
-
-/// Copies bytes into RAM.
-///
-/// # Safety
-///
-/// The range is RAM that the caller may write.
-pub unsafe fn write_bytes(to: Pa, from: &[u8]) {
-    // SAFETY: the caller's promise.
-    unsafe { core::ptr::copy(from.as_ptr(), to.0 as *mut u8, from.len()) };
-}
-
 /// Returns a range of RAM as bytes.
 ///
 /// # Safety
@@ -167,27 +150,55 @@ macro_rules! tlbi {
     };
 }
 
-/// Forgets translations of one page of a VM on every CPU; complete on return (Arm ARM D8.14).
-pub fn invalidate_ipa(vttbr: u64, ipa: u64) {
-    with_vttbr(vttbr, || {
-        dsb!("ishst");
-        tlbi!("ipas2e1is, {}", ipa >> 12);
-        dsb!("ish");
-        // Combined stage 1 and 2 entries are not found by IPA.
-        tlbi!("vmalle1is");
-        dsb!("ish");
-        isb!();
-    });
+/// The TLB entries of one VM, by the VMID in its VTTBR_EL2; 0 if it has none and so nothing to forget.
+#[derive(Clone, Copy, Debug)]
+pub struct VmTlb {
+    /// VTTBR_EL2 of the VM.
+    pub vttbr: u64,
 }
 
-/// Forgets all translations of a VM on every CPU; complete on return.
-pub fn invalidate_vm(vttbr: u64) {
-    with_vttbr(vttbr, || {
-        dsb!("ishst");
-        tlbi!("vmalls12e1is");
-        dsb!("ish");
-        isb!();
-    });
+impl VmTlb {
+    fn run(&self, operation: impl FnOnce()) {
+        if self.vttbr != 0 {
+            with_vttbr(self.vttbr, operation);
+            isb!();
+        }
+    }
+}
+
+// Arm ARM D8.14: an entry by IPA, then what stage 1 and 2 gave in combination, which is not found by IPA.
+impl Tlb for VmTlb {
+    fn invalidate_leaf(&self, ipa: Ipa, _: Level) {
+        self.run(|| {
+            dsb!("ishst");
+            tlbi!("ipas2e1is, {}", ipa.0 >> 12);
+            dsb!("ish");
+            tlbi!("vmalle1is");
+            dsb!("ish");
+        });
+    }
+
+    fn invalidate_leaf_local(&self, ipa: Ipa) {
+        self.run(|| {
+            dsb!("nshst");
+            tlbi!("ipas2e1, {}", ipa.0 >> 12);
+            dsb!("nsh");
+            tlbi!("vmalle1");
+            dsb!("nsh");
+        });
+    }
+
+    fn invalidate_range(&self, _: Ipa, _: u64) {
+        self.invalidate_vm();
+    }
+
+    fn invalidate_vm(&self) {
+        self.run(|| {
+            dsb!("ishst");
+            tlbi!("vmalls12e1is");
+            dsb!("ish");
+        });
+    }
 }
 
 /// Forgets all translations of all guests on every CPU; complete on return.
@@ -198,32 +209,79 @@ pub fn invalidate_all() {
     isb!();
 }
 
-/// Reads entry `index` of the table node at `node`.
-///
-/// # Safety
-///
-/// `node` is a table node of EL2.
-#[inline]
-pub unsafe fn read_entry(node: Pa, index: usize) -> u64 {
-    // SAFETY: the caller's promise. The MMU reads it too: one 64-bit access.
-    unsafe { (*((node.0 as usize + (index & 511) * 8) as *const core::sync::atomic::AtomicU64)).load(ORDER) }
+/// Physical memory as `salp-core` sees it. What core hands in are frames that its frame table gave to the one who uses
+/// them: that is the ground of every unsafe block below.
+#[derive(Clone, Copy, Debug)]
+pub struct Ram;
+
+fn entry(node: Pa, index: usize) -> &'static AtomicU64 {
+    // SAFETY: a node is a whole frame of RAM, mapped as itself, that core owns as a table; the index is cut to it. The MMU
+    // and other CPUs read it too, so it is an atomic.
+    unsafe { &*((node.0 as usize + (index & 511) * 8) as *const AtomicU64) }
 }
 
-/// Writes entry `index` of the table node at `node`. What was written before is visible to table walks first.
-///
-/// # Safety
-///
-/// As for [`read_entry`].
-#[inline]
-pub unsafe fn write_entry(node: Pa, index: usize, value: u64) {
-    // SAFETY: the caller's promise.
-    unsafe { (*((node.0 as usize + (index & 511) * 8) as *const core::sync::atomic::AtomicU64)).store(value, ORDER) };
+impl TableMem for Ram {
+    #[inline]
+    fn read(&self, node: Pa, index: usize) -> u64 {
+        entry(node, index).load(Relaxed)
+    }
+
+    #[inline]
+    fn write(&self, node: Pa, index: usize, value: u64) {
+        entry(node, index).store(value, Relaxed);
+    }
+
+    #[inline]
+    fn publish(&self, node: Pa, index: usize, value: u64) {
+        entry(node, index).store(value, Release);
+        dsb!("ishst");
+    }
+
+    fn zero_page(&self, page: Pa) {
+        // SAFETY: a frame that core owns.
+        unsafe { zero(page, PAGE_SIZE) };
+    }
+
+    fn zero_block(&self, block: Pa) {
+        // SAFETY: a block of frames that core owns.
+        unsafe { zero(block, BLOCK_SIZE) };
+    }
+
+    fn copy_page(&self, from: Pa, to: Pa) {
+        // SAFETY: `to` is a frame that core owns, `from` a frame of a guest.
+        unsafe { copy_page(from, to) };
+    }
+
+    fn sync_for_guest(&self, pa: Pa, bytes: u64, filled: Filled) {
+        // A guest with its MMU off reads memory uncached (no FEAT_S2FWB): nothing may be left in caches alone. A CPU
+        // whose caches are coherent to the point of unification for code (IDC) still needs it.
+        if !coherent_memory() {
+            for_lines!("dc civac", pa.0, bytes, data_line());
+            dsb!("sy");
+        }
+        if filled == Filled::Copy {
+            sync_code(pa, bytes);
+        }
+    }
+
+    fn copy_from_guest(&self, from: Pa, to: &mut [u8]) {
+        // SAFETY: inside one frame of a guest.
+        unsafe { core::ptr::copy(from.0 as *const u8, to.as_mut_ptr(), to.len()) };
+    }
+
+    fn copy_to_guest(&self, to: Pa, from: &[u8]) {
+        // SAFETY: inside one frame that a guest may write.
+        unsafe { core::ptr::copy(from.as_ptr(), to.0 as *mut u8, from.len()) };
+    }
 }
 
-const ORDER: core::sync::atomic::Ordering = core::sync::atomic::Ordering::Relaxed;
+static FWB: AtomicBool = AtomicBool::new(false);
 
-/// Orders table writes before everything after, for table walks of every CPU.
-#[inline]
-pub fn publish() {
-    dsb!("ishst");
+/// Notes once, at boot, whether stage 2 makes all guest accesses cacheable (FEAT_S2FWB).
+pub fn set_coherent_memory(fwb: bool) {
+    FWB.store(fwb, Relaxed);
+}
+
+fn coherent_memory() -> bool {
+    FWB.load(Relaxed)
 }

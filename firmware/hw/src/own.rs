@@ -19,13 +19,11 @@ unsafe impl<T: Sync> Sync for Own<T> {}
 impl<T> Own<T> {
     /// Puts `value` into the frames at `frames`.
     ///
-    /// # Safety
-    ///
-    /// The frames are contiguous, hold at least `size_of::<T>()` bytes, and belong to the caller, who gives them away.
-    pub unsafe fn new(frames: Pa, value: T) -> Self {
-        const { assert!(align_of::<T>() <= PAGE_SIZE as usize) };
-        let place = NonNull::new(frames.0 as *mut T).expect("no frame is at 0");
-        // SAFETY: the caller's promise; a page is aligned for any `T`.
+    /// The frame comes from core's frame table, allocated for this call: that is what makes it the caller's to give.
+    pub fn new(frame: Pa, value: T) -> Self {
+        const { assert!(align_of::<T>() <= PAGE_SIZE as usize && size_of::<T>() <= PAGE_SIZE as usize) };
+        let place = NonNull::new(frame.0 as *mut T).expect("no frame is at 0");
+        // SAFETY: the frame table gave this frame to the caller alone; it is RAM, mapped as itself, large and aligned enough.
         unsafe { place.write(value) };
         Self { value: place, _owns: PhantomData }
     }

@@ -1,0 +1,446 @@
+//! The scheduler: which vCPU runs on which CPU, and when a sleeping one must wake. Before: `vcpu`; after: the run loop.
+//!
+//! One queue serves all CPUs, under one lock: with at most eight CPUs it is short, and it is exactly fair without moving
+//! load about. Every vCPU that wants to run gets one slice a round. One that sleeps keeps what is left of its slice and
+//! goes ahead of the others when it wakes, so a VM that answers quickly is never behind one that spins; once its slice is
+//! used up it queues like everybody.
+//!
+//! Times are ticks of the counter.
+
+/// The greatest number of CPUs.
+pub const MAX_CPUS: usize = 8;
+
+/// The greatest number of vCPUs of a VM.
+pub const VCPUS_PER_VM: usize = 8;
+
+/// Names a vCPU: the slot of its VM and its index in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct VcpuRef(u32);
+
+impl VcpuRef {
+    /// Names vCPU `index` of the VM in `slot`.
+    pub const fn new(slot: usize, index: usize) -> Self {
+        Self((slot * VCPUS_PER_VM + index % VCPUS_PER_VM) as u32)
+    }
+
+    /// Returns the slot of the VM.
+    pub const fn slot(self) -> usize {
+        self.0 as usize / VCPUS_PER_VM
+    }
+
+    /// Returns the index within the VM.
+    pub const fn index(self) -> usize {
+        self.0 as usize % VCPUS_PER_VM
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// Not turned on.
+    #[default]
+    Off,
+    /// In a queue.
+    Queued,
+    /// On this CPU, in the guest or waiting there with its registers loaded.
+    On(u8),
+    /// Sleeping, off every CPU.
+    Asleep,
+}
+
+/// What the scheduler knows of one vCPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Node {
+    state: State,
+    /// Something happened that the vCPU must look at before it may sleep.
+    woken: bool,
+    credit: u32,
+    next: u32,
+    /// When a sleeper's timer fires; `u64::MAX` if it has none.
+    deadline: u64,
+}
+
+const END: u32 = u32::MAX;
+const BUCKETS: usize = 256;
+
+#[derive(Clone, Copy)]
+struct List {
+    head: u32,
+    tail: u32,
+}
+
+impl List {
+    const EMPTY: Self = Self { head: END, tail: END };
+
+    fn is_empty(&self) -> bool {
+        self.head == END
+    }
+
+    fn push_back(&mut self, nodes: &mut [Node], at: u32) {
+        nodes[at as usize].next = END;
+        if self.is_empty() {
+            self.head = at;
+        } else {
+            nodes[self.tail as usize].next = at;
+        }
+        self.tail = at;
+    }
+
+    fn push_front(&mut self, nodes: &mut [Node], at: u32) {
+        nodes[at as usize].next = self.head;
+        if self.is_empty() {
+            self.tail = at;
+        }
+        self.head = at;
+    }
+
+    fn pop_front(&mut self, nodes: &[Node]) -> Option<u32> {
+        let at = self.head;
+        if at == END {
+            return None;
+        }
+        self.head = nodes[at as usize].next;
+        if self.head == END {
+            self.tail = END;
+        }
+        Some(at)
+    }
+
+    fn remove(&mut self, nodes: &mut [Node], at: u32) {
+        let mut kept = Self::EMPTY;
+        while let Some(one) = self.pop_front(nodes) {
+            if one != at {
+                kept.push_back(nodes, one);
+            }
+        }
+        *self = kept;
+    }
+}
+
+/// Why a vCPU leaves its CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// Others want the CPU.
+    Preempted,
+    /// It waits for an interrupt, at the latest until its timer fires.
+    Sleeps {
+        /// When its timer fires, if it is set.
+        deadline: Option<u64>,
+    },
+    /// It was turned off.
+    Off,
+}
+
+/// CPUs to kick: bit n is CPU n.
+pub type CpuSet = u8;
+
+#[derive(Clone, Copy)]
+struct Cpu {
+    current: u32,
+    /// The current vCPU runs on what it saved of its slice.
+    ahead: bool,
+    idle: bool,
+    slice_end: u64,
+}
+
+/// The scheduler of the machine.
+pub struct Scheduler<'a> {
+    nodes: &'a mut [Node],
+    cpus: [Cpu; MAX_CPUS],
+    count: usize,
+    slice: u32,
+    bucket_shift: u32,
+    ahead: List,
+    round: List,
+    wheel: [List; BUCKETS],
+    sleepers: usize,
+    expired_until: u64,
+    /// The CPU whose alarm covers the sleepers, and when it rings.
+    alarm: Option<(usize, u64)>,
+}
+
+impl<'a> Scheduler<'a> {
+    /// Makes a scheduler of `cpus` CPUs for as many vCPUs as there are nodes. `slice` is how long a vCPU runs while
+    /// others wait.
+    pub fn new(nodes: &'a mut [Node], cpus: usize, slice: u32) -> Self {
+        let cpu = Cpu { current: END, ahead: false, idle: false, slice_end: 0 };
+        Self {
+            nodes,
+            cpus: [cpu; MAX_CPUS],
+            count: cpus.min(MAX_CPUS),
+            slice: slice.max(1),
+            // A slice and a wheel's bucket are of about one length.
+            bucket_shift: slice.max(1).ilog2(),
+            ahead: List::EMPTY,
+            round: List::EMPTY,
+            wheel: [List::EMPTY; BUCKETS],
+            sleepers: 0,
+            expired_until: 0,
+            alarm: None,
+        }
+    }
+
+    fn bucket(&self, time: u64) -> usize {
+        (time >> self.bucket_shift) as usize % BUCKETS
+    }
+
+    /// Turns a vCPU on. Returns the CPUs to kick.
+    pub fn turn_on(&mut self, vcpu: VcpuRef) -> CpuSet {
+        let slice = self.slice;
+        let Some(node) = self.nodes.get_mut(vcpu.0 as usize) else { return 0 };
+        if node.state != State::Off {
+            return 0;
+        }
+        *node = Node { credit: slice, deadline: u64::MAX, ..Node::default() };
+        self.enqueue(vcpu.0)
+    }
+
+    /// Tells a vCPU that something happened: an interrupt, a request. Returns the CPUs to kick.
+    pub fn wake(&mut self, vcpu: VcpuRef) -> CpuSet {
+        let Some(node) = self.nodes.get_mut(vcpu.0 as usize) else { return 0 };
+        node.woken = true;
+        match node.state {
+            State::Off | State::Queued => 0,
+            State::On(cpu) => 1 << cpu,
+            State::Asleep => {
+                self.unsleep(vcpu.0);
+                self.enqueue(vcpu.0)
+            }
+        }
+    }
+
+    /// Turns a vCPU off that is queued or asleep. Returns the CPU to kick if it is on one: it has to leave by itself.
+    pub fn turn_off(&mut self, vcpu: VcpuRef) -> CpuSet {
+        let Some(node) = self.nodes.get_mut(vcpu.0 as usize) else { return 0 };
+        match node.state {
+            State::Off => return 0,
+            State::On(cpu) => {
+                node.woken = true;
+                return 1 << cpu;
+            }
+            State::Queued => {
+                self.ahead.remove(self.nodes, vcpu.0);
+                self.round.remove(self.nodes, vcpu.0);
+            }
+            State::Asleep => self.unsleep(vcpu.0),
+        }
+        self.nodes[vcpu.0 as usize] = Node { deadline: u64::MAX, ..Node::default() };
+        0
+    }
+
+    fn unsleep(&mut self, at: u32) {
+        let deadline = self.nodes[at as usize].deadline;
+        if deadline != u64::MAX {
+            let bucket = self.bucket(deadline);
+            self.wheel[bucket].remove(self.nodes, at);
+            self.sleepers -= 1;
+            self.nodes[at as usize].deadline = u64::MAX;
+        }
+    }
+
+    fn enqueue(&mut self, at: u32) -> CpuSet {
+        let node = &mut self.nodes[at as usize];
+        node.state = State::Queued;
+        let ahead = node.credit > 0;
+        if ahead {
+            self.ahead.push_back(self.nodes, at);
+        } else {
+            self.round.push_back(self.nodes, at);
+        }
+        let cpus = &self.cpus[..self.count];
+        let willing = cpus
+            .iter()
+            .position(|cpu| cpu.idle)
+            .or_else(|| cpus.iter().position(|cpu| ahead && cpu.current != END && !cpu.ahead));
+        match willing {
+            Some(cpu) => {
+                self.cpus[cpu].idle = false; // one wake-up for one vCPU
+                1 << cpu
+            }
+            None => 0,
+        }
+    }
+
+    /// Gives `cpu` the next vCPU to run.
+    pub fn pick(&mut self, cpu: usize, now: u64) -> Option<VcpuRef> {
+        let (at, ahead) = match self.ahead.pop_front(self.nodes) {
+            Some(at) => (at, true),
+            None => (self.round.pop_front(self.nodes)?, false),
+        };
+        let slice = self.slice;
+        let node = &mut self.nodes[at as usize];
+        if node.credit == 0 {
+            node.credit = slice;
+        }
+        node.state = State::On(cpu as u8);
+        self.cpus[cpu] = Cpu { current: at, ahead, idle: false, slice_end: now.wrapping_add(node.credit.into()) };
+        Some(VcpuRef(at))
+    }
+
+    /// Returns true if the vCPU on `cpu` should leave it: its slice is over and others wait, or one that is ahead waits.
+    pub fn should_leave(&mut self, cpu: usize, now: u64) -> bool {
+        let this = self.cpus[cpu];
+        if !self.ahead.is_empty() && !this.ahead {
+            return true;
+        }
+        if now < this.slice_end {
+            return false;
+        }
+        if self.ahead.is_empty() && self.round.is_empty() {
+            self.cpus[cpu].slice_end = now.wrapping_add(self.slice.into());
+            self.cpus[cpu].ahead = false;
+            return false;
+        }
+        true
+    }
+
+    /// Asks whether the vCPU on `cpu` may wait there with its registers loaded: nobody else wants the CPU, and nothing
+    /// happened that it must look at. Marks the CPU idle if so.
+    pub fn may_wait(&mut self, cpu: usize) -> Wait {
+        let current = self.cpus[cpu].current;
+        if current != END && core::mem::take(&mut self.nodes[current as usize].woken) {
+            self.cpus[cpu].idle = false;
+            return Wait::GoOn;
+        }
+        if !self.ahead.is_empty() || !self.round.is_empty() {
+            self.cpus[cpu].idle = false;
+            return Wait::Leave;
+        }
+        self.cpus[cpu].idle = true;
+        Wait::Wait
+    }
+
+    /// Forgets that something happened to the vCPU on `cpu`: it has looked.
+    pub fn looked(&mut self, cpu: usize) {
+        self.cpus[cpu].idle = false;
+        if let Some(node) = self.nodes.get_mut(self.cpus[cpu].current as usize) {
+            node.woken = false;
+        }
+    }
+
+    /// Takes the vCPU off `cpu`. Returns the CPUs to kick.
+    pub fn leave(&mut self, cpu: usize, why: Leave, now: u64) -> CpuSet {
+        let this = self.cpus[cpu];
+        self.cpus[cpu].current = END;
+        self.cpus[cpu].idle = false;
+        let at = this.current;
+        let Some(node) = self.nodes.get_mut(at as usize) else { return 0 };
+        node.credit = this.slice_end.saturating_sub(now).min(self.slice.into()) as u32;
+        match why {
+            Leave::Off => {
+                *node = Node { deadline: u64::MAX, ..Node::default() };
+                0
+            }
+            Leave::Preempted => {
+                node.state = State::Queued;
+                if node.credit > 0 {
+                    self.round.push_front(self.nodes, at);
+                } else {
+                    self.round.push_back(self.nodes, at);
+                }
+                0
+            }
+            Leave::Sleeps { .. } if node.woken => self.enqueue(at),
+            Leave::Sleeps { deadline } => {
+                node.state = State::Asleep;
+                node.deadline = deadline.unwrap_or(u64::MAX);
+                if let Some(deadline) = deadline {
+                    // What is already due waits in the bucket that is looked at next.
+                    let deadline = deadline.max(self.expired_until).min(u64::MAX - 1);
+                    node.deadline = deadline;
+                    let bucket = self.bucket(deadline);
+                    self.wheel[bucket].push_back(self.nodes, at);
+                    self.sleepers += 1;
+                }
+                0
+            }
+        }
+    }
+
+    /// Wakes the sleepers whose timer has fired. Returns the CPUs to kick.
+    pub fn expire(&mut self, now: u64) -> CpuSet {
+        let mut kicks = 0;
+        if self.sleepers > 0 {
+            let first = self.expired_until >> self.bucket_shift;
+            let last = now >> self.bucket_shift;
+            for tick in first..=last.min(first + BUCKETS as u64 - 1) {
+                let bucket = tick as usize % BUCKETS;
+                let mut list = core::mem::replace(&mut self.wheel[bucket], List::EMPTY);
+                while let Some(at) = list.pop_front(self.nodes) {
+                    let node = &mut self.nodes[at as usize];
+                    if node.deadline <= now {
+                        node.deadline = u64::MAX;
+                        node.woken = true;
+                        self.sleepers -= 1;
+                        kicks |= self.enqueue(at);
+                    } else {
+                        self.wheel[bucket].push_back(self.nodes, at);
+                    }
+                }
+            }
+        }
+        self.expired_until = self.expired_until.max(now);
+        kicks
+    }
+
+    /// Returns when `cpu` must be interrupted next: the end of a slice that others wait for, or a sleeper's timer that
+    /// no other CPU's alarm covers.
+    pub fn next_alarm(&mut self, cpu: usize, now: u64) -> Option<u64> {
+        let this = self.cpus[cpu];
+        let others = !self.ahead.is_empty() || !self.round.is_empty();
+        let slice = (this.current != END && others).then_some(this.slice_end);
+        let owned = self.alarm.is_none_or(|(owner, _)| owner == cpu);
+        let sleeper = match self.next_sleeper(now) {
+            Some(at) if owned || self.alarm.is_some_and(|(_, other)| at < other || other <= now) => {
+                self.alarm = Some((cpu, at));
+                Some(at)
+            }
+            Some(_) => None,
+            None => {
+                self.alarm = None;
+                None
+            }
+        };
+        match (slice, sleeper) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        }
+    }
+
+    fn next_sleeper(&self, now: u64) -> Option<u64> {
+        if self.sleepers == 0 {
+            return None;
+        }
+        let first = self.expired_until.min(now) >> self.bucket_shift;
+        for tick in first..first + BUCKETS as u64 {
+            let end = (tick + 1) << self.bucket_shift;
+            let mut at = self.wheel[tick as usize % BUCKETS].head;
+            let mut earliest = u64::MAX;
+            while at != END {
+                earliest = earliest.min(self.nodes[at as usize].deadline);
+                at = self.nodes[at as usize].next;
+            }
+            if earliest < end {
+                return Some(earliest);
+            }
+        }
+        // All are further off than the wheel turns: look again then.
+        Some((first + BUCKETS as u64) << self.bucket_shift)
+    }
+
+    /// Returns true if no vCPU of the VM in `slot` is on a CPU or queued or asleep.
+    pub fn is_off(&self, slot: usize) -> bool {
+        let first = slot * VCPUS_PER_VM;
+        self.nodes.get(first..first + VCPUS_PER_VM).is_none_or(|nodes| nodes.iter().all(|n| n.state == State::Off))
+    }
+}
+
+/// What a vCPU that has nothing to do does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Something happened: look.
+    GoOn,
+    /// Another vCPU wants the CPU.
+    Leave,
+    /// Wait for an interrupt with the registers loaded.
+    Wait,
+}
