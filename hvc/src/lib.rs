@@ -1,7 +1,9 @@
 //! The ABI of Salp: every record and number that crosses a boundary, and no logic.
 //!
 //! - [`bootset`]: the VMs that the machine starts with, as the runner (or flash) hands them to EL2.
+//! - [`packed`]: what the image carries behind its code: symbols and the built-in boot set.
 #![no_std]
 #![forbid(unsafe_code)]
 
 pub mod bootset;
+pub mod packed;

@@ -1,2 +1,52 @@
-//! The runner.
-fn main() {}
+//! `salp`: the front door. Without arguments it starts one Debian guest under Salp, in this terminal.
+//!
+//! Everything that it does is a function of the library beside it; here are the command line, what is said to a person,
+//! and the exit status.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod up;
+
+use clap::Parser;
+use cli::{Arguments, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("salp: {error:#}");
+            ExitCode::from(cli::EXIT_NOT_STARTED)
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command.unwrap_or(Command::Up(arguments.up)) {
+        Command::Up(options) => up::run(options),
+        Command::Bare(options) => up::run_bare(options),
+        Command::Image => {
+            let image = salp_qemu::image::build()?;
+            print!("{}", image.report());
+            for file in [&image.bin, &image.elf, &image.map] {
+                println!("{}", file.display());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Setup { guests } => {
+            let qemu = salp_qemu::setup::Qemu::find()?;
+            salp_qemu::setup::ensure_target()?;
+            println!("{} (QEMU {}.{})", qemu.program.display(), qemu.version.0, qemu.version.1);
+            if guests {
+                for stock in &salp_qemu::debian::STOCK {
+                    println!("{:<12} {}  {}", stock.name, stock.fetch()?.display(), stock.about);
+                }
+                println!("{:<12} {}", "busybox", salp_qemu::debian::busybox()?.display());
+                println!("{:<12} {}", "stress-ng", salp_qemu::debian::stress_ng()?.display());
+                println!("{:<12} {}", "QEMU 10", salp_qemu::setup::Qemu::find_10()?.program.display());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

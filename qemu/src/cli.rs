@@ -1,0 +1,152 @@
+//! The command line of `salp`.
+
+use clap::{Args, Parser, Subcommand};
+use salp_qemu::vm::{self, VmRequest};
+use std::path::PathBuf;
+
+/// Exit status: nothing was started, because of a bad file, a limit, or something missing on this host.
+pub const EXIT_NOT_STARTED: u8 = 1;
+
+/// Exit status: the machine ended by a reset.
+pub const EXIT_RESET: u8 = 3;
+
+/// Exit status: QEMU itself failed.
+pub const EXIT_QEMU: u8 = 4;
+
+const STATUS: &str = "Exit status:
+  0      the machine was left with Ctrl-], or ended with every VM turned off by itself
+  1      nothing was started: a bad file, a limit, or something missing on this host
+  2      wrong arguments
+  3      the machine ended by a reset: a VM crashed or did not turn itself off, or EL2 panicked
+  4      QEMU failed
+  128+N  ended by signal N";
+
+const VMS: &str = "A VM is described by key=value with commas between; a comma inside a value is written twice:
+  name=N            1 to 31 of A-Z a-z 0-9 . _ - (default: the kernel's name)
+  kernel=PATH       an arm64 Image (plain or gzip), an ELF, or a flat binary; or a stock guest:
+                    debian (6.1), debian-6.12, debian-16k, u-boot, builtin
+  initrd=PATH       an initial RAM disk; busybox; or none (default for Debian's kernels: busybox)
+  cpus=N            vCPUs, 1 to 8 (default 1)
+  memory=SIZE       RAM (default 512M)
+  append=ARGS       boot arguments
+  restart=no|on-crash
+  pages=any|small   prefer blocks of 2 MiB, or give memory in pages of 4 KiB only
+  load=ADDR         where a flat binary is loaded (default 0x40080000)
+  entry=ADDR        where it starts (default: where it is loaded)
+`--vm builtin` is the small guest that is packed in the image.";
+
+/// Salp: hypervisor firmware for Armv8 servers. This is its runner: it builds the image, prepares guests and starts
+/// them on an emulated machine (QEMU). Without a command it does `up`.
+#[derive(Debug, Parser)]
+#[command(name = "salp", version, after_help = STATUS, args_conflicts_with_subcommands = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The options of `up`.
+    #[command(flatten)]
+    pub up: Up,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a machine with Salp and its VMs, and connect this terminal with its console
+    #[command(after_help = format!("{VMS}\n\n{STATUS}"))]
+    Up(Up),
+    /// Build the release image into target/salp and print its size by section
+    Image,
+    /// Check what this host needs (installing it, as root)
+    Setup {
+        /// Download every stock guest too
+        #[arg(long)]
+        guests: bool,
+    },
+    /// Start one VM at EL1 without Salp, laid out the same way: for comparison
+    #[command(after_help = format!("{VMS}\n\n{STATUS}"))]
+    Bare(Up),
+}
+
+/// The options of `up`.
+#[derive(Clone, Debug, Args)]
+pub struct Up {
+    /// How many CPUs the machine has: 1 to 8
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    pub cpus: u32,
+    /// How much RAM the machine has: 256M to 64G [default: what the VMs need, at least 1G]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub memory: Option<u64>,
+    /// The CPU model, as QEMU names it [default: neoverse-n1]
+    #[arg(long, value_name = "MODEL")]
+    pub cpu: Option<String>,
+    /// Stay in the foreground without a console; print one line of JSON when the machine is ready
+    #[arg(long)]
+    pub headless: bool,
+    /// Start with the console of this VM, raw in both directions
+    #[arg(long, value_name = "VM")]
+    pub attach: Option<String>,
+    /// End when every VM is off; status 0 only if all turned themselves off
+    #[arg(long)]
+    pub exit_when_idle: bool,
+    /// Let time count instructions: the same run each time
+    #[arg(long)]
+    pub icount: bool,
+    /// Copy all that the machine writes to its serial line to this file
+    #[arg(long, value_name = "FILE")]
+    pub serial: Option<PathBuf>,
+    /// Wait for no debugger, but serve GDB on this port of the loopback address
+    #[arg(long, value_name = "PORT")]
+    pub gdb: Option<u16>,
+    /// Give the VMs more memory together than the machine has
+    #[arg(long)]
+    pub overcommit: bool,
+    /// A VM: see below; may be given several times [default: one Debian guest]
+    #[arg(long = "vm", value_name = "VM", value_parser = parse_vm)]
+    pub vms: Vec<VmRequest>,
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    vm::size(text).map_err(|error| format!("{error:#}"))
+}
+
+fn parse_vm(text: &str) -> Result<VmRequest, String> {
+    text.parse().map_err(|error| format!("{error:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn up(words: &[&str]) -> Up {
+        let parsed = Arguments::try_parse_from(["salp"].iter().chain(words)).expect("understood");
+        match parsed.command {
+            Some(Command::Up(up)) => up,
+            None => parsed.up,
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn up_is_what_happens_without_a_command() {
+        assert!(up(&[]).vms.is_empty());
+        assert!(up(&["--icount"]).icount);
+        let both = up(&["up", "--cpus", "4", "--memory", "2G", "--vm", "name=a,kernel=x", "--vm", "name=b,kernel=y"]);
+        assert_eq!((both.cpus, both.memory), (4, Some(2 << 30)));
+        assert_eq!(both.vms.iter().map(|vm| &*vm.name).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn mistakes_are_wrong_arguments() {
+        for words in [&["up", "--vm", "name=a"][..], &["up", "--memory", "much"], &["down"], &["up", "--gdb", "70000"]]
+        {
+            let error = Arguments::try_parse_from(["salp"].iter().chain(words)).expect_err("refused");
+            assert_eq!(error.exit_code(), 2, "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The release image: the linked firmware made flat, with symbols and the built-in boot set packed behind it.
+//!
+//! [`machine`](crate::machine) starts it. Layout of the packed area: [`salp_hvc::packed`].
+
+use crate::kernel::{self, FlatPlace};
+use crate::place::{Placed, place};
+use crate::vm::VmRequest;
+use crate::{pack, paths, setup, symbols};
+use anyhow::{Context, Result, bail, ensure};
+use object::read::elf::ElfFile64;
+use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
+use salp_hvc::{bootset, packed};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use zerocopy::IntoBytes;
+
+/// The target that the image and the guests are built for.
+pub const TARGET: &str = "aarch64-unknown-none-softfloat";
+
+/// The greatest size of the image, in bytes.
+pub const BUDGET: u64 = 256 << 10;
+
+/// Where the fields of the arm64 `Image` header are.
+const HEADER_SIZE: usize = 64;
+const IMAGE_SIZE: std::ops::Range<usize> = 16..24;
+const MAGIC: std::ops::Range<usize> = 56..60;
+
+/// A built image and what is in it.
+#[derive(Clone, Debug)]
+pub struct Image {
+    /// The flat image: what the machine starts.
+    pub bin: PathBuf,
+    /// The linked firmware, with debug information.
+    pub elf: PathBuf,
+    /// Addresses, sizes and names of all functions.
+    pub map: PathBuf,
+    /// Sizes by part, in bytes, in the order of the image.
+    pub parts: Vec<(String, u64)>,
+    /// The size of the flat image in bytes.
+    pub size: u64,
+}
+
+impl Image {
+    /// Returns a table of sizes for people.
+    pub fn report(&self) -> String {
+        let mut text = String::new();
+        for (name, size) in &self.parts {
+            let _ = writeln!(text, "{name:<12} {size:>9}");
+        }
+        let share = self.size * 100 / BUDGET;
+        let _ = writeln!(text, "{:<12} {:>9}  {share} % of {} KiB", "image", self.size, BUDGET >> 10);
+        text
+    }
+}
+
+/// Returns where [`build`] leaves the flat image.
+pub fn path() -> PathBuf {
+    paths::output().join("salp.bin")
+}
+
+/// Builds the image and leaves it in `target/salp`.
+///
+/// # Errors
+///
+/// What cargo says, or what is wrong with the linked firmware.
+pub fn build() -> Result<Image> {
+    let _lock = paths::lock(&paths::output())?;
+    setup::ensure_target()?;
+    let elf = cargo_build("salp-firmware", "salp-firmware")?;
+    let bytes = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
+    let set = pack::pack(&[builtin_vm()?])?;
+    let (flat, map, parts) =
+        flatten(&bytes, Some(&set)).with_context(|| format!("{} is not a usable image", elf.display()))?;
+    let output = paths::output();
+    let image = Image {
+        bin: path(),
+        elf: output.join("salp.elf"),
+        map: output.join("salp.map"),
+        size: flat.len() as u64,
+        parts,
+    };
+    paths::write_whole(&image.bin, &flat)?;
+    paths::write_whole(&image.elf, &bytes)?;
+    paths::write_whole(&image.map, map.as_bytes())?;
+    Ok(image)
+}
+
+/// Builds the unikernel that is packed in the image, and returns its ELF.
+///
+/// # Errors
+///
+/// What cargo says.
+pub fn build_builtin() -> Result<PathBuf> {
+    build_guest("builtin")
+}
+
+/// Builds one of guest-kit's guests, and returns its ELF.
+///
+/// # Errors
+///
+/// What cargo says.
+pub fn build_guest(name: &str) -> Result<PathBuf> {
+    setup::ensure_target()?;
+    cargo_build("guest-kit", name)
+}
+
+/// Returns the VM that is packed in the image.
+fn builtin_vm() -> Result<Placed> {
+    let path = build_builtin()?;
+    let vm = VmRequest { memory: 16 << 20, ..VmRequest::new("builtin", "builtin") };
+    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    kernel::read(&bytes, FlatPlace::default(), vm.memory)
+        .and_then(|kernel| place(&vm, kernel, None, ""))
+        .with_context(|| format!("the built-in guest {}", path.display()))
+}
+
+/// Builds a program for the bare machine in release mode, and returns where it is.
+fn cargo_build(package: &str, program: &str) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(paths::checkout())
+        .args(["build", "--release", "--package", package, "--bin", program, "--target", TARGET])
+        .args(["--target-dir".as_ref(), paths::target().as_os_str()])
+        .args(["--quiet", "--message-format=json-render-diagnostics"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(output.status.success(), "cargo could not build {program}");
+    for line in output.stdout.split(|&byte| byte == b'\n') {
+        let Ok(message) = serde_json::from_slice::<serde_json::Value>(line) else { continue };
+        if message["target"]["name"] == program
+            && let Some(path) = message["executable"].as_str()
+        {
+            return Ok(path.into());
+        }
+    }
+    bail!("cargo built {program} but does not say where it is")
+}
+
+/// Makes a linked firmware flat and packs what belongs behind it. Returns the image, its map and the sizes of its parts.
+///
+/// # Errors
+///
+/// What the linked firmware lacks.
+fn flatten(file: &[u8], set: Option<&[u8]>) -> Result<(Vec<u8>, String, Vec<(String, u64)>)> {
+    let elf: ElfFile64<'_> = ElfFile64::parse(file)?;
+    let symbol = |name: &str| {
+        let found = elf.symbols().find(|symbol| symbol.name() == Ok(name));
+        found.map(|symbol| symbol.address()).with_context(|| format!("it has no symbol {name}"))
+    };
+    let (start, end) = (symbol("__image_start")?, symbol("__image_end")?);
+    ensure!(start < end && (end - start).is_multiple_of(bootset::PAGE), "__image_end is not at a page boundary");
+    let mut flat = vec![0; (end - start) as usize];
+    for segment in elf.segments() {
+        let data = segment.data()?;
+        if data.is_empty() {
+            continue;
+        }
+        let place = segment
+            .address()
+            .checked_sub(start)
+            .and_then(|offset| flat.get_mut(offset as usize..)?.get_mut(..data.len()))
+            .with_context(|| format!("its segment at {:#x} is outside the image", segment.address()))?;
+        place.copy_from_slice(data);
+    }
+    ensure!(
+        flat.len() >= HEADER_SIZE && flat[MAGIC] == *b"ARM\x64",
+        "it does not start with the header of an arm64 Image"
+    );
+    let functions = symbols::functions(&elf);
+    let packed = packed_area(&symbols::table(&functions, start), set);
+    let mut parts: Vec<(String, u64)> = elf
+        .sections()
+        .filter(|section| (start..end).contains(&section.address()) && section.size() > 0)
+        .map(|section| (section.name().unwrap_or("?").into(), section.size()))
+        .collect();
+    let set_size = set.map_or(0, |set| set.len() as u64);
+    parts.push(("symbols".into(), packed.len() as u64 - set_size));
+    parts.push(("boot set".into(), set_size));
+    flat.extend(packed);
+    let size = flat.len() as u64;
+    flat[IMAGE_SIZE].copy_from_slice(&size.to_le_bytes());
+    let map = functions.iter().fold(String::new(), |mut map, function| {
+        let _ = writeln!(map, "{:016x} {:6} {}", function.address, function.size, function.name);
+        map
+    });
+    Ok((flat, map, parts))
+}
+
+/// Lays out the packed area.
+fn packed_area(symbols: &[u8], set: Option<&[u8]>) -> Vec<u8> {
+    let header_size = size_of::<packed::Header>();
+    let set_at = (header_size + symbols.len()).next_multiple_of(bootset::PAGE as usize);
+    let set_len = set.map_or(0, <[u8]>::len);
+    let total = (set_at + set_len).next_multiple_of(bootset::PAGE as usize);
+    let header = packed::Header {
+        magic: packed::MAGIC,
+        symbols_offset: (header_size as u32).into(),
+        symbols_len: (symbols.len() as u32).into(),
+        bootset_offset: (if set.is_some() { set_at as u32 } else { 0 }).into(),
+        bootset_len: (set_len as u32).into(),
+        total_size: (total as u64).into(),
+    };
+    let mut area = [header.as_bytes(), symbols].concat();
+    area.resize(set_at, 0);
+    area.extend(set.unwrap_or_default());
+    area.resize(total, 0);
+    area
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::FromBytes;
+
+    #[test]
+    fn the_packed_area_says_where_its_parts_are() {
+        let symbols = vec![3; 5000];
+        let set = vec![4; 8192];
+        let area = packed_area(&symbols, Some(&set));
+        let (header, _) = packed::Header::ref_from_prefix(&area).expect("a header");
+        assert_eq!(header.magic, packed::MAGIC);
+        assert_eq!(header.total_size.get(), area.len() as u64);
+        assert_eq!((header.symbols_offset.get(), header.symbols_len.get()), (32, 5000));
+        assert_eq!((header.bootset_offset.get(), header.bootset_len.get()), (8192, 8192));
+        assert_eq!(&area[32..5032], &symbols);
+        assert_eq!(&area[8192..16384], &set);
+        let (none, _) = packed::Header::read_from_prefix(&packed_area(&symbols, None)).expect("a header");
+        assert_eq!((none.bootset_offset.get(), none.bootset_len.get(), none.total_size.get()), (0, 0, 8192));
+    }
+
+    #[test]
+    fn what_is_no_firmware_is_refused() {
+        assert!(flatten(b"\x7fELF", None).is_err());
+    }
+}

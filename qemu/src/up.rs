@@ -1,0 +1,229 @@
+//! `salp up`: from requests to a machine that runs, and to its exit status.
+
+use crate::cli::{EXIT_QEMU, EXIT_RESET, Up};
+use anyhow::{Context, Result, bail, ensure};
+use salp_qemu::console::{self, Terminal};
+use salp_qemu::debian::Stock;
+use salp_qemu::initrd::Initrd;
+use salp_qemu::machine::{Config, Machine, Outcome, Payload};
+use salp_qemu::place::{Files, Placed, place_files};
+use salp_qemu::setup::Qemu;
+use salp_qemu::vm::{Size, VmRequest, check_name};
+use salp_qemu::{image, pack, say};
+use serde_json::json;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// How often the machine is looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// The memory of a machine that is not told otherwise.
+const USUAL_MEMORY: u64 = 1 << 30;
+
+/// Starts a machine with Salp.
+pub fn run(options: Up) -> Result<ExitCode> {
+    let qemu = Qemu::find()?;
+    let mut requests = options.vms.clone();
+    if requests.is_empty() {
+        requests.push(default_guest());
+    }
+    // The packed guest alone needs no boot set of ours.
+    let packed = requests == [packed_guest()];
+    let vms = if packed { Vec::new() } else { prepare_all(&requests)? };
+    let names: Vec<String> = requests.iter().map(|vm| vm.name.clone()).collect();
+    if let Some(name) = &options.attach {
+        check_name(name)?;
+        ensure!(names.contains(name), "--attach {name}: there is no such VM, but {}", names.join(", "));
+    }
+    let set = if packed { None } else { Some(pack::pack(&vms)?) };
+    let needed = pack::memory_needed(&vms, set.as_deref().unwrap_or_default());
+    let memory = options.memory.unwrap_or(USUAL_MEMORY.max(needed));
+    ensure!(
+        memory >= needed || options.overcommit || packed,
+        "--memory {}: these VMs have {} together and need a machine with {} (or --overcommit)",
+        Size(memory),
+        Size(vms.iter().map(|vm| vm.memory).sum()),
+        Size(needed)
+    );
+    if let Some(set) = &set {
+        pack::check_fits(set, memory)?;
+    }
+    let mut config =
+        Config::new(qemu, Payload::Firmware { image: image::path(), boot_set: set, options: String::new() });
+    configure(&mut config, &options, memory);
+    config.check()?;
+
+    let interactive = !options.headless && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let attach = options.attach.clone().or_else(|| (interactive && names.len() == 1).then(|| names[0].clone()));
+    let mut words: Vec<String> = Vec::new();
+    if options.exit_when_idle {
+        words.push("idle=poweroff".into());
+    }
+    words.extend(attach.iter().map(|name| format!("attach={name}")));
+    if let Payload::Firmware { options, .. } = &mut config.payload {
+        *options = words.join(" ");
+    }
+    say("building the image");
+    image::build()?;
+    say(format_args!("starting {} on {} CPU(s) with {}", names.join(", "), config.cpus, Size(config.memory)));
+    start(&config, options.headless)
+}
+
+/// Starts one guest without Salp.
+pub fn run_bare(options: Up) -> Result<ExitCode> {
+    let qemu = Qemu::find()?;
+    let request = match &options.vms[..] {
+        [] => default_guest(),
+        [one] => one.clone(),
+        _ => bail!("without Salp there is one VM: give one --vm"),
+    };
+    let vm = prepare(&request)?;
+    let mut config = Config::new(qemu, Payload::Bare(vm.clone()));
+    configure(&mut config, &options, vm.memory);
+    config.cpus = vm.cpus;
+    // The guest is the machine: its memory may be less than what EL2 needs.
+    start(&config, options.headless)
+}
+
+fn configure(config: &mut Config, options: &Up, memory: u64) {
+    config.cpus = options.cpus;
+    config.memory = memory;
+    config.model.clone_from(&options.cpu);
+    config.icount = options.icount;
+    config.serial_log.clone_from(&options.serial);
+    config.gdb = options.gdb;
+}
+
+/// Returns the guest of `salp` without arguments.
+fn default_guest() -> VmRequest {
+    match Stock::named("debian").context("a stock guest").and_then(Stock::fetch) {
+        Ok(_) => VmRequest { cpus: 2, ..VmRequest::new("debian", "debian") },
+        Err(error) => {
+            say(format_args!("{error:#}"));
+            say("going on with the small guest that is packed in the image (--vm builtin)");
+            packed_guest()
+        }
+    }
+}
+
+fn packed_guest() -> VmRequest {
+    VmRequest::new("builtin", "builtin")
+}
+
+fn prepare_all(requests: &[VmRequest]) -> Result<Vec<Placed>> {
+    requests.iter().map(prepare).collect()
+}
+
+/// Finds the files of a VM and lays it out.
+fn prepare(vm: &VmRequest) -> Result<Placed> {
+    let mut vm = vm.clone();
+    let stock = Stock::named(&vm.kernel);
+    let kernel = match stock {
+        Some(stock) => {
+            vm.load = vm.load.or(stock.load);
+            stock.fetch()?
+        }
+        None if vm.kernel == "builtin" => image::build_builtin()?,
+        None => PathBuf::from(&vm.kernel),
+    };
+    let linux = stock.is_some_and(|stock| stock.linux);
+    let initrd = match vm.initrd.as_deref() {
+        Some("none") => None,
+        None if !linux => None,
+        Some("busybox") | None => Some(Initrd::busybox()?.save("busybox-shell")?),
+        Some(path) => Some(PathBuf::from(path)),
+    };
+    let append = vm.append.clone().unwrap_or_else(|| if linux { "console=ttyAMA0".into() } else { String::new() });
+    place_files(&vm, &Files { kernel, initrd, append })
+}
+
+/// Starts the machine and stays until it ends.
+fn start(config: &Config, headless: bool) -> Result<ExitCode> {
+    let signal = Arc::new(AtomicI32::new(0));
+    watch_signals(&signal)?;
+    let left = Arc::new(AtomicBool::new(false));
+    let mut machine = Machine::start(config)?;
+    let mut terminal: Option<Terminal> = None;
+    if !headless {
+        say("Ctrl-] leaves; Ctrl-^ (Ctrl-6) goes to the next VM's console, and at last back to the log of all");
+        let leave = Arc::clone(&left);
+        let line = machine.connect_serial()?;
+        terminal = Some(console::connect_terminal(line, move || leave.store(true, Ordering::SeqCst))?);
+    }
+    machine.run()?;
+    let mut announced = !headless;
+    let outcome = loop {
+        if !announced && (machine.is_ready() || matches!(config.payload, Payload::Bare(_))) {
+            announce(&machine)?;
+            announced = true;
+        }
+        if let Some(outcome) = machine.poll()? {
+            break outcome;
+        }
+        if left.load(Ordering::SeqCst) || signal.load(Ordering::SeqCst) != 0 {
+            machine.quit()?;
+            break Outcome::Quit;
+        }
+        thread::sleep(TICK);
+    };
+    if let Some(terminal) = &mut terminal {
+        terminal.drain();
+    }
+    drop(terminal);
+    if !headless {
+        println!();
+    }
+    let number = signal.load(Ordering::SeqCst);
+    if number != 0 {
+        return Ok(ExitCode::from(128 + number as u8));
+    }
+    Ok(match outcome {
+        Outcome::Off => {
+            say("every VM has turned itself off");
+            ExitCode::SUCCESS
+        }
+        Outcome::Quit => {
+            say("left");
+            ExitCode::SUCCESS
+        }
+        Outcome::Reset => {
+            say("the machine ended by a reset: a VM crashed or reset itself, or EL2 panicked; its log says why");
+            ExitCode::from(EXIT_RESET)
+        }
+        Outcome::Failed(why) => {
+            say(format_args!("QEMU failed: {why}"));
+            ExitCode::from(EXIT_QEMU)
+        }
+    })
+}
+
+fn watch_signals(seen: &Arc<AtomicI32>) -> Result<()> {
+    let mut signals =
+        signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot watch for signals")?;
+    let seen = Arc::clone(seen);
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        for number in signals.forever() {
+            seen.store(number, Ordering::SeqCst);
+        }
+    })?;
+    Ok(())
+}
+
+/// Tells a script what it needs.
+fn announce(machine: &Machine) -> Result<()> {
+    let text = |path: &Path| path.display().to_string();
+    let line = json!({
+        "serial": text(&machine.serial_socket()),
+        "qmp": text(&machine.qmp_socket()),
+        "log": text(machine.log()),
+        "pid": machine.pid(),
+    });
+    let mut output = std::io::stdout();
+    writeln!(output, "{line}").and_then(|()| output.flush()).context("cannot write to standard output")
+}
