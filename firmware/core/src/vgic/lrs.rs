@@ -83,8 +83,11 @@ impl Flight {
         self.all().count_ones()
     }
 
-    fn only(self, set: u64) -> Self {
-        Self { pending: self.pending & set, active: self.active & set }
+    /// Returns the part in `set`. Where pending ones wait, an interrupt that is active and pending is listed as active: as it
+    /// ends it could otherwise go before a more urgent one that waits.
+    fn only(self, set: u64, pending_waits: bool) -> Self {
+        let held_back = if pending_waits { self.active } else { 0 };
+        Self { pending: self.pending & set & !held_back, active: self.active & set }
     }
 }
 
@@ -111,8 +114,8 @@ impl Vgic {
         lrs.hcr = HCR_EN;
         if private.count() + shared.count() > lrs.count.into() {
             let cut = Choice::make([&cpu.bank, &self.spi], [private, shared], lrs);
-            private = private.only(cut.keep[0]);
-            shared = shared.only(cut.keep[1]);
+            private = private.only(cut.keep[0], cut.pending_waits);
+            shared = shared.only(cut.keep[1], cut.pending_waits);
             lrs.hcr |= cut.hcr;
         }
         if lrs.vmcr & VMCR_VEOIM != 0 && self.vcpus > 1 {
@@ -126,12 +129,14 @@ impl Vgic {
             }
             cpu.deactivate = 0;
         }
-        let hw = u64::from(self.hw);
-        let level = |bank: &Bank| bank.line & !bank.edge;
-        let marks = Marks { first_intid: 0, eoi: level(&cpu.bank) & !hw, hw, pintid: &self.pintid };
+        // What is pending again already, but not listed so, has to be looked at when it ends.
+        let again = |bank: &Bank, flight: Flight| bank.line & !bank.edge | bank.latch & bank.active & !flight.pending;
+        // There is no maintenance interrupt for the end of an LR with HW=1. Without it the fold deactivates for the guest.
+        let hw = u64::from(self.hw) & !(cpu.bank.latch & cpu.bank.active);
+        let marks = Marks { first_intid: 0, eoi: again(&cpu.bank, private) & !hw, hw, pintid: &self.pintid };
         let next = list(&mut cpu.bank, private, &marks, 0, lrs);
         if shared.all() != 0 {
-            let eoi = level(&self.spi) | self.moving;
+            let eoi = again(&self.spi, shared) | self.moving;
             let marks = Marks { first_intid: FIRST_SPI, eoi, hw: 0, pintid: &self.pintid };
             list(&mut self.spi, shared, &marks, next, lrs);
         }
@@ -150,13 +155,14 @@ impl Vgic {
     pub fn fold(&mut self, vcpu: usize, lrs: &mut ListRegisters) -> VcpuSet {
         let Some(cpu) = self.cpus.get_mut(vcpu) else { return VcpuSet::EMPTY };
         let unlisted = [cpu.bank.active & !cpu.bank.listed, self.spi.active & !self.spi.listed & cpu.spis];
-        let (mut pending, mut active) = ([0u64; 2], [0u64; 2]);
+        let (mut pending, mut active, mut backed) = ([0u64; 2], [0u64; 2], 0);
         for slot in bits(lrs.used.into()) {
             let lr = lrs.lr[slot as usize % 16];
             let intid = lr as u32;
             let (bank, n) = if intid < FIRST_SPI { (0, intid) } else { (1, (intid - FIRST_SPI) % 64) };
             pending[bank] |= (lr >> 62 & 1) << n;
             active[bank] |= (lr >> 63) << n;
+            backed |= (lr >> 61 & 1) << n;
         }
         lrs.folded |= lrs.used;
         lrs.used = 0;
@@ -164,11 +170,11 @@ impl Vgic {
         let listed = cpu.bank.listed;
         let hw = listed & u64::from(self.hw);
         if hw != 0 {
-            // Deactivated by the guest, and with it the physical interrupt; or only in the model.
+            // Deactivated by the guest, and with it the physical interrupt if the LR was backed; or only in the model.
             let ended = hw & !(pending[0] | active[0]);
             let forced = hw & active[0] & cpu.bank.forced & !cpu.bank.active;
             cpu.bank.line &= !(ended | forced) | u64::from(cpu.refired);
-            cpu.deactivate |= forced as u32 & !cpu.refired;
+            cpu.deactivate |= (forced | ended & !backed) as u32 & !cpu.refired;
             cpu.refired = 0;
         }
         take_back(&mut cpu.bank, listed, pending[0], active[0]);
@@ -176,8 +182,10 @@ impl Vgic {
         take_back(&mut self.spi, listed, pending[1], active[1]);
 
         let mut others = VcpuSet::EMPTY;
-        if lrs.eoi_count != 0 {
-            for _ in 0..core::mem::take(&mut lrs.eoi_count) {
+        // Hardware also counts ends of interrupts that were not active at all: they end nothing.
+        let ends = core::mem::take(&mut lrs.eoi_count);
+        if lrs.hcr & HCR_LRENPIE != 0 {
+            for _ in 0..ends {
                 others = others.union(self.end_most_urgent(vcpu, unlisted));
             }
         }
@@ -239,6 +247,8 @@ fn take_back(bank: &mut Bank, listed: u64, pending: u64, active: u64) {
 /// What to list when not everything fits.
 struct Choice {
     keep: [u64; 2],
+    /// Some pending ones are not kept.
+    pending_waits: bool,
     hcr: u64,
 }
 
@@ -264,7 +274,8 @@ impl Choice {
         let active_slots = active.total.min(slots.saturating_sub(usize::from(pending.total != 0)));
         let pending_slots = slots - active_slots;
         let mut hcr = 0;
-        if pending.total > pending_slots {
+        let pending_waits = pending.total > pending_slots;
+        if pending_waits {
             hcr |= HCR_NPIE;
             // A group that is off now may hold back one that the guest turns on.
             hcr |= if lrs.vmcr & 1 == 0 { HCR_VGRP0EIE } else { 0 };
@@ -279,7 +290,7 @@ impl Choice {
         for key in chosen {
             keep[(key >> 6 & 1) as usize] |= 1 << (key & 63);
         }
-        Self { keep, hcr }
+        Self { keep, pending_waits, hcr }
     }
 }
 

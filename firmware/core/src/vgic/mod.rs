@@ -142,7 +142,7 @@ struct VgicCpu {
     bank: Bank,
     /// The SPIs that this vCPU takes. No SPI is in two vCPUs' sets; one that is routed nowhere is in none.
     spis: u64,
-    /// Mapped PPIs whose physical interrupt fired again before the last one was folded.
+    /// Mapped PPIs whose physical interrupt fired since they were listed.
     refired: u32,
     /// Mapped PPIs that left the flight by another way than the guest's deactivation: to be deactivated physically.
     deactivate: u32,
@@ -260,15 +260,16 @@ impl Vgic {
         let cpu = &mut self.cpus[vcpu % MAX_VCPUS];
         let listed = cpu.bank.listed & bit != 0;
         if level {
-            // High already, and fires again: the guest has deactivated it, which the next fold will find out.
-            if listed && cpu.bank.line & bit != 0 {
+            // If the guest has deactivated what is listed, this is the next one; the fold will find out.
+            if listed {
                 cpu.refired |= bit as u32;
             }
             cpu.bank.line |= bit;
             cpu.deactivate &= !(bit as u32);
-        } else if !listed && cpu.bank.line & !cpu.bank.active & bit != 0 {
-            cpu.bank.line &= !bit;
-            cpu.deactivate |= bit as u32;
+        } else if !listed {
+            let gone = cpu.bank.line & !cpu.bank.active & bit;
+            cpu.bank.line &= !gone;
+            cpu.deactivate |= gone as u32;
         }
         self.affected(Frame::Redist(vcpu), bit)
     }
@@ -356,9 +357,7 @@ impl Vgic {
     pub fn is_valid(&self) -> bool {
         let vcpus = self.vcpus();
         let sane = |bank: &Bank, mask: u64| bank.is_valid(mask) && bank.listed == 0;
-        let homes = self.cpus.iter().fold(Some(0u64), |seen, cpu| {
-            seen.filter(|seen| seen & cpu.spis == 0).map(|seen| seen | cpu.spis) //
-        });
+        let homes = self.cpus.iter().try_fold(0u64, |seen, cpu| (seen & cpu.spis == 0).then_some(seen | cpu.spis));
         (1..=MAX_VCPUS).contains(&vcpus)
             && self.ctlr <= 3
             && u32::from(self.asleep) < 1 << vcpus
@@ -402,14 +401,15 @@ impl Vgic {
         }
     }
 
-    /// Returns the vCPUs that a change to the interrupts `changed` matters to: they hold one, or could take one.
+    /// Returns the vCPUs that a change to the interrupts `changed` matters to: they hold one, or could take one, or have to
+    /// let go of a physical one.
     fn affected(&self, frame: Frame, changed: u64) -> VcpuSet {
         let bank = self.bank(frame);
-        let concerned = changed & (bank.listed | bank.wanted(self.ctlr));
+        let concerned = changed & (bank.listed | bank.active | bank.wanted(self.ctlr));
         match frame {
-            _ if concerned == 0 => VcpuSet::EMPTY,
-            Frame::Redist(vcpu) => VcpuSet::one(vcpu),
-            Frame::Dist => self.homes_of(concerned),
+            Frame::Redist(vcpu) if concerned != 0 || self.cpus[vcpu % MAX_VCPUS].deactivate != 0 => VcpuSet::one(vcpu),
+            Frame::Dist if concerned != 0 => self.homes_of(concerned),
+            _ => VcpuSet::EMPTY,
         }
     }
 
