@@ -7,7 +7,7 @@ use core::arch::{asm, global_asm};
 use core::mem::transmute;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use super::{cpu, el0};
+use super::{cpu, el0, generated};
 use crate::machine::MAX_CPUS;
 
 /// ESR_ELx.EC values that the guests speak of (Arm ARM D24.2.40).
@@ -183,6 +183,9 @@ fn hooked(frame: &mut Frame) -> bool {
 #[unsafe(no_mangle)]
 extern "C" fn guest_exception(frame: &mut Frame) {
     let vector = frame.vector;
+    if vector & 3 != 1 && generated::is_running() {
+        generated::leave(frame);
+    }
     match vector {
         0 | 4 if hooked(frame) || record(frame) => {}
         8 if hooked(frame) => {}
@@ -192,8 +195,6 @@ extern "C" fn guest_exception(frame: &mut Frame) {
             // SAFETY: the slot holds zero or what `set_irq_hook` made of an `IrqHook`.
             hook => unsafe { transmute::<usize, IrqHook>(hook)(frame) },
         },
-        // An SError: kept by who catches, because the hostile guest earns them.
-        _ if vector & 3 == 3 && CATCHES[cpu::index()].armed.load(Ordering::SeqCst) => {}
         _ => {
             let mpidr = super::sysreg::mpidr();
             panic!("exception at vector {vector} of vCPU {mpidr:#x}: {frame:x?}")

@@ -8,14 +8,17 @@
 
 pub mod console;
 pub mod cpu;
+pub mod debug;
 pub mod el0;
 pub mod exception;
+pub mod generated;
 pub mod instruction;
 pub mod mmio;
 pub mod mmu;
 pub mod operation;
 pub mod ram;
 pub mod registers;
+pub mod ruin;
 pub mod start;
 pub mod sysreg;
 pub mod tree;

@@ -1,0 +1,244 @@
+//! Torture, repeatable by its seed: what a guest gone mad, or bad, could try on EL2 and on its neighbours. It must get
+//! what the architecture says, and it must survive itself to say so.
+//!
+//! Boot arguments: `seed=N` (default 1); `count=N` (default 20000) random attempts of each case on each vCPU;
+//! `cpus=N` vCPUs at work at once (default all). `only=devices,instructions,calls,branches`.
+//!
+//! What it spares is only what would end this guest and prove nothing: the registers that say where its memory and
+//! vectors are, instructions that zero memory at a random address, waiting for ever, and the PSCI calls that turn vCPUs
+//! or the machine off.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::random::Random;
+use crate::rt::exception::{self, catch};
+use crate::rt::generated::{self, REGISTERS, SNIPPETS, Snippets};
+use crate::rt::ram::Ram;
+use crate::rt::{console, cpu, mmio, sysreg};
+use crate::test::Outcome;
+use crate::{cases, check, gic, machine, println, timer};
+
+/// A run of device registers.
+struct Window {
+    base: u64,
+    size: u64,
+}
+
+const WINDOWS: [Window; 6] = [
+    Window { base: gic::GICD, size: 0x1_0000 },
+    Window { base: gic::GICR, size: 0x2_0000 * machine::MAX_CPUS as u64 },
+    Window { base: console::BASE, size: 0x1000 },
+    // PL031.
+    Window { base: 0x0901_0000, size: 0x1000 },
+    // virtio-mmio.
+    Window { base: 0x0a00_0000, size: 0x4000 },
+    // Nothing.
+    Window { base: 0x0b00_0000, size: 0x10_0000 },
+];
+
+/// Runs the guest.
+pub fn main() {
+    println!("hostile: seed {}", seed());
+    sysreg::mask_all();
+    exception::set_irq_hook(Some(|frame| frame.spsr |= 0x3c0));
+    cases!(devices, instructions, calls, branches);
+}
+
+fn seed() -> u64 {
+    machine::number("seed", 1)
+}
+
+fn count() -> u64 {
+    machine::number("count", 20_000)
+}
+
+static FINISHED: AtomicU64 = AtomicU64::new(0);
+static FAULTS: AtomicU64 = AtomicU64::new(0);
+
+/// Runs `attack` on the vCPUs at once, each with its own numbers.
+fn on_all(attack: fn(u64)) -> Outcome {
+    let workers = machine::number("cpus", machine::cpu_count() as u64).clamp(1, machine::cpu_count() as u64);
+    FINISHED.store(0, Ordering::Release);
+    FAULTS.store(0, Ordering::Release);
+    for other in 1..workers as usize {
+        let answer = cpu::start(other, attack, other as u64);
+        check!(answer == 0, "CPU_ON of vCPU {other}: {answer}");
+    }
+    attack(0);
+    // The attack may have changed the timers and the console, but not the counter.
+    let finished = timer::wait_until(600_000, || FINISHED.load(Ordering::Acquire) == workers);
+    console::init();
+    println!();
+    check!(finished, "a vCPU did not survive");
+    for other in 1..workers as usize {
+        check!(cpu::wait_off(other, 10_000), "vCPU {other} does not go off");
+    }
+    println!("  {} exceptions on {workers} vCPUs", FAULTS.load(Ordering::Acquire));
+    Ok(())
+}
+
+fn finish(faults: u64) {
+    FAULTS.fetch_add(faults, Ordering::AcqRel);
+    FINISHED.fetch_add(1, Ordering::AcqRel);
+}
+
+/// Returns a number of the kinds that find mistakes: random, small, all ones, an address of RAM or of a device.
+fn operand(random: &mut Random) -> u64 {
+    let number = random.next();
+    match number & 7 {
+        0 => number >> 60,
+        1 => u64::MAX << (number >> 58),
+        2 => 1 << (number >> 58),
+        3 => machine::ram_start() + (number >> 20 & 0xfff_fff8),
+        4 => (number >> 33) & 0x3fff_ffff,
+        _ => random.next(),
+    }
+}
+
+fn registers(random: &mut Random) -> [u64; REGISTERS] {
+    core::array::from_fn(|_| operand(random))
+}
+
+fn devices() -> Outcome {
+    on_all(|context| {
+        let mut random = Random::new(seed() ^ 0xd0 ^ context << 32);
+        let mut faults = 0;
+        for _ in 0..count() {
+            let window = &WINDOWS[random.below(WINDOWS.len() as u64) as usize];
+            let size = random.below(4);
+            let mut offset = random.below(window.size - 8);
+            // Mostly aligned, because the rest ends before the device.
+            if random.below(8) != 0 {
+                offset &= !((1 << size) - 1);
+            }
+            let (address, mut value, write) = (window.base + offset, operand(&mut random), random.below(2) == 0);
+            if window.base == console::BASE && offset < 8 {
+                // What is printed stays on the line.
+                value = u64::from(b'~');
+            }
+            if window.base == gic::GICR && (0x70..0x80).contains(&(offset & 0x1_ffff)) {
+                // Where there are LPIs: their tables must not lie over this guest.
+                value |= 0xc000_0000;
+            }
+            let fault = catch(|| match (size, write) {
+                (0, true) => mmio::write8(address, value as u8),
+                (1, true) => mmio::write16(address, value as u16),
+                (2, true) => mmio::write32(address, value as u32),
+                (3, true) => mmio::write64(address, value),
+                (0, false) => _ = mmio::read8(address),
+                (1, false) => _ = mmio::read16(address),
+                (2, false) => _ = mmio::read32(address),
+                (_, _) => _ = mmio::read64(address),
+            });
+            faults += u64::from(fault.is_some());
+        }
+        finish(faults);
+    })
+}
+
+/// The fields of a system instruction (Arm ARM C4.1.94), as one number of 17 bits: L, op0, op1, CRn, CRm, op2.
+fn system_instruction(fields: u32) -> u32 {
+    0xd500_0000 | fields << 5
+}
+
+/// Returns true if executing this would end the guest.
+fn spared(fields: u32) -> bool {
+    let (read, op0, op1) = (fields >> 16 & 1 == 1, fields >> 14 & 3, fields >> 11 & 7);
+    let (crn, crm, op2) = (fields >> 7 & 15, fields >> 3 & 15, fields & 7);
+    match (read, op0, op1, crn, crm, op2) {
+        // WFE, WFI, WFET, WFIT: wait for ever. (Hints ignore Rt only if it is 31; others are UNDEFINED, but not all
+        // emulators look.)
+        (false, 0, 3, 2, 0, 2..=3) | (false, 0, 3, 1, 0, _) => true,
+        // DC ZVA, GVA, GZVA write memory; DC IVAC and the like drop what is not written back yet.
+        (false, 1, 3, 7, 4, _) | (false, 1, 0, 7, 6, _) => true,
+        // MDSCR_EL1: steps through what comes next.
+        (false, 2, 0, 0, 2, 2) => true,
+        // SCTLR, CPACR, TTBR, TCR, keys, MAIR, VBAR, RMR and what else says how this guest's memory is seen.
+        (false, 3, 0, 1 | 2 | 10, _, _) | (false, 3, 0, 12, 0, _) => true,
+        _ => false,
+    }
+}
+
+fn code_page() -> Snippets {
+    let ram = Ram::largest();
+    // A page of each vCPU's own; there is more free RAM than that in the smallest guest.
+    match ram.from(ram.start() + cpu::index() as u64 * 4096, 4096) {
+        Some(page) => Snippets::new(page),
+        None => panic!("no free RAM"),
+    }
+}
+
+/// Every encoding once, in an order that the seed decides; then as many at random.
+fn instructions() -> Outcome {
+    on_all(|context| {
+        let mut random = Random::new(seed() ^ 0x15 ^ context << 32);
+        let page = code_page();
+        let start = random.next() as u32;
+        let mut batch = [0; SNIPPETS];
+        let mut faults = 0;
+        let total = (1 << 17) + count() as u32;
+        for first in (0..total).step_by(SNIPPETS) {
+            let mut filled = 0;
+            for number in first..(first + SNIPPETS as u32).min(total) {
+                // An odd factor visits every encoding of 17 bits once.
+                let fields = number.wrapping_add(start).wrapping_mul(0x9e35) & 0x1_ffff;
+                if !spared(fields) {
+                    batch[filled] = system_instruction(fields) | random.below(18) as u32;
+                    filled += 1;
+                }
+            }
+            page.load(&batch[..filled]);
+            for index in 0..filled {
+                faults += u64::from(page.run(index, &registers(&mut random)).exception.is_some());
+            }
+            if context == 0 && first % (SNIPPETS as u32 * 64) == 0 {
+                println!("  {first} of {total}");
+            }
+        }
+        finish(faults);
+    })
+}
+
+/// PSCI functions, in both conventions, that end or stop this guest or a vCPU of it: SUSPEND, OFF, ON, SYSTEM_OFF,
+/// SYSTEM_RESET, FREEZE, DEFAULT_SUSPEND, SYSTEM_SUSPEND, SYSTEM_RESET2.
+const ENDING: [u32; 9] = [1, 2, 3, 8, 9, 0xb, 0xc, 0xe, 0x12];
+
+fn calls() -> Outcome {
+    on_all(|context| {
+        let mut random = Random::new(seed() ^ 0xca ^ context << 32);
+        let page = code_page();
+        // HVC with the immediate of the convention and with others, and SMC.
+        page.load(&[0xd400_0002, 0xd400_0003, 0xd400_0022, 0xd41f_ffe2, 0xd400_0001]);
+        let mut faults = 0;
+        // The first numbers of every owner and kind of call, then at random.
+        for number in 0..(1 << 14) + count() {
+            let function = if number < 1 << 14 {
+                (number as u32 & 0xff) << 24 | number as u32 >> 8 & 0x3f
+            } else {
+                operand(&mut random) as u32
+            };
+            if function & 0xbfff_ffe0 == 0x8400_0000 && ENDING.contains(&(function & 0x1f)) {
+                continue;
+            }
+            let mut values = registers(&mut random);
+            values[0] = u64::from(function) | (random.next() & 0xffff_ffff) << 32;
+            let way = if random.below(4) == 0 { random.below(5) as usize } else { 0 };
+            faults += u64::from(page.run(way, &values).exception.is_some());
+        }
+        finish(faults);
+    })
+}
+
+fn branches() -> Outcome {
+    on_all(|context| {
+        let mut random = Random::new(seed() ^ 0xb1 ^ context << 32);
+        let mut faults = 0;
+        for _ in 0..count() / 4 {
+            let address = operand(&mut random);
+            if address < machine::ram_start() || address >= machine::ram_end() {
+                faults += u64::from(generated::branch(address, &registers(&mut random)).exception.is_some());
+            }
+        }
+        finish(faults);
+    })
+}
