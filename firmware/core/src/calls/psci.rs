@@ -5,10 +5,8 @@
 //! being turned on is ON_PENDING from the call until it enters the guest ([`Power::started`]).
 
 use super::{Action, NOT_SUPPORTED};
+use crate::vgic::MAX_VCPUS;
 use core::ops::Range;
-
-/// The most vCPUs that a VM can have. vCPU `n` has the affinity 0.0.0.n.
-pub const MAX_VCPUS: usize = 8;
 
 const INVALID_PARAMETERS: u64 = -2i64 as u64;
 const DENIED: u64 = -3i64 as u64;

@@ -5,6 +5,7 @@
 //! syndrome and are taken out by accessors, so that a path pays for the fields it looks at and for no other.
 
 use crate::addr::{Ipa, Va};
+use crate::vgic::AccessSize;
 
 /// What made a guest exit (Arm ARM D24.2.40, ESR_EL2.EC). Classes that need the same answer share a variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -362,10 +363,10 @@ impl DataAbort {
         self.iss & 1 << 6 != 0
     }
 
-    /// Returns the width of the access in bytes: 1, 2, 4 or 8. Needs [`Self::has_syndrome`].
+    /// Returns the width of the access. Needs [`Self::has_syndrome`].
     #[inline(always)]
-    pub const fn size(&self) -> u8 {
-        1 << (self.iss >> 22 & 3)
+    pub const fn size(&self) -> AccessSize {
+        AccessSize::from_sas(self.iss as u64 >> 22)
     }
 
     /// Returns true if a loaded value is sign-extended. Needs [`Self::has_syndrome`].
@@ -573,7 +574,7 @@ mod tests {
         let abort = data_abort(0x9301_0046, 0x0900_0000, 0x0009_0000);
         assert_eq!(abort.ipa(), Ipa(0x0900_0000));
         assert!(abort.ipa_valid() && abort.has_syndrome() && abort.is_write() && abort.is_stage2_fault());
-        assert_eq!((abort.size(), abort.rt(), abort.is_64bit(), abort.sign_extend()), (1, 1, false, false));
+        assert_eq!((abort.size(), abort.rt(), abort.is_64bit(), abort.sign_extend()), (AccessSize::Byte, 1, false, false));
         assert_eq!(abort.status(), FaultStatus::Translation(2));
     }
 
@@ -583,7 +584,7 @@ mod tests {
         let abort = data_abort(0x9382_0007, 0xffff_8000_0800_0004, 0x0008_0000);
         assert_eq!(abort.ipa(), Ipa(0x0800_0004));
         assert_eq!(abort.va(), Va(0xffff_8000_0800_0004));
-        assert_eq!((abort.size(), abort.rt(), abort.is_write()), (4, 2, false));
+        assert_eq!((abort.size(), abort.rt(), abort.is_write()), (AccessSize::Word, 2, false));
         // ldrsw x5, [x1].
         let abort = data_abort(0x9000_0000 | 1 << 25 | 1 << 24 | 2 << 22 | 1 << 21 | 5 << 16 | 1 << 15 | 6, 0, 0);
         assert!(abort.sign_extend() && abort.is_64bit());
@@ -663,7 +664,7 @@ mod tests {
                 match exit {
                     Exit::DataAbort(a) => {
                         assert_eq!(class, 0x24);
-                        assert!(matches!(a.size(), 1 | 2 | 4 | 8) && a.rt() < 32);
+                        assert!(a.size().bytes() <= 8 && a.rt() < 32);
                         assert_eq!(a.ipa().0 >> 52, 0);
                         a.status();
                     }
