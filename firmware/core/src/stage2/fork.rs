@@ -206,8 +206,15 @@ impl AddressSpace {
             }
         }
         tlb.invalidate_vm();
-        for index in self.root_entries().filter(|&index| differs(index)) {
+        for index in self.root_entries() {
             let (old, new) = (mem.read(self.root, index), mem.read(snapshot.root, index));
+            if !differs(index) {
+                // A sealed node may be valid here too.
+                if old & VALID == 0 && new & VALID != 0 {
+                    mem.publish(self.root, index, new);
+                }
+                continue;
+            }
             if new != 0 {
                 frames.with(|frames| frames.get(entry::address(new)));
             }

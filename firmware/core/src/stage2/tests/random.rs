@@ -1,0 +1,168 @@
+//! Random operations in any order.
+
+use super::world::{BANKS, World, places};
+use crate::addr::Ipa;
+use crate::stage2::{Fault, ForkError, PinError, Policy, RevertError};
+use crate::testing::Machine;
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Create { small: bool, image: bool },
+    Write { vm: usize, cpu: usize, place: usize, word: u64, value: u64 },
+    Read { vm: usize, cpu: usize, place: usize, word: u64 },
+    DeviceWrite { vm: usize, place: usize, word: u64, words: Vec<u64> },
+    Fork { vm: usize },
+    Seal { vm: usize },
+    Revert { vm: usize, to: usize },
+    Destroy { vm: usize },
+    Pin { vm: usize, place: usize },
+    Unpin { vm: usize, place: usize },
+    DropOrphans,
+    Squeeze { left: usize },
+    Relax,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let (vm, place, word) = (0..64usize, 0..64usize, 0..512u64);
+    prop_oneof![
+        1 => (any::<bool>(), any::<bool>()).prop_map(|(small, image)| Op::Create { small, image }),
+        12 => (vm.clone(), 0..2usize, place.clone(), word.clone(), any::<u64>())
+            .prop_map(|(vm, cpu, place, word, value)| Op::Write { vm, cpu, place, word, value }),
+        8 => (vm.clone(), 0..2usize, place.clone(), word.clone())
+            .prop_map(|(vm, cpu, place, word)| Op::Read { vm, cpu, place, word }),
+        3 => (vm.clone(), place.clone(), word, prop::collection::vec(any::<u64>(), 1..20))
+            .prop_map(|(vm, place, word, words)| Op::DeviceWrite { vm, place, word, words }),
+        5 => vm.clone().prop_map(|vm| Op::Fork { vm }),
+        2 => vm.clone().prop_map(|vm| Op::Seal { vm }),
+        2 => (vm.clone(), vm.clone()).prop_map(|(vm, to)| Op::Revert { vm, to }),
+        2 => vm.clone().prop_map(|vm| Op::Destroy { vm }),
+        1 => (vm.clone(), place.clone()).prop_map(|(vm, place)| Op::Pin { vm, place }),
+        1 => (vm, place).prop_map(|(vm, place)| Op::Unpin { vm, place }),
+        1 => Just(Op::DropOrphans),
+        2 => (0..6usize).prop_map(|left| Op::Squeeze { left }),
+        1 => Just(Op::Relax),
+    ]
+}
+
+/// Does it; if memory runs out, checks that nothing has changed and does it again with more.
+fn retry<R, E>(
+    world: &mut World<'_>,
+    is_memory: impl Fn(&E) -> bool,
+    f: impl Fn(&mut World<'_>) -> Result<R, E>,
+) -> Result<R, E> {
+    match f(world) {
+        Err(error) if is_memory(&error) => {
+            world.check();
+            world.relax();
+            let result = f(world);
+            assert!(!result.as_ref().is_err_and(is_memory), "there is memory now");
+            result
+        }
+        result => result,
+    }
+}
+
+fn is_memory(fault: &Fault) -> bool {
+    *fault == Fault::OutOfMemory
+}
+
+fn apply(world: &mut World<'_>, op: &Op) {
+    let places = places();
+    let at = |place: usize, word: u64| Ipa(places[place % places.len()].0 + word * 8);
+    let count = world.vms.len();
+    match *op {
+        Op::Create { small, image } => {
+            world.relax();
+            if count < 8 {
+                let policy = if small { Policy::SmallPages } else { Policy::Blocks };
+                let vm = world.create(policy).expect("memory");
+                if image {
+                    world.map_image(vm);
+                }
+            }
+        }
+        Op::DropOrphans => world.drop_orphans(),
+        Op::Squeeze { left } => world.squeeze(left),
+        Op::Relax => world.relax(),
+        _ if count == 0 => {}
+        Op::Write { vm, cpu, place, word, value } => {
+            retry(world, is_memory, |world| world.guest_write(vm % count, cpu, at(place, word), value)).expect("RAM");
+        }
+        Op::Read { vm, cpu, place, word } => {
+            retry(world, is_memory, |world| world.guest_read(vm % count, cpu, at(place, word))).expect("RAM");
+        }
+        Op::DeviceWrite { vm, place, word, ref words } => {
+            // It may cross into the next page, or leave the RAM.
+            match retry(world, is_memory, |world| world.device_write(vm % count, at(place, word), words)) {
+                Ok(()) => {}
+                Err(error) => {
+                    assert_eq!(error, Fault::OutsideRam);
+                    assert!(at(place, word).0 + words.len() as u64 * 8 > super::world::RAM.end.0);
+                }
+            }
+        }
+        Op::Fork { vm } => {
+            if count < 8 {
+                let is_memory = |error: &ForkError| *error == ForkError::OutOfMemory;
+                retry(world, is_memory, |world| world.fork(vm % count)).expect("memory");
+            }
+        }
+        Op::Seal { vm } => world.seal(vm % count),
+        Op::Revert { vm, to } => {
+            if vm % count != to % count {
+                let is_pinned = !world.vms[vm % count].pins.is_empty();
+                match world.revert(vm % count, to % count) {
+                    Ok(()) => assert!(!is_pinned),
+                    Err(RevertError::Pinned) => assert!(is_pinned),
+                    Err(RevertError::NotASnapshot) => assert!(!world.vms[to % count].is_sealed),
+                }
+            }
+        }
+        Op::Destroy { vm } => world.destroy(vm % count),
+        Op::Pin { vm, place } => {
+            let page = at(place, 0);
+            if !world.vms[vm % count].pins.contains_key(&page) {
+                let is_memory = |error: &PinError| *error == PinError::Fault(Fault::OutOfMemory);
+                retry(world, is_memory, |world| world.pin(vm % count, page)).expect("memory");
+            }
+        }
+        Op::Unpin { vm, place } => {
+            world.unpin(vm % count, at(place, 0));
+        }
+    }
+    world.check();
+}
+
+fn run(ops: &[Op]) {
+    let mut storage = Machine::storage(&BANKS);
+    let machine = Machine::new(&BANKS, &mut storage);
+    let mut world = World::new(&machine);
+    let free = world.free();
+    let first = world.create(Policy::Blocks).expect("memory");
+    world.map_image(first);
+    world.check();
+    for op in ops {
+        apply(&mut world, op);
+    }
+    for vm in 0..world.vms.len().min(2) {
+        world.check_all_bytes(vm);
+    }
+    world.finish(free);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: if cfg!(miri) { 1 } else { 500 },
+        failure_persistence: None,
+        max_shrink_iters: 400,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn vms_that_write_fork_seal_revert_and_die_in_any_order_read_what_they_wrote(
+        ops in prop::collection::vec(op(), 1..if cfg!(miri) { 8 } else { 80 })
+    ) {
+        run(&ops);
+    }
+}

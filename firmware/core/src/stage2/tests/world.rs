@@ -1,0 +1,412 @@
+//! Several VMs on one test machine. After every operation all is checked: what each VM reads, what each TLB remembers, and
+//! that all tables, counted anew, give the counts in the frame table.
+
+use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
+use crate::frames::{FRAMES_PER_BLOCK, FrameStore, Kind};
+use crate::stage2::entry::{Entry, VALID};
+use crate::stage2::{
+    Access, AddressSpace, CreateError, ENTRIES, Fault, ForkError, Level, MemAttr, PinError, Policy, RevertError,
+    TableMem,
+};
+use crate::testing::{Machine, VmName, VmTlb};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+
+/// Memory with an odd start, a hole, and two banks that meet in one block.
+pub const BANKS: [Range<Pa>; 3] =
+    [Pa(0x8000_0000)..Pa(0x8060_0000), Pa(0x4010_1000)..Pa(0x4075_0000), Pa(0x4075_3000)..Pa(0x40a0_0800)];
+
+/// RAM of a VM on both sides of a boundary of 1 GiB: part of a block, two blocks, part of a block.
+pub const RAM: Range<Ipa> = Ipa(0x3fd0_0000)..Ipa(0x4030_0000);
+
+/// Where images are.
+pub const IMAGE: Range<Pa> = Pa(0x8020_0000)..Pa(0x8040_3000);
+
+/// Returns what an image holds at an address.
+pub const fn image_word(pa: Pa) -> u64 {
+    pa.0 ^ 0x1234_5678_9abc_def0
+}
+
+pub struct Vm {
+    pub name: VmName,
+    pub space: AddressSpace,
+    /// What it must read, by address of the word; what is not here is zero.
+    pub bytes: HashMap<Ipa, u64>,
+    /// Where image pages were mapped.
+    pub image: Vec<(Range<Ipa>, Pa)>,
+    pub pins: BTreeMap<Ipa, Pa>,
+    pub is_sealed: bool,
+}
+
+impl Vm {
+    /// Returns what the model says.
+    pub fn expected(&self, ipa: Ipa) -> u64 {
+        if let Some(&value) = self.bytes.get(&ipa) {
+            return value;
+        }
+        let image = self.image.iter().find(|(range, _)| range.contains(&ipa));
+        image.map_or(0, |(range, pa)| image_word(Pa(pa.0 + (ipa.0 - range.start.0))))
+    }
+}
+
+pub struct World<'a> {
+    pub machine: &'a Machine<'a>,
+    pub vms: Vec<Vm>,
+    next: VmName,
+    /// Frames taken away to make memory scarce.
+    hogged: Vec<Pa>,
+    /// Frames pinned by VMs that are gone.
+    orphans: BTreeSet<Pa>,
+}
+
+impl<'a> World<'a> {
+    pub fn new(machine: &'a Machine<'a>) -> Self {
+        machine.frames.borrow_mut().adopt_image(IMAGE).expect("it is free");
+        let mut pa = IMAGE.start;
+        while pa < IMAGE.end {
+            for offset in (0..PAGE_SIZE).step_by(8) {
+                machine.set_word(Pa(pa.0 + offset), image_word(Pa(pa.0 + offset)));
+            }
+            pa = Pa(pa.0 + PAGE_SIZE);
+        }
+        Self { machine, vms: Vec::new(), next: 0, hogged: Vec::new(), orphans: BTreeSet::new() }
+    }
+
+    fn tlb(&self, vm: usize, cpu: usize) -> VmTlb<'a> {
+        VmTlb { machine: self.machine, vm: self.vms[vm].name, cpu }
+    }
+
+    fn add(&mut self, space: AddressSpace, of: Option<usize>) -> usize {
+        let name = self.next;
+        self.next += 1;
+        self.machine.enter(name, space.root());
+        let (bytes, image) =
+            of.map_or_else(Default::default, |of| (self.vms[of].bytes.clone(), self.vms[of].image.clone()));
+        self.vms.push(Vm { name, space, bytes, image, pins: BTreeMap::new(), is_sealed: false });
+        self.vms.len() - 1
+    }
+
+    pub fn create(&mut self, policy: Policy) -> Result<usize, CreateError> {
+        let space = AddressSpace::new(&self.machine.frames, self.machine, RAM, policy, MemAttr::WriteBack)?;
+        Ok(self.add(space, None))
+    }
+
+    /// Maps the image: a block and two pages at the boundary, three pages elsewhere.
+    pub fn map_image(&mut self, vm: usize) {
+        for (ipa, pa, bytes) in [
+            (Ipa(0x4000_0000), IMAGE.start, BLOCK_SIZE + 2 * PAGE_SIZE),
+            (Ipa(0x3fd0_1000), Pa(IMAGE.start.0 + 5 * PAGE_SIZE), 3 * PAGE_SIZE - 8),
+        ] {
+            let vm = &mut self.vms[vm];
+            vm.space.map_image(&self.machine.frames, self.machine, ipa, pa, bytes).expect("it fits");
+            vm.image.push((ipa..Ipa((ipa.0 + bytes).next_multiple_of(PAGE_SIZE)), pa));
+        }
+    }
+
+    /// Guest code touches a word; EL2 handles the faults.
+    fn touch(&mut self, vm: usize, cpu: usize, ipa: Ipa, is_write: bool) -> Result<Pa, Fault> {
+        let tlb = self.tlb(vm, cpu);
+        for _ in 0..4 {
+            let vm = &mut self.vms[vm];
+            if let Some(pa) = self.machine.mmu(vm.name, cpu, ipa, is_write) {
+                return Ok(pa);
+            }
+            let access = if is_write { Access::Write } else { Access::Read };
+            vm.space.fault(&self.machine.frames, self.machine, &tlb, ipa, access)?;
+        }
+        panic!("VM {} faults for ever at {ipa}", self.vms[vm].name);
+    }
+
+    pub fn guest_read(&mut self, vm: usize, cpu: usize, ipa: Ipa) -> Result<u64, Fault> {
+        let blocks = self.vms[vm].space.counters().zeroed_blocks;
+        let pa = self.touch(vm, cpu, ipa, false)?;
+        // A new block is writable at once.
+        self.vms[vm].is_sealed &= self.vms[vm].space.counters().zeroed_blocks == blocks;
+        let value = self.machine.word(pa);
+        assert_eq!(value, self.vms[vm].expected(ipa), "VM {} reads at {ipa}", self.vms[vm].name);
+        Ok(value)
+    }
+
+    pub fn guest_write(&mut self, vm: usize, cpu: usize, ipa: Ipa, value: u64) -> Result<(), Fault> {
+        let pa = self.touch(vm, cpu, ipa, true)?;
+        self.machine.set_word(pa, value);
+        self.vms[vm].bytes.insert(ipa, value);
+        self.vms[vm].is_sealed = false;
+        Ok(())
+    }
+
+    /// A device writes words.
+    pub fn device_write(&mut self, vm: usize, ipa: Ipa, words: &[u64]) -> Result<(), Fault> {
+        let tlb = self.tlb(vm, 0);
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let vm = &mut self.vms[vm];
+        vm.space.write(&self.machine.frames, self.machine, &tlb, ipa, &bytes)?;
+        for (index, &word) in words.iter().enumerate() {
+            vm.bytes.insert(Ipa(ipa.0 + index as u64 * 8), word);
+        }
+        vm.is_sealed = false;
+        Ok(())
+    }
+
+    pub fn fork(&mut self, vm: usize) -> Result<usize, ForkError> {
+        let tlb = self.tlb(vm, 0);
+        let pinned: Vec<Ipa> = self.vms[vm].pins.keys().copied().collect();
+        let child = self.vms[vm].space.fork(&self.machine.frames, self.machine, &tlb, &pinned)?;
+        if !pinned.is_empty() {
+            self.vms[vm].is_sealed = false;
+        }
+        let child = self.add(child, Some(vm));
+        self.vms[child].is_sealed = self.vms[vm].is_sealed;
+        Ok(child)
+    }
+
+    pub fn seal(&mut self, vm: usize) {
+        let tlb = self.tlb(vm, 0);
+        self.vms[vm].space.seal(&self.machine.frames, self.machine, &tlb);
+        self.vms[vm].is_sealed = true;
+    }
+
+    pub fn revert(&mut self, vm: usize, to: usize) -> Result<(), RevertError> {
+        let tlb = self.tlb(vm, 0);
+        let mut own = self.vms.remove(vm);
+        let other = &self.vms[if to > vm { to - 1 } else { to }];
+        let result = own.space.revert(&self.machine.frames, self.machine, &tlb, &other.space);
+        if result.is_ok() {
+            own.bytes = other.bytes.clone();
+            own.image = other.image.clone();
+            own.is_sealed = other.is_sealed;
+        }
+        self.vms.insert(vm, own);
+        result
+    }
+
+    pub fn destroy(&mut self, vm: usize) {
+        let tlb = self.tlb(vm, 0);
+        let vm = self.vms.remove(vm);
+        self.orphans.extend(vm.pins.values());
+        let mut teardown = vm.space.into_teardown(&tlb);
+        self.machine.leave(vm.name);
+        while !teardown.step(&self.machine.frames, self.machine) {}
+    }
+
+    pub fn pin(&mut self, vm: usize, page: Ipa) -> Result<Pa, PinError> {
+        let tlb = self.tlb(vm, 0);
+        let vm = &mut self.vms[vm];
+        let pa = vm.space.pin(&self.machine.frames, self.machine, &tlb, page)?;
+        vm.is_sealed = false;
+        vm.pins.insert(page, pa);
+        Ok(pa)
+    }
+
+    pub fn unpin(&mut self, vm: usize, page: Ipa) {
+        let vm = &mut self.vms[vm];
+        let was_pinned = vm.space.unpin(&self.machine.frames, self.machine, page);
+        assert_eq!(was_pinned, vm.pins.remove(&page).is_some());
+    }
+
+    /// The devices that pinned pages of VMs that are gone let go of them.
+    pub fn drop_orphans(&mut self) {
+        for pa in std::mem::take(&mut self.orphans) {
+            self.machine.frames.borrow_mut().unpin(pa);
+        }
+    }
+
+    /// Leaves only so many frames free.
+    pub fn squeeze(&mut self, left: usize) {
+        self.relax();
+        let mut frames = self.machine.frames.borrow_mut();
+        while let Ok(pa) = frames.alloc(Kind::Hyp) {
+            self.hogged.push(pa);
+        }
+        for pa in self.hogged.drain(self.hogged.len().saturating_sub(left)..) {
+            frames.free(pa);
+        }
+    }
+
+    /// Makes memory plentiful again.
+    pub fn relax(&mut self) {
+        let mut frames = self.machine.frames.borrow_mut();
+        for pa in self.hogged.drain(..) {
+            frames.free(pa);
+        }
+    }
+
+    /// Checks everything.
+    pub fn check(&self) {
+        self.machine.check_tlbs();
+        let mut recount = Recount::default();
+        for vm in &self.vms {
+            self.check_bytes(vm);
+            assert_eq!(*recount.nodes.entry(vm.space.root()).or_default(), 0, "a root has one user");
+            recount.nodes.insert(vm.space.root(), 1);
+            self.recount(vm.space.root(), Level::One, &mut recount);
+            let mut faultless = vm.is_sealed;
+            self.check_rights(vm.space.root(), Level::One, true, false, &mut faultless);
+            assert_eq!(faultless, vm.is_sealed, "VM {} was sealed, and would take a fault to read", vm.name);
+            for (&ipa, &pa) in &vm.pins {
+                assert_eq!(vm.space.translate(self.machine, ipa).expect("it is there").0, pa, "a pinned page moved");
+            }
+        }
+        self.check_counts(&recount);
+        self.check_census(&recount);
+    }
+
+    fn check_bytes(&self, vm: &Vm) {
+        for (&ipa, &value) in &vm.bytes {
+            let mut word = [0; 8];
+            vm.space.read(self.machine, ipa, &mut word).expect("RAM");
+            assert_eq!(u64::from_le_bytes(word), value, "VM {} has another value at {ipa}", vm.name);
+        }
+    }
+
+    /// Compares every byte of a VM with the model.
+    pub fn check_all_bytes(&self, vm: usize) {
+        let vm = &self.vms[vm];
+        let mut page = [0; PAGE_SIZE as usize];
+        for at in (RAM.start.0..RAM.end.0).step_by(PAGE_SIZE as usize) {
+            vm.space.read(self.machine, Ipa(at), &mut page).expect("RAM");
+            for (index, word) in page.as_chunks::<8>().0.iter().enumerate() {
+                let ipa = Ipa(at + index as u64 * 8);
+                assert_eq!(u64::from_le_bytes(*word), vm.expected(ipa), "VM {} at {ipa}", vm.name);
+            }
+        }
+    }
+
+    /// Counts every entry of every node once.
+    fn recount(&self, node: Pa, level: Level, counts: &mut Recount) {
+        let below = if level == Level::One { Level::Two } else { Level::Three };
+        for index in 0..ENTRIES {
+            match Entry::decode(self.machine.read(node, index), level) {
+                Entry::Absent => {}
+                Entry::Lazy(child) | Entry::Table(child) => {
+                    let count = counts.nodes.entry(child).or_default();
+                    *count += 1;
+                    if *count == 1 {
+                        self.recount(child, below, counts);
+                    }
+                }
+                Entry::Leaf { pa, .. } if level == Level::Two => *counts.blocks.entry(pa).or_default() += 1,
+                Entry::Leaf { pa, .. } => *counts.pages.entry(pa).or_default() += 1,
+            }
+        }
+    }
+
+    /// Checks who may write, and what is marked as sealed. `faultless` becomes false if reading may fault.
+    fn check_rights(&self, node: Pa, level: Level, is_valid: bool, is_shared: bool, faultless: &mut bool) {
+        let frames = self.machine.frames.borrow();
+        let is_shared = is_shared || frames.count(node) > 1;
+        let is_marked = level != Level::One && frames.is_sealed(node);
+        assert!(is_marked || !is_valid || !is_shared, "{node} is shared and linked valid, but not sealed");
+        drop(frames);
+        let below = if level == Level::One { Level::Two } else { Level::Three };
+        for index in 0..ENTRIES {
+            let raw = self.machine.read(node, index);
+            match Entry::decode(raw, level) {
+                Entry::Absent => {}
+                Entry::Lazy(child) | Entry::Table(child) => {
+                    let is_child_marked = self.machine.frames.borrow().is_sealed(child);
+                    assert!(!is_marked || raw & VALID == 0 || is_child_marked, "{node} is not really sealed");
+                    *faultless &= raw & VALID != 0;
+                    self.check_rights(child, below, is_valid && raw & VALID != 0, is_shared, faultless);
+                }
+                Entry::Leaf { pa, is_writable } => {
+                    let frames = self.machine.frames.borrow();
+                    assert!(!(is_marked && is_writable), "{node} is marked as sealed and has a writable leaf");
+                    assert!(!(is_valid && is_writable && is_shared), "{pa} can be written through a shared path");
+                    let is_exclusive =
+                        if level == Level::Two { frames.is_exclusive_block(pa) } else { frames.is_exclusive(pa) };
+                    assert!(!is_writable || is_exclusive, "{pa} is shared and writable");
+                }
+            }
+        }
+    }
+
+    fn check_counts(&self, recount: &Recount) {
+        let frames = self.machine.frames.borrow();
+        for (&node, &count) in &recount.nodes {
+            assert_eq!((frames.kind(node), frames.count(node)), (Some(Kind::Node), count), "node {node}");
+        }
+        for (&pa, &count) in &recount.pages {
+            let kept = u32::from(matches!(frames.kind(pa), Some(Kind::Image | Kind::Zero)));
+            assert_eq!(frames.count(pa), count + kept, "page {pa}");
+        }
+        for (&pa, &count) in &recount.blocks {
+            assert_eq!(frames.block_count(pa), count, "block {pa}");
+        }
+        let guest = recount.guest_frames(|pa| frames.kind(pa) == Some(Kind::Guest), &self.orphans);
+        let stats = frames.stats();
+        assert_eq!(stats.frames(Kind::Guest), guest.len(), "guest frames");
+        assert_eq!(stats.frames(Kind::Node), recount.nodes.len(), "nodes");
+        assert_eq!(stats.frames(Kind::Hyp), self.hogged.len());
+    }
+
+    /// The public census says the same as the recount.
+    fn check_census(&self, recount: &Recount) {
+        if let [vm] = &self.vms[..] {
+            let census = vm.space.census(&self.machine.frames, self.machine);
+            assert_eq!(census.private_nodes as usize, recount.nodes.len());
+            assert_eq!(census.shared_nodes, 0);
+            let all = recount.pages.values().sum::<u32>() as usize + recount.blocks.len() * FRAMES_PER_BLOCK;
+            assert_eq!((census.private + census.shared) as usize, all);
+        }
+        let private: u64 = self.vms.iter().map(|vm| vm.space.census(&self.machine.frames, self.machine).private).sum();
+        let guest = self.machine.frames.with(|frames| frames.stats().frames(Kind::Guest));
+        assert!(private as usize <= guest, "no frame is private to two VMs");
+    }
+
+    /// Ends all VMs and checks that all memory is back.
+    pub fn finish(mut self, free_at_start: usize) {
+        self.relax();
+        while !self.vms.is_empty() {
+            self.destroy(self.vms.len() / 2);
+            self.check();
+        }
+        self.drop_orphans();
+        let stats = self.machine.frames.borrow().stats();
+        assert_eq!(stats.frames(Kind::Guest) + stats.frames(Kind::Node), 0);
+        assert_eq!(stats.frames(Kind::Free) + stats.frames(Kind::Zero), free_at_start, "all memory is back");
+    }
+
+    /// Returns how many frames are free.
+    pub fn free(&self) -> usize {
+        self.machine.frames.borrow().stats().frames(Kind::Free)
+    }
+}
+
+/// Reference counts found by looking at every entry.
+#[derive(Default)]
+struct Recount {
+    nodes: BTreeMap<Pa, u32>,
+    pages: BTreeMap<Pa, u32>,
+    blocks: BTreeMap<Pa, u32>,
+}
+
+impl Recount {
+    fn guest_frames(&self, is_guest: impl Fn(Pa) -> bool, orphans: &BTreeSet<Pa>) -> BTreeSet<Pa> {
+        let of_blocks = self
+            .blocks
+            .keys()
+            .flat_map(|block| (0..FRAMES_PER_BLOCK as u64).map(|page| Pa(block.0 + page * PAGE_SIZE)));
+        self.pages.keys().copied().chain(of_blocks).chain(orphans.iter().copied()).filter(|&pa| is_guest(pa)).collect()
+    }
+}
+
+/// Returns the addresses that random tests use: few, so that VMs meet; in every kind of region.
+pub fn places() -> Vec<Ipa> {
+    let pages = [
+        0x3fd0_0000,
+        0x3fd0_1000,
+        0x3fd0_3000,
+        0x3fdf_f000,
+        0x3fe0_0000,
+        0x3fe4_2000,
+        0x3fff_f000,
+        0x4000_0000,
+        0x4000_1000,
+        0x401f_f000,
+        0x4020_0000,
+        0x4020_1000,
+        0x402f_f000,
+    ];
+    pages.map(Ipa).to_vec()
+}

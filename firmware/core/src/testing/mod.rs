@@ -1,0 +1,323 @@
+//! A machine for tests on the host: physical memory, an MMU that walks the tables in it, and TLBs that remember.
+//!
+//! The model is stricter than hardware. It fails the test when
+//! - a TLB holds a translation that the tables no longer give, once an operation has returned or made an entry valid;
+//! - a valid entry changes into another valid one otherwise than in its permission (break-before-make);
+//! - an entry is stored without order in a node that an MMU can reach;
+//! - a walker reaches a node through a cached table entry that has changed.
+
+use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
+use crate::frames::Frames;
+use crate::stage2::{ENTRIES, Filled, Level, TableMem, Tlb};
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
+
+const VALID: u64 = 1;
+const TABLE_OR_PAGE: u64 = 2;
+const WRITABLE: u64 = 1 << 7;
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// Names a VM.
+pub type VmName = u32;
+
+/// How many CPUs have TLBs.
+pub const CPUS: usize = 2;
+
+type Page = Box<[u64; ENTRIES]>;
+
+#[derive(Clone, Copy)]
+struct CachedLeaf {
+    pa: Pa,
+    is_writable: bool,
+}
+
+#[derive(Default)]
+struct SoftTlb {
+    /// By page of the guest.
+    leaves: BTreeMap<Ipa, CachedLeaf>,
+    /// Tables of level 2 and 3, by the start of what they cover and its size.
+    tables: BTreeMap<(u64, Ipa), Pa>,
+}
+
+/// What one entry of a live node was when the walker looked.
+pub struct Walk {
+    /// The tables passed: size of what the entry covers, its start, the node it points to.
+    pub tables: Vec<(u64, Ipa, Pa)>,
+    /// The page at the end, and whether it is writable.
+    pub leaf: Option<(Pa, bool)>,
+}
+
+/// The machine.
+pub struct Machine<'a> {
+    /// The frame table.
+    pub frames: RefCell<Frames<'a>>,
+    pages: RefCell<HashMap<Pa, Page>>,
+    roots: RefCell<BTreeMap<VmName, Pa>>,
+    tlbs: RefCell<BTreeMap<(VmName, usize), SoftTlb>>,
+    live: RefCell<Option<BTreeSet<Pa>>>,
+    /// How many pages were copied or zeroed and not yet synchronised for the guest.
+    unsynced: RefCell<BTreeSet<Pa>>,
+    /// How many invalidations there were.
+    pub invalidations: Cell<usize>,
+}
+
+impl<'a> Machine<'a> {
+    /// Makes a machine with this memory. The storage should be as [`Machine::storage`] makes it.
+    pub fn new(banks: &[Range<Pa>], storage: &'a mut [u64]) -> Self {
+        Self {
+            frames: RefCell::new(Frames::new(banks, storage).expect("good banks")),
+            pages: RefCell::default(),
+            roots: RefCell::default(),
+            tlbs: RefCell::default(),
+            live: RefCell::default(),
+            unsynced: RefCell::default(),
+            invalidations: Cell::new(0),
+        }
+    }
+
+    /// Returns storage for the frame table of these banks, full of garbage.
+    pub fn storage(banks: &[Range<Pa>]) -> Vec<u64> {
+        vec![0xdead_beef_5a5a_a5a5; Frames::words_needed(banks).expect("good banks")]
+    }
+
+    /// Lets a VM's CPUs walk the tables from `root`.
+    pub fn enter(&self, vm: VmName, root: Pa) {
+        self.roots.borrow_mut().insert(vm, root);
+        self.live.replace(None);
+        for cpu in 0..CPUS {
+            self.tlbs.borrow_mut().insert((vm, cpu), SoftTlb::default());
+        }
+    }
+
+    /// The VM is gone. Fails if a TLB remembers anything of it.
+    pub fn leave(&self, vm: VmName) {
+        self.roots.borrow_mut().remove(&vm);
+        self.live.replace(None);
+        for cpu in 0..CPUS {
+            let tlb = self.tlbs.borrow_mut().remove(&(vm, cpu)).expect("it was entered");
+            assert!(tlb.leaves.is_empty() && tlb.tables.is_empty(), "a TLB remembers VM {vm}, which is gone");
+        }
+    }
+
+    /// Does what a CPU does when VM code touches memory. Returns where it is, or `None` if the CPU takes a fault.
+    pub fn mmu(&self, vm: VmName, cpu: usize, ipa: Ipa, is_write: bool) -> Option<Pa> {
+        let page = ipa.page();
+        let mut tlbs = self.tlbs.borrow_mut();
+        let tlb = tlbs.get_mut(&(vm, cpu)).expect("it was entered");
+        let leaf = match tlb.leaves.get(&page) {
+            Some(&leaf) => leaf,
+            None => {
+                let walk = self.walk(self.roots.borrow()[&vm], page);
+                for (size, start, node) in walk.tables {
+                    tlb.tables.insert((size, start), node);
+                }
+                let (pa, is_writable) = walk.leaf?;
+                let leaf = CachedLeaf { pa, is_writable };
+                tlb.leaves.insert(page, leaf);
+                leaf
+            }
+        };
+        if is_write && !leaf.is_writable {
+            // It stays in the TLB, and faults again, until it is invalidated.
+            return None;
+        }
+        Some(Pa(leaf.pa.0 + ipa.page_offset()))
+    }
+
+    /// Walks the tables as the MMU does, without a TLB.
+    pub fn walk(&self, root: Pa, ipa: Ipa) -> Walk {
+        let mut walk = Walk { tables: Vec::new(), leaf: None };
+        let mut node = root;
+        for level in [Level::One, Level::Two, Level::Three] {
+            let raw = self.read(node, level.index(ipa));
+            if raw & VALID == 0 {
+                return walk;
+            }
+            let start = Ipa(ipa.0 & !(level.entry_size() - 1));
+            if level != Level::Three && raw & TABLE_OR_PAGE != 0 {
+                node = Pa(raw & ADDRESS);
+                walk.tables.push((level.entry_size(), start, node));
+            } else {
+                assert!(level != Level::One, "blocks of 1 GiB are not in use");
+                assert!(level != Level::Three || raw & TABLE_OR_PAGE != 0, "a reserved descriptor");
+                assert_ne!(raw & 1 << 10, 0, "the access flag is set");
+                walk.leaf = Some((Pa((raw & ADDRESS) + (ipa.page().0 - start.0)), raw & WRITABLE != 0));
+                return walk;
+            }
+        }
+        walk
+    }
+
+    /// Fails if a TLB remembers what is no longer so.
+    pub fn check_tlbs(&self) {
+        for (&(vm, cpu), tlb) in &*self.tlbs.borrow() {
+            let root = self.roots.borrow()[&vm];
+            for (&ipa, leaf) in &tlb.leaves {
+                let now = self.walk(root, ipa).leaf;
+                let is_stale = now.is_none_or(|(pa, is_writable)| pa != leaf.pa || leaf.is_writable && !is_writable);
+                assert!(
+                    !is_stale,
+                    "CPU {cpu} remembers {ipa} of VM {vm} at {}, writable {}; now {now:?}",
+                    leaf.pa, leaf.is_writable
+                );
+            }
+            for (&(size, start), &node) in &tlb.tables {
+                let is_current = self.walk(root, start).tables.contains(&(size, start, node));
+                assert!(is_current, "CPU {cpu} remembers table {node} for {start} of VM {vm}");
+            }
+        }
+    }
+
+    /// Returns one word of memory.
+    pub fn word(&self, pa: Pa) -> u64 {
+        self.read(pa.page(), pa.page_offset() as usize / 8)
+    }
+
+    /// Stores one word as guest code does.
+    pub fn set_word(&self, pa: Pa, value: u64) {
+        self.with_page(pa.page(), |page| page[pa.page_offset() as usize / 8] = value);
+    }
+
+    fn with_page<R>(&self, pa: Pa, f: impl FnOnce(&mut Page) -> R) -> R {
+        assert!(pa.is_aligned(PAGE_SIZE));
+        // Memory that nobody wrote holds garbage.
+        f(self.pages.borrow_mut().entry(pa).or_insert_with(|| Box::new([0xbad0_bad1_bad2_bad3; ENTRIES])))
+    }
+
+    /// Returns true if an MMU can reach the node.
+    fn is_live(&self, node: Pa) -> bool {
+        let mut live = self.live.borrow_mut();
+        live.get_or_insert_with(|| {
+            let mut live = BTreeSet::new();
+            let mut todo: Vec<_> = self.roots.borrow().values().map(|&root| (root, 0)).collect();
+            while let Some((node, depth)) = todo.pop() {
+                if live.insert(node) && depth < 2 {
+                    let valid = (0..ENTRIES).map(|index| self.read(node, index)).filter(|raw| raw & 3 == 3);
+                    todo.extend(valid.map(|raw| (Pa(raw & ADDRESS), depth + 1)));
+                }
+            }
+            live
+        })
+        .contains(&node)
+    }
+
+    fn change_tlb(&self, vm: VmName, only: Option<usize>, f: impl Fn(&mut SoftTlb)) {
+        self.invalidations.set(self.invalidations.get() + 1);
+        for (_, tlb) in self
+            .tlbs
+            .borrow_mut()
+            .iter_mut()
+            .filter(|((name, cpu), _)| *name == vm && only.is_none_or(|only| only == *cpu))
+        {
+            f(tlb);
+        }
+    }
+}
+
+impl TableMem for Machine<'_> {
+    fn read(&self, node: Pa, index: usize) -> u64 {
+        self.with_page(node, |page| page[index])
+    }
+
+    fn write(&self, node: Pa, index: usize, value: u64) {
+        assert!(!self.is_live(node), "a plain store to {node}, which an MMU can reach");
+        self.with_page(node, |page| page[index] = value);
+    }
+
+    fn publish(&self, node: Pa, index: usize, value: u64) {
+        let old = self.with_page(node, |page| std::mem::replace(&mut page[index], value));
+        self.live.replace(None);
+        if value & VALID == 0 {
+            return;
+        }
+        if old & VALID != 0 {
+            assert_eq!(old & !WRITABLE, value & !WRITABLE, "entry {index} of {node} changed without a break");
+        }
+        assert!(!self.unsynced.borrow().contains(&Pa(value & ADDRESS)), "a page was not synchronised for the guest");
+        self.check_tlbs();
+    }
+
+    fn zero_page(&self, page: Pa) {
+        assert!(!self.is_live(page), "{page} is a node that an MMU can reach");
+        self.with_page(page, |page| page.fill(0));
+        self.unsynced.borrow_mut().remove(&page);
+    }
+
+    fn zero_block(&self, block: Pa) {
+        assert!(block.is_aligned(BLOCK_SIZE));
+        for page in 0..ENTRIES as u64 {
+            self.zero_page(Pa(block.0 + page * PAGE_SIZE));
+        }
+        self.unsynced.borrow_mut().insert(block);
+    }
+
+    fn copy_page(&self, from: Pa, to: Pa) {
+        assert!(!self.is_live(to), "{to} is a node that an MMU can reach");
+        let bytes = self.with_page(from, |page| page.clone());
+        self.with_page(to, |page| *page = bytes);
+    }
+
+    fn sync_for_guest(&self, pa: Pa, bytes: u64, _: Filled) {
+        assert!(bytes == PAGE_SIZE || bytes == BLOCK_SIZE);
+        self.unsynced.borrow_mut().remove(&pa);
+    }
+
+    fn copy_from_guest(&self, from: Pa, to: &mut [u8]) {
+        assert!(from.page_offset() + to.len() as u64 <= PAGE_SIZE);
+        self.with_page(from.page(), |page| {
+            for (at, byte) in (from.page_offset() as usize..).zip(to) {
+                *byte = page[at / 8].to_le_bytes()[at % 8];
+            }
+        });
+    }
+
+    fn copy_to_guest(&self, to: Pa, from: &[u8]) {
+        assert!(to.page_offset() + from.len() as u64 <= PAGE_SIZE);
+        self.with_page(to.page(), |page| {
+            for (at, &byte) in (to.page_offset() as usize..).zip(from) {
+                let mut word = page[at / 8].to_le_bytes();
+                word[at % 8] = byte;
+                page[at / 8] = u64::from_le_bytes(word);
+            }
+        });
+    }
+}
+
+/// The TLBs of one VM, seen from one CPU.
+pub struct VmTlb<'a> {
+    /// The machine.
+    pub machine: &'a Machine<'a>,
+    /// The VM.
+    pub vm: VmName,
+    /// The CPU that invalidates.
+    pub cpu: usize,
+}
+
+impl Tlb for VmTlb<'_> {
+    fn invalidate_leaf(&self, ipa: Ipa, level: Level) {
+        // Only leaves: cached tables stay, as with a TTL hint.
+        let start = ipa.0 & !(level.entry_size() - 1);
+        self.machine.change_tlb(self.vm, None, |tlb| {
+            tlb.leaves.retain(|at, _| at.0.wrapping_sub(start) >= level.entry_size());
+        });
+    }
+
+    fn invalidate_leaf_local(&self, ipa: Ipa) {
+        self.machine.change_tlb(self.vm, Some(self.cpu), |tlb| {
+            tlb.leaves.remove(&ipa.page());
+        });
+    }
+
+    fn invalidate_range(&self, ipa: Ipa, bytes: u64) {
+        let overlaps = |start: u64, size: u64| start < ipa.0 + bytes && ipa.0 < start + size;
+        self.machine.change_tlb(self.vm, None, |tlb| {
+            tlb.leaves.retain(|at, _| !overlaps(at.0, PAGE_SIZE));
+            tlb.tables.retain(|&(size, start), _| !overlaps(start.0, size));
+        });
+    }
+
+    fn invalidate_vm(&self) {
+        self.machine.change_tlb(self.vm, None, |tlb| *tlb = SoftTlb::default());
+    }
+}
