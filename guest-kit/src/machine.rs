@@ -1,10 +1,10 @@
 //! What the device tree says of this machine. Before: `rt::start`, which was given its address. After: everyone.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use fdt::Fdt;
+use fdt::node::FdtNode;
+use spin::Once;
 
-use crate::rt::ram;
+use crate::rt::{ram, tree};
 use crate::words;
 
 /// The greatest number of vCPUs that the runtime has stacks for.
@@ -12,21 +12,78 @@ pub const MAX_CPUS: usize = 8;
 
 const RAM_BASE: u64 = 0x4000_0000;
 
-static DEVICE_TREE: AtomicU64 = AtomicU64::new(0);
-
-/// Remembers where the device tree is: `address`, or the start of RAM, where boot loaders of bare-metal programs put it.
-pub fn set_device_tree(address: u64) {
-    DEVICE_TREE.store(if address == 0 { RAM_BASE } else { address }, Ordering::Relaxed);
+/// What is read from the device tree, once. Without one: what QEMU gives when nothing is asked for.
+struct Facts {
+    bootargs: &'static str,
+    cpu_count: usize,
+    mpidrs: [u64; MAX_CPUS],
+    ram_end: u64,
+    tree: (u64, u64),
+    initrd: (u64, u64),
 }
 
-/// Returns the device tree, if there is one.
-pub fn device_tree() -> Option<Fdt<'static>> {
-    crate::rt::tree::at(DEVICE_TREE.load(Ordering::Relaxed))
+static FACTS: Once<Facts> = Once::new();
+
+/// Reads the device tree at `address`, or at the start of RAM, where boot loaders of bare-metal programs put it.
+pub fn read_device_tree(address: u64) {
+    let address = if address == 0 { RAM_BASE } else { address };
+    FACTS.call_once(|| {
+        let mut facts = Facts {
+            bootargs: "",
+            cpu_count: 1,
+            mpidrs: [0; MAX_CPUS],
+            ram_end: RAM_BASE + (128 << 20),
+            // What lies nowhere must not count as lying at address zero.
+            tree: (RAM_BASE, RAM_BASE),
+            initrd: (RAM_BASE, RAM_BASE),
+        };
+        if let Some(tree) = tree::at(address) {
+            facts.tree = (address, address + tree.total_size() as u64);
+            facts.read(&tree);
+        }
+        facts
+    });
+}
+
+impl Facts {
+    fn read(&mut self, tree: &Fdt<'static>) {
+        if let Some(cpus) = tree.find_node("/cpus") {
+            let mut count = 0;
+            for cpu in cpus.children().filter(|node| node.name.starts_with("cpu@")).take(MAX_CPUS) {
+                self.mpidrs[count] = number_of(cpu, "reg").unwrap_or(0);
+                count += 1;
+            }
+            self.cpu_count = count.max(1);
+        }
+        let banks = tree.find_node("/memory").and_then(|node| node.reg());
+        for bank in banks.into_iter().flatten().filter(|bank| bank.starting_address as u64 == RAM_BASE) {
+            self.ram_end = RAM_BASE + bank.size.unwrap_or(0) as u64;
+        }
+        if let Some(chosen) = tree.find_node("/chosen") {
+            self.bootargs = chosen.property("bootargs").and_then(|value| value.as_str()).unwrap_or("");
+            let (start, end) = (number_of(chosen, "linux,initrd-start"), number_of(chosen, "linux,initrd-end"));
+            if let (Some(start), Some(end)) = (start, end) {
+                self.initrd = (start, end);
+            }
+        }
+    }
+}
+
+/// Returns the property, one big-endian number of one or two cells.
+fn number_of(node: FdtNode<'_, '_>, name: &str) -> Option<u64> {
+    Some(node.property(name)?.value.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte)))
+}
+
+fn facts() -> &'static Facts {
+    match FACTS.get() {
+        Some(facts) => facts,
+        None => panic!("asked for the machine before the device tree was read"),
+    }
 }
 
 /// Returns the boot arguments.
 pub fn bootargs() -> &'static str {
-    device_tree().and_then(|tree| tree.find_node("/chosen")?.property("bootargs")?.as_str()).unwrap_or("")
+    facts().bootargs
 }
 
 /// Returns the boot argument `key=NUMBER`, or `default`.
@@ -41,7 +98,7 @@ pub fn has(key: &str) -> bool {
 
 /// Returns how many vCPUs there are, at most [`MAX_CPUS`].
 pub fn cpu_count() -> usize {
-    device_tree().map_or(1, |tree| tree.cpus().count()).clamp(1, MAX_CPUS)
+    facts().cpu_count
 }
 
 /// Returns the affinity of vCPU `index`, as PSCI and the GIC name it.
@@ -50,8 +107,9 @@ pub fn cpu_count() -> usize {
 ///
 /// If there is no such vCPU.
 pub fn mpidr(index: usize) -> u64 {
-    let named = device_tree().and_then(|tree| tree.cpus().nth(index).map(|cpu| cpu.ids().first() as u64));
-    named.unwrap_or_else(|| panic!("there is no vCPU {index}"))
+    let facts = facts();
+    assert!(index < facts.cpu_count, "there is no vCPU {index}");
+    facts.mpidrs[index]
 }
 
 /// Returns the first address of RAM.
@@ -61,28 +119,10 @@ pub fn ram_start() -> u64 {
 
 /// Returns the address after the last of the run of RAM that starts at [`ram_start`].
 pub fn ram_end() -> u64 {
-    let end = device_tree().and_then(|tree| {
-        let bank = tree.memory().regions().find(|bank| bank.starting_address as u64 == RAM_BASE)?;
-        Some(RAM_BASE + bank.size? as u64)
-    });
-    // Without a device tree: what QEMU gives when nothing is asked for.
-    end.unwrap_or(RAM_BASE + (128 << 20))
+    facts().ram_end
 }
 
 /// Returns what is used of RAM: this image, the device tree, the initrd.
 pub fn used_ranges() -> [(u64, u64); 3] {
-    let mut used = [ram::image(), (0, 0), (0, 0)];
-    if let Some(tree) = device_tree() {
-        let start = DEVICE_TREE.load(Ordering::Relaxed);
-        used[1] = (start, start + tree.total_size() as u64);
-        let chosen = |name| {
-            let value = tree.find_node("/chosen")?.property(name)?.value;
-            Some(value.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte)))
-        };
-        if let (Some(start), Some(end)) = (chosen("linux,initrd-start"), chosen("linux,initrd-end")) {
-            used[2] = (start, end);
-        }
-    }
-    // What lies nowhere must not count as lying at address zero.
-    used.map(|(start, end)| if end == 0 { (RAM_BASE, RAM_BASE) } else { (start, end) })
+    [ram::image(), facts().tree, facts().initrd]
 }

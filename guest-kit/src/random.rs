@@ -13,7 +13,7 @@ impl Random {
     }
 
     /// Returns the next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -22,7 +22,7 @@ impl Random {
 
     /// Returns a number below `bound`, which is not zero.
     pub fn below(&mut self, bound: u64) -> u64 {
-        (self.next() >> 11) % bound
+        (self.draw() >> 11) % bound
     }
 }
 
@@ -32,13 +32,13 @@ mod tests {
 
     #[test]
     fn a_seed_repeats_its_sequence_and_another_does_not() {
-        let draw = |seed| {
+        let three = |seed| {
             let mut random = Random::new(seed);
-            [random.next(), random.next(), random.next()]
+            [random.draw(), random.draw(), random.draw()]
         };
-        assert_eq!(draw(7), draw(7));
-        assert_ne!(draw(7), draw(8));
-        assert_ne!(draw(0), draw(1));
+        assert_eq!(three(7), three(7));
+        assert_ne!(three(7), three(8));
+        assert_ne!(three(0), three(1));
     }
 
     #[test]

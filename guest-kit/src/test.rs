@@ -8,21 +8,25 @@
 //! PANIC vCPU: reason                the guest itself failed; DONE with failed=1 and SYSTEM_OFF follow
 //! ```
 
-use core::fmt::{self, Write};
+use core::fmt;
 use core::panic::PanicInfo;
 
-use heapless::String;
+use spin::mutex::SpinMutex;
 
 use crate::rt::{console, cpu, sysreg};
 use crate::{machine, println, psci, words};
 
-/// Why a case did not pass.
+/// How a case ended that did not pass. The reason has been printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// The machine is wrong.
-    Fail(String<200>),
+    Failed,
     /// The machine lacks what the case is about.
-    Skip(String<200>),
+    Skipped,
 }
+
+/// The case that is running.
+static CASE: SpinMutex<&str> = SpinMutex::new("");
 
 /// What a case returns.
 pub type Outcome = Result<(), Stop>;
@@ -35,12 +39,16 @@ pub struct Case {
     pub run: fn() -> Outcome,
 }
 
-/// Returns the text, cut to what fits.
-pub fn reason(text: fmt::Arguments<'_>) -> String<200> {
-    let mut reason = String::new();
-    // What does not fit is left out.
-    let _ = reason.write_fmt(text);
-    reason
+/// Prints that the case has failed.
+pub fn fail(reason: fmt::Arguments<'_>) -> Stop {
+    println!("FAIL {}: {reason}", *CASE.lock());
+    Stop::Failed
+}
+
+/// Prints that the case is skipped.
+pub fn skip(reason: fmt::Arguments<'_>) -> Stop {
+    println!("SKIP {}: {reason}", *CASE.lock());
+    Stop::Skipped
 }
 
 /// Makes the table of cases from functions, and runs those that the boot arguments select.
@@ -56,7 +64,7 @@ macro_rules! cases {
 macro_rules! check {
     ($condition:expr, $($arg:tt)+) => {
         if !$condition {
-            return Err($crate::test::Stop::Fail($crate::test::reason(format_args!($($arg)+))));
+            return Err($crate::test::fail(format_args!($($arg)+)));
         }
     };
 }
@@ -79,7 +87,7 @@ macro_rules! check_eq {
 #[macro_export]
 macro_rules! skip {
     ($($arg:tt)+) => {
-        return Err($crate::test::Stop::Skip($crate::test::reason(format_args!($($arg)+))))
+        return Err($crate::test::skip(format_args!($($arg)+)))
     };
 }
 
@@ -88,19 +96,14 @@ pub fn run(cases: &[Case]) {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for case in cases.iter().filter(|case| words::selects(machine::bootargs(), "only", case.name)) {
         println!("TEST {}", case.name);
+        *CASE.lock() = case.name;
         match (case.run)() {
             Ok(()) => {
                 passed += 1;
                 println!("PASS {}", case.name);
             }
-            Err(Stop::Fail(reason)) => {
-                failed += 1;
-                println!("FAIL {}: {reason}", case.name);
-            }
-            Err(Stop::Skip(reason)) => {
-                skipped += 1;
-                println!("SKIP {}: {reason}", case.name);
-            }
+            Err(Stop::Failed) => failed += 1,
+            Err(Stop::Skipped) => skipped += 1,
         }
     }
     done(passed, failed, skipped);

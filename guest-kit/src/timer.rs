@@ -1,6 +1,7 @@
 //! Time from the virtual counter. Before: guests. After: the generic timer.
 
 use core::hint;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::rt::sysreg;
 
@@ -16,14 +17,26 @@ pub const MASKED: u64 = 3;
 /// Timer control: the condition is met.
 pub const STATUS: u64 = 4;
 
+static FREQUENCY: AtomicU64 = AtomicU64::new(1);
+
+/// Remembers the frequency of the counter. Where nobody is above EL1 a guest can change the register, not the counter.
+pub fn init() {
+    FREQUENCY.store(sysreg::cntfrq().max(1), Ordering::Relaxed);
+}
+
 /// Returns the ticks of `microseconds`.
 pub fn ticks(microseconds: u64) -> u64 {
-    (u128::from(sysreg::cntfrq()) * u128::from(microseconds) / 1_000_000) as u64
+    scale(microseconds, FREQUENCY.load(Ordering::Relaxed), 1_000_000)
 }
 
 /// Returns the microseconds of `ticks`.
 pub fn microseconds(ticks: u64) -> u64 {
-    (u128::from(ticks) * 1_000_000 / u128::from(sysreg::cntfrq().max(1))) as u64
+    scale(ticks, 1_000_000, FREQUENCY.load(Ordering::Relaxed))
+}
+
+/// Returns `value` × `to` / `from`, without the overflow of the whole product.
+fn scale(value: u64, to: u64, from: u64) -> u64 {
+    value / from * to + value % from * to / from
 }
 
 /// Waits until `condition` is true; returns false if it was not within `milliseconds`.

@@ -8,7 +8,7 @@ pub fn get<'a>(text: &'a str, key: &str) -> Option<&'a str> {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
             (name == key).then_some(value)
         })
-        .last()
+        .next_back()
 }
 
 /// Returns the value of `key=NUMBER`, decimal or `0x…`, if it is there and a number.

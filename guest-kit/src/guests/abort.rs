@@ -119,7 +119,7 @@ fn beyond() -> u64 {
 }
 
 fn beyond_ram() -> Outcome {
-    all(|_| true, |hole| beyond() + (hole & 0x7f_ffff) & !0x3f)
+    all(|_| true, |hole| beyond() + (hole & 0x7f_ffc0))
 }
 
 fn check_fetch(address: u64, status: u64, far: u64) -> Outcome {

@@ -42,10 +42,11 @@ pub fn main() {
     loop {
         print!("salp> ");
         let line = read_line();
-        match COMMANDS.iter().find(|command| command.name == line.trim()) {
+        let word = line.trim_ascii();
+        match COMMANDS.iter().find(|command| command.name == word) {
             Some(command) => (command.run)(),
-            None if line.trim().is_empty() => {}
-            None => println!("{}: no such command; help lists them", line.trim()),
+            None if word.is_empty() => {}
+            None => println!("{word}: no such command; help lists them"),
         }
     }
 }
@@ -84,7 +85,7 @@ fn read_line() -> String<80> {
 
 fn help() {
     for command in COMMANDS {
-        println!("  {:6} {}", command.name, command.help);
+        println!("  {}: {}", command.name, command.help);
     }
 }
 

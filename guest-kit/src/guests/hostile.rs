@@ -84,14 +84,14 @@ fn finish(faults: u64) {
 
 /// Returns a number of the kinds that find mistakes: random, small, all ones, an address of RAM or of a device.
 fn operand(random: &mut Random) -> u64 {
-    let number = random.next();
+    let number = random.draw();
     match number & 7 {
         0 => number >> 60,
         1 => u64::MAX << (number >> 58),
         2 => 1 << (number >> 58),
         3 => machine::ram_start() + (number >> 20 & 0xfff_fff8),
         4 => (number >> 33) & 0x3fff_ffff,
-        _ => random.next(),
+        _ => random.draw(),
     }
 }
 
@@ -173,7 +173,7 @@ fn instructions() -> Outcome {
     on_all(|context| {
         let mut random = Random::new(seed() ^ 0x15 ^ context << 32);
         let page = code_page();
-        let start = random.next() as u32;
+        let start = random.draw() as u32;
         let mut batch = [0; SNIPPETS];
         let mut faults = 0;
         let total = (1 << 17) + count() as u32;
@@ -221,7 +221,7 @@ fn calls() -> Outcome {
                 continue;
             }
             let mut values = registers(&mut random);
-            values[0] = u64::from(function) | (random.next() & 0xffff_ffff) << 32;
+            values[0] = u64::from(function) | (random.draw() & 0xffff_ffff) << 32;
             let way = if random.below(4) == 0 { random.below(5) as usize } else { 0 };
             faults += u64::from(page.run(way, &values).exception.is_some());
         }

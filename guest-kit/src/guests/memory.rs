@@ -77,5 +77,5 @@ fn changes(seed: u64, page: u64, round: u64) -> bool {
 }
 
 fn word(seed: u64, address: u64, round: u64) -> u64 {
-    Random::new(seed.rotate_left(40) ^ address ^ round.rotate_left(52)).next()
+    Random::new(seed.rotate_left(40) ^ address ^ round.rotate_left(52)).draw()
 }

@@ -46,7 +46,7 @@ pub fn main() {
 
 fn reset() {
     let ram = Ram::largest();
-    let middle = ram.start() + (ram.end() - ram.start()) / 2 & !7;
+    let middle = ram.start() + ((ram.end() - ram.start()) / 2).next_multiple_of(8);
     println!("RESET marker={:#x}", ram.read(middle));
     ram.write(middle, 0x5a5a_5a5a);
     psci::system_reset();
@@ -54,7 +54,7 @@ fn reset() {
 
 fn version() -> Outcome {
     let version = psci::call(id::PSCI_VERSION, [0; 3]);
-    check!(version >= 0x1_0001 && version < 0x2_0000, "version {version:#x} is not 1.1 or a later 1.x");
+    check!((0x1_0001..0x2_0000).contains(&version), "version {version:#x} is not 1.1 or a later 1.x");
     Ok(())
 }
 
@@ -184,13 +184,13 @@ fn cpu_on_all() -> Outcome {
         skip!("one vCPU");
     }
     GO.store(0, Ordering::Release);
-    for other in 1..count {
+    for (other, seen) in SEEN.iter().enumerate().take(count).skip(1) {
         let context = 0x0123_4567_89ab_cd00 + other as u64;
         check_eq!(cpu::start(other, note_and_wait, context), psci::SUCCESS, "CPU_ON of vCPU {other}");
         check!(
-            timer::wait_until(5000, || SEEN[other].load(Ordering::Acquire) == context),
+            timer::wait_until(5000, || seen.load(Ordering::Acquire) == context),
             "vCPU {other} saw context {:#x}",
-            SEEN[other].load(Ordering::Acquire)
+            seen.load(Ordering::Acquire)
         );
         check_eq!(psci::affinity_info(machine::mpidr(other), 0), psci::ON, "of running vCPU {other}");
         check_eq!(cpu::start(other, note_and_wait, 0), psci::ALREADY_ON, "CPU_ON of running vCPU {other}");

@@ -3,9 +3,12 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::exception::Exception;
+use super::exception::{Exception, Frame, set_landing};
 use super::{cpu, mmu};
 use crate::machine::MAX_CPUS;
+
+/// The vector of synchronous exceptions of EL0 in AArch64.
+const VECTOR_EL0: u64 = 8;
 
 static STACKS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 static LAST: [[AtomicU64; 4]; MAX_CPUS] = [const { [const { AtomicU64::new(0) }; 4] }; MAX_CPUS];
@@ -21,21 +24,25 @@ unsafe extern "C" {
 pub fn run(code: u64, argument: u64, spsr: u64) -> Exception {
     let offset = mmu::open_to_el0();
     let me = cpu::index();
+    set_landing(Some(leave));
     // SAFETY: the code runs at EL0, where it can only change the RAM that its instructions name; the exception that
     // ends it comes back through `leave` with this stack.
     unsafe { el0_enter(code + offset, argument, spsr, STACKS[me].as_ptr()) };
+    set_landing(None);
     let [esr, far, elr, spsr] = LAST[me].each_ref().map(|value| value.load(Ordering::SeqCst));
     Exception { esr, far, elr, spsr }
 }
 
-/// Ends [`run`] with `exception`.
-pub(super) fn leave(exception: Exception) -> ! {
+/// Ends [`run`] with the exception of `frame`, if it comes from EL0.
+fn leave(frame: &Frame) {
+    if frame.vector != VECTOR_EL0 {
+        return;
+    }
     let me = cpu::index();
-    for (place, value) in LAST[me].iter().zip([exception.esr, exception.far, exception.elr, exception.spsr]) {
+    for (place, value) in LAST[me].iter().zip([frame.esr, frame.far, frame.elr, frame.spsr]) {
         place.store(value, Ordering::SeqCst);
     }
     let sp = STACKS[me].load(Ordering::SeqCst);
-    assert!(sp != 0, "an exception of EL0 code that nobody started: {exception:x?}");
     // SAFETY: `sp` is what `el0_enter` saved on this vCPU's stack and has not returned from.
     unsafe { asm!("mov x0, {0}", "b el0_leave", in(reg) sp, options(noreturn)) }
 }

@@ -7,7 +7,7 @@ use core::arch::{asm, global_asm};
 use core::mem::transmute;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
-use super::{cpu, el0, generated};
+use super::cpu;
 use crate::machine::MAX_CPUS;
 
 /// ESR_ELx.EC values that the guests speak of (Arm ARM D24.2.40).
@@ -43,7 +43,6 @@ pub mod class {
 }
 
 /// The registers of what was interrupted.
-#[derive(Clone, Debug)]
 #[repr(C)]
 pub struct Frame {
     /// x0 to x30.
@@ -115,6 +114,24 @@ static CATCHES: [Catch; MAX_CPUS] = [const {
     Catch { armed: AtomicBool::new(false), count: AtomicU32::new(0), first: [const { AtomicU64::new(0) }; 4] }
 }; MAX_CPUS];
 
+/// Code that goes on elsewhere than where the exception came from; returns if the exception is not its business.
+pub(super) type Landing = fn(&Frame);
+
+static LANDINGS: [AtomicUsize; MAX_CPUS] = [const { AtomicUsize::new(0) }; MAX_CPUS];
+
+/// Sets where this vCPU goes on after any exception but an interrupt; `None`: where it was.
+pub(super) fn set_landing(landing: Option<Landing>) {
+    LANDINGS[cpu::index()].store(landing.map_or(0, |landing| landing as usize), Ordering::SeqCst);
+}
+
+fn land(frame: &Frame) {
+    match LANDINGS[cpu::index()].load(Ordering::SeqCst) {
+        0 => {}
+        // SAFETY: the slot holds zero or what `set_landing` made of a `Landing`.
+        landing => unsafe { transmute::<usize, Landing>(landing)(frame) },
+    }
+}
+
 /// Sets who handles synchronous exceptions of this vCPU before [`catch`] does; `None`: nobody.
 pub fn set_sync_hook(hook: Option<SyncHook>) {
     SYNC_HOOKS[cpu::index()].store(hook.map_or(0, |hook| hook as usize), Ordering::Release);
@@ -183,23 +200,24 @@ fn hooked(frame: &mut Frame) -> bool {
 #[unsafe(no_mangle)]
 extern "C" fn guest_exception(frame: &mut Frame) {
     let vector = frame.vector;
-    if vector & 3 != 1 && generated::is_running() {
-        generated::leave(frame);
+    if vector & 3 != 1 {
+        land(frame);
     }
     match vector {
         0 | 4 if hooked(frame) || record(frame) => {}
-        8 if hooked(frame) => {}
-        8 => el0::leave(frame.exception()),
         _ if vector & 3 == 1 => match IRQ_HOOK.load(Ordering::Acquire) {
-            0 => panic!("an interrupt that nobody waits for: {frame:x?}"),
+            0 => unexpected(frame),
             // SAFETY: the slot holds zero or what `set_irq_hook` made of an `IrqHook`.
             hook => unsafe { transmute::<usize, IrqHook>(hook)(frame) },
         },
-        _ => {
-            let mpidr = super::sysreg::mpidr();
-            panic!("exception at vector {vector} of vCPU {mpidr:#x}: {frame:x?}")
-        }
+        _ => unexpected(frame),
     }
+}
+
+/// Ends the guest: it neither expected nor caused this.
+fn unexpected(frame: &Frame) -> ! {
+    let Frame { x, elr, spsr, esr, far, vector } = frame;
+    panic!("exception at vector {vector}: esr {esr:#x} elr {elr:#x} far {far:#x} spsr {spsr:#x} x30 {:#x}", x[30]);
 }
 
 /// Raises a synchronous exception by `BRK #imm` with the immediate 0x5a5.

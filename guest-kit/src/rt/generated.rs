@@ -4,7 +4,7 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::exception::{Exception, Frame};
+use super::exception::{Exception, Frame, set_landing};
 use super::ram::Ram;
 use super::{cpu, sysreg};
 use crate::machine::{self, MAX_CPUS};
@@ -82,10 +82,11 @@ pub fn branch(address: u64, registers: &[u64; REGISTERS]) -> Outcome {
 
 fn run_at(address: u64, registers: &[u64; REGISTERS]) -> Outcome {
     let (slot, daif) = (&SLOTS[cpu::index()], sysreg::daif());
+    set_landing(Some(leave));
     // SAFETY: the snippet is one instruction that touches no RAM, by the contract of `load`; every exception, and the
     // BRK behind it, comes back through `leave` with this stack and the callee-saved registers that it holds.
     unsafe { generated_enter(address, registers.as_ptr(), slot.stack.as_ptr()) };
-    slot.stack.store(0, Ordering::SeqCst);
+    set_landing(None);
     // SAFETY: puts back the masks that were there before.
     unsafe { asm!("msr daif, {0}", "isb", in(reg) daif, options(nostack)) };
     let [esr, far, elr, spsr] = slot.exception.each_ref().map(|value| value.load(Ordering::SeqCst));
@@ -96,13 +97,8 @@ fn run_at(address: u64, registers: &[u64; REGISTERS]) -> Outcome {
     }
 }
 
-/// Returns true if a snippet is running on this vCPU.
-pub(super) fn is_running() -> bool {
-    SLOTS[cpu::index()].stack.load(Ordering::SeqCst) != 0
-}
-
 /// Ends the snippet of this vCPU by the exception of `frame`.
-pub(super) fn leave(frame: &Frame) -> ! {
+fn leave(frame: &Frame) {
     let slot = &SLOTS[cpu::index()];
     for (place, value) in slot.registers.iter().zip(frame.x) {
         place.store(value, Ordering::SeqCst);

@@ -43,9 +43,9 @@ impl Registers {
     pub fn pattern(seed: u64) -> Self {
         let mut random = crate::random::Random::new(seed);
         let mut registers = Self { x: [0; 31], fp: [0; 2], unused: 0, q: [[0; 2]; 32] };
-        registers.x.fill_with(|| random.next());
-        registers.q.as_flattened_mut().fill_with(|| random.next());
-        registers.fp = [random.next() & FPCR_BITS, random.next() & FPSR_BITS];
+        registers.x.fill_with(|| random.draw());
+        registers.q.as_flattened_mut().fill_with(|| random.draw());
+        registers.fp = [random.draw() & FPCR_BITS, random.draw() & FPSR_BITS];
         registers
     }
 

@@ -8,7 +8,7 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::{console, cpu, sysreg};
-use crate::{machine, psci};
+use crate::{machine, psci, timer};
 
 /// Bytes of stack of each vCPU; `guest.ld` reserves eight of them.
 pub const STACK_SIZE: u64 = 16384;
@@ -143,7 +143,8 @@ extern "C" fn guest_start(dtb: u64, physical: u64, virtual_: u64) -> ! {
     COUNTERS[0].store(physical, Ordering::Relaxed);
     COUNTERS[1].store(virtual_, Ordering::Relaxed);
     console::init();
-    machine::set_device_tree(dtb);
+    timer::init();
+    machine::read_device_tree(dtb);
     guest_main();
     psci::system_off()
 }
