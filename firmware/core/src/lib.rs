@@ -9,6 +9,7 @@ pub mod addr;
 pub mod calls;
 pub mod bootset;
 pub mod context;
+pub mod dev;
 pub mod entropy;
 pub mod exit;
 pub mod vgic;

@@ -98,7 +98,7 @@ const fn is_fast_call(id: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::tests::Random;
+    use crate::exit::tests::{Random, rounds};
     use psci::PowerState;
 
     struct Zeros;
@@ -142,7 +142,7 @@ mod tests {
     fn random_functions_with_random_arguments() {
         let mut random = Random(7);
         let mut power = Power::new(3);
-        for _ in 0..200_000 {
+        for _ in 0..rounds(200_000) {
             let mut x: [u64; 18] = core::array::from_fn(|_| random.spread());
             if random.below(4) != 0 {
                 x[0] = [0x8000_0000, 0xc000_0000, 0x8400_0000, 0xc400_0000, 0x8600_0000][random.below(5) as usize]

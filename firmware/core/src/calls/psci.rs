@@ -270,7 +270,7 @@ fn features(id: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exit::tests::Random;
+    use crate::exit::tests::{Random, rounds};
 
     const RAM: Range<u64> = 0x4000_0000..0x8000_0000;
     const ENTRY: u64 = 0x4008_0000;
@@ -384,7 +384,7 @@ mod tests {
         let mut random = Random(3);
         let mut power = Power::new(4);
         let mut model = ["on", "off", "off", "off"];
-        for _ in 0..100_000 {
+        for _ in 0..rounds(100_000) {
             let (me, other) = (random.below(4) as usize, random.below(4) as usize);
             match random.below(5) {
                 0 if model[me] == "on" => {

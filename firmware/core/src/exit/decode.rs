@@ -574,7 +574,10 @@ mod tests {
         let abort = data_abort(0x9301_0046, 0x0900_0000, 0x0009_0000);
         assert_eq!(abort.ipa(), Ipa(0x0900_0000));
         assert!(abort.ipa_valid() && abort.has_syndrome() && abort.is_write() && abort.is_stage2_fault());
-        assert_eq!((abort.size(), abort.rt(), abort.is_64bit(), abort.sign_extend()), (AccessSize::Byte, 1, false, false));
+        assert_eq!(
+            (abort.size(), abort.rt(), abort.is_64bit(), abort.sign_extend()),
+            (AccessSize::Byte, 1, false, false)
+        );
         assert_eq!(abort.status(), FaultStatus::Translation(2));
     }
 

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::exit::decode::{Exit, decode};
     use crate::exit::skip::{BTYPE, SS};
-    use crate::exit::tests::Random;
+    use crate::exit::tests::{Random, rounds};
 
     const IL: u64 = 1 << 20;
     const ALLINT: u64 = 1 << 13;
@@ -305,7 +305,7 @@ mod tests {
     #[test]
     fn random_state_never_panics() {
         let mut random = Random(11);
-        for _ in 0..100_000 {
+        for _ in 0..rounds(100_000) {
             let from = Source {
                 pc: random.spread(),
                 pstate: random.spread(),

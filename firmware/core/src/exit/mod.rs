@@ -2,17 +2,25 @@
 //! for calls, [`crate::dev`] and [`crate::vgic`] for MMIO.
 //!
 //! - [`decode`]: what happened.
+//! - [`sysreg`], [`idregs`]: what a trapped system register access answers.
 //! - [`inject`]: the exception that a guest takes when what it did is not allowed.
 //! - [`skip`]: going on after an emulated instruction.
 
 pub mod decode;
+pub mod idregs;
 pub mod inject;
 pub mod skip;
+pub mod sysreg;
 
 #[cfg(test)]
 pub(crate) mod tests {
     /// A reproducible source of numbers for tests (xorshift64*).
     pub(crate) struct Random(pub u64);
+
+    /// The number of rounds of a random test: `full`, or few under Miri, which is slow.
+    pub(crate) fn rounds(full: u64) -> u64 {
+        if cfg!(miri) { full / 500 } else { full }
+    }
 
     impl Random {
         pub(crate) fn next(&mut self) -> u64 {
