@@ -55,6 +55,7 @@ impl Bank {
 
     /// Returns the interrupts that are to be given to a CPU interface as pending. An active level-sensitive one is not: its
     /// line is looked at again when it ends. An active edge-triggered one is, as active and pending.
+    #[inline]
     pub fn wanted(&self, ctlr: u8) -> u64 {
         (self.latch | self.line & !self.edge) & !(self.active & !self.edge) & self.forwarded(ctlr)
     }
@@ -77,6 +78,16 @@ impl Bank {
     pub fn set_active(&mut self, active: u64) {
         self.active |= active;
         self.forced |= active & self.listed;
+    }
+
+    /// Takes over the states that the list registers of `listed` came back with.
+    pub fn take_back(&mut self, listed: u64, pending: u64, active: u64) {
+        let told = listed & !self.forced;
+        self.active = self.active & !told | active & told;
+        self.latch |= pending & listed & self.listed_latch;
+        self.listed &= !listed;
+        self.listed_latch &= !listed;
+        self.forced &= !listed;
     }
 
     pub fn priority(&self, n: u32) -> u8 {

@@ -1,7 +1,7 @@
 //! Filling and folding list registers. Before it: the state in `bank`; after it: the hardware's `ICH_LR<n>_EL2`.
 
 use super::bank::Bank;
-use super::{FIRST_PPI, FIRST_SPI, Frame, MAX_VCPUS, VcpuSet, Vgic, bits};
+use super::{FIRST_SPI, Frame, MAX_VCPUS, VcpuSet, Vgic, VgicCpu, bits};
 
 /// ICH_LR<n>_EL2 (IHI 0069 12.4): state, hardware interrupt, maintenance interrupt when it ends.
 const LR_PENDING: u64 = 1 << 62;
@@ -56,9 +56,9 @@ impl ListRegisters {
         let lr = &mut self.lr[slot as usize % 16];
         if *lr != value {
             *lr = value;
-            self.dirty |= 1 << slot;
+            self.dirty |= 1 << (slot % 16);
         }
-        self.used |= 1 << slot;
+        self.used |= 1 << (slot % 16);
     }
 }
 
@@ -70,8 +70,15 @@ struct Flight {
 }
 
 impl Flight {
+    const NONE: Self = Self { pending: 0, active: 0 };
+
+    #[inline(always)]
     fn of(bank: &Bank, ctlr: u8, set: u64) -> Self {
         let set = set & !bank.listed;
+        // Of most vCPUs most of the time nothing is in flight: know that soon.
+        if (bank.latch | bank.line | bank.active) & set == 0 {
+            return Self::NONE;
+        }
         Self { pending: bank.wanted(ctlr) & set, active: bank.active & set }
     }
 
@@ -79,8 +86,9 @@ impl Flight {
         self.pending | self.active
     }
 
-    fn count(self) -> u32 {
-        self.all().count_ones()
+    fn add(&mut self, n: u32, lr: u64) {
+        self.pending |= (lr >> 62 & 1) << (n % 64);
+        self.active |= (lr >> 63) << (n % 64);
     }
 
     /// Returns the part in `set`. Where pending ones wait, an interrupt that is active and pending is listed as active: as it
@@ -91,13 +99,13 @@ impl Flight {
     }
 }
 
-/// How the LRs of one bank differ from plain ones.
+/// What makes the LRs of one bank differ from plain ones.
 struct Marks<'a> {
     first_intid: u32,
-    /// Ends with a maintenance interrupt.
-    eoi: u64,
+    /// Leave when they end.
+    moving: u64,
     /// Backed by a physical interrupt, and which.
-    hw: u64,
+    hw: u32,
     pintid: &'a [u8; 16],
 }
 
@@ -112,35 +120,40 @@ impl Vgic {
         // What is on its way to another vCPU is only kept here until it ends.
         shared.pending &= !self.moving;
         lrs.hcr = HCR_EN;
-        if private.count() + shared.count() > lrs.count.into() {
-            let cut = Choice::make([&cpu.bank, &self.spi], [private, shared], lrs);
-            private = private.only(cut.keep[0], cut.pending_waits);
-            shared = shared.only(cut.keep[1], cut.pending_waits);
-            lrs.hcr |= cut.hcr;
+        if !fits(private.all(), shared.all(), lrs.count) {
+            [private, shared] = choose([&cpu.bank, &self.spi], [private, shared], lrs);
         }
         if lrs.vmcr & VMCR_VEOIM != 0 && self.vcpus > 1 {
             // Deactivation is a write of its own, and of an SPI it may come from a vCPU that never had it listed.
             lrs.hcr |= HCR_TDIR;
         }
         if cpu.deactivate != 0 {
-            for n in bits(cpu.deactivate.into()) {
-                let pintid = self.pintid[(n - FIRST_PPI) as usize % 16];
-                lrs.deactivate |= 1u32.checked_shl(pintid.into()).unwrap_or(0);
-            }
-            cpu.deactivate = 0;
+            lrs.deactivate |= physical(core::mem::take(&mut cpu.deactivate), &self.pintid);
         }
-        // What is pending again already, but not listed so, has to be looked at when it ends.
-        let again = |bank: &Bank, flight: Flight| bank.line & !bank.edge | bank.latch & bank.active & !flight.pending;
-        // There is no maintenance interrupt for the end of an LR with HW=1. Without it the fold deactivates for the guest.
-        let hw = u64::from(self.hw) & !(cpu.bank.latch & cpu.bank.active);
-        let marks = Marks { first_intid: 0, eoi: again(&cpu.bank, private) & !hw, hw, pintid: &self.pintid };
-        let next = list(&mut cpu.bank, private, &marks, 0, lrs);
+        let mut slot = 0;
+        if private.all() != 0 {
+            slot = list(
+                &mut cpu.bank,
+                private,
+                &Marks { first_intid: 0, moving: 0, hw: self.hw, pintid: &self.pintid },
+                slot,
+                lrs,
+            );
+        }
         if shared.all() != 0 {
-            let eoi = again(&self.spi, shared) | self.moving;
-            let marks = Marks { first_intid: FIRST_SPI, eoi, hw: 0, pintid: &self.pintid };
-            list(&mut self.spi, shared, &marks, next, lrs);
+            list(
+                &mut self.spi,
+                shared,
+                &Marks { first_intid: FIRST_SPI, moving: self.moving, hw: 0, pintid: &self.pintid },
+                slot,
+                lrs,
+            );
         }
-        for slot in bits((lrs.folded & !lrs.used).into()) {
+        let mut empty = lrs.folded & !lrs.used;
+        lrs.folded = 0;
+        while empty != 0 {
+            let slot = empty.trailing_zeros();
+            empty &= empty - 1;
             // An invalid register may stay as it is unless it would raise a maintenance interrupt.
             let lr = &mut lrs.lr[slot as usize % 16];
             if *lr & (LR_PENDING | LR_ACTIVE | LR_EOI) != 0 {
@@ -148,61 +161,56 @@ impl Vgic {
                 lrs.dirty |= 1 << slot;
             }
         }
-        lrs.folded = 0;
     }
 
     /// Takes back the states of what was listed for `vcpu`. Returns *other* vCPUs that must fold and fill: an SPI went to them.
     pub fn fold(&mut self, vcpu: usize, lrs: &mut ListRegisters) -> VcpuSet {
         let Some(cpu) = self.cpus.get_mut(vcpu) else { return VcpuSet::EMPTY };
-        let unlisted = [cpu.bank.active & !cpu.bank.listed, self.spi.active & !self.spi.listed & cpu.spis];
-        let (mut pending, mut active, mut backed) = ([0u64; 2], [0u64; 2], 0);
+        let (mut private, mut shared) = (Flight::NONE, Flight::NONE);
         for slot in bits(lrs.used.into()) {
             let lr = lrs.lr[slot as usize % 16];
             let intid = lr as u32;
-            let (bank, n) = if intid < FIRST_SPI { (0, intid) } else { (1, (intid - FIRST_SPI) % 64) };
-            pending[bank] |= (lr >> 62 & 1) << n;
-            active[bank] |= (lr >> 63) << n;
-            backed |= (lr >> 61 & 1) << n;
+            match intid.checked_sub(FIRST_SPI) {
+                _ if lr & (LR_PENDING | LR_ACTIVE) == 0 => {}
+                None => private.add(intid, lr),
+                Some(n) => shared.add(n, lr),
+            }
         }
         lrs.folded |= lrs.used;
         lrs.used = 0;
 
-        let listed = cpu.bank.listed;
-        let hw = listed & u64::from(self.hw);
-        if hw != 0 {
-            // Deactivated by the guest, and with it the physical interrupt if the LR was backed; or only in the model.
-            let ended = hw & !(pending[0] | active[0]);
-            let forced = hw & active[0] & cpu.bank.forced & !cpu.bank.active;
-            cpu.bank.line &= !(ended | forced) | u64::from(cpu.refired);
-            cpu.deactivate |= (forced | ended & !backed) as u32 & !cpu.refired;
-            cpu.refired = 0;
-        }
-        take_back(&mut cpu.bank, listed, pending[0], active[0]);
-        let listed = self.spi.listed & cpu.spis;
-        take_back(&mut self.spi, listed, pending[1], active[1]);
-
         let mut others = VcpuSet::EMPTY;
+        let listed = cpu.bank.listed;
+        let listed_spis = self.spi.listed & cpu.spis;
+        if listed & u64::from(self.hw) != 0 {
+            cpu.take_back_hw(listed & u64::from(self.hw), private, lrs);
+        }
+        cpu.bank.take_back(listed, private.pending, private.active);
+        if listed_spis != 0 {
+            self.spi.take_back(listed_spis, shared.pending, shared.active);
+            let moved = self.moving & listed_spis & !self.spi.active;
+            if moved != 0 {
+                self.place(moved);
+                others = self.affected(Frame::Dist, moved);
+            }
+        }
         // Hardware also counts ends of interrupts that were not active at all: they end nothing.
         let ends = core::mem::take(&mut lrs.eoi_count);
         if lrs.hcr & HCR_LRENPIE != 0 {
             for _ in 0..ends {
-                others = others.union(self.end_most_urgent(vcpu, unlisted));
+                others = others.union(self.end_most_urgent(vcpu, !listed, !listed_spis));
             }
-        }
-        let moved = self.moving & listed & !self.spi.active;
-        if moved != 0 {
-            self.place(moved);
-            others = others.union(self.affected(Frame::Dist, moved));
         }
         others.without(vcpu)
     }
 
     /// Ends the most urgent interrupt of those that were active but not listed: the only one that the guest may end next
     /// where it drops priority and deactivates in one write (IHI 0069 4.8.3, `ICH_HCR_EL2.EOIcount`).
-    fn end_most_urgent(&mut self, vcpu: usize, unlisted: [u64; 2]) -> VcpuSet {
-        let cpu = &mut self.cpus[vcpu % MAX_VCPUS];
-        let private = bits(unlisted[0] & cpu.bank.active).map(|n| (cpu.bank.priority(n), n));
-        let shared = bits(unlisted[1] & self.spi.active & cpu.spis).map(|n| (self.spi.priority(n), FIRST_SPI + n));
+    #[cold]
+    fn end_most_urgent(&mut self, vcpu: usize, private: u64, shared: u64) -> VcpuSet {
+        let cpu = &self.cpus[vcpu % MAX_VCPUS];
+        let private = bits(private & cpu.bank.active).map(|n| (cpu.bank.priority(n), n));
+        let shared = bits(shared & self.spi.active & cpu.spis).map(|n| (self.spi.priority(n), FIRST_SPI + n));
         match private.chain(shared).min() {
             Some((_, intid)) => self.deactivate(vcpu, intid),
             None => VcpuSet::EMPTY,
@@ -210,88 +218,119 @@ impl Vgic {
     }
 }
 
+/// Returns true if no more than `room` bits are set. Few are, so they are counted one by one.
+fn fits(mut a: u64, mut b: u64, room: u8) -> bool {
+    if a & a.wrapping_sub(1) | b == 0 && room != 0 {
+        return true;
+    }
+    for _ in 0..room.min(16) {
+        if a != 0 {
+            a &= a - 1;
+        } else if b != 0 {
+            b &= b - 1;
+        } else {
+            return true;
+        }
+    }
+    a | b == 0
+}
+
 /// Writes the LRs of `flight`, from slot `slot` on; returns the next free slot.
+#[inline(always)]
 fn list(bank: &mut Bank, flight: Flight, marks: &Marks, mut slot: u32, lrs: &mut ListRegisters) -> u32 {
-    let all = flight.all();
-    for n in bits(all) {
+    // What is pending again already, but not listed so, has to be looked at when it ends.
+    let again = bank.latch & bank.active & !flight.pending;
+    // There is no maintenance interrupt for the end of an LR with HW=1. Without it the fold deactivates for the guest.
+    let hw = u64::from(marks.hw) & !again;
+    let eoi = (bank.line & !bank.edge | again | marks.moving) & !hw;
+    let mut left = flight.all();
+    while left != 0 {
+        let n = left.trailing_zeros();
+        left &= left - 1;
         let mut lr = u64::from(marks.first_intid + n)
             | u64::from(bank.priority(n)) << LR_PRIORITY_SHIFT
             | (bank.group >> n & 1) << LR_GROUP_SHIFT
             | (flight.pending >> n & 1) << 62
             | (flight.active >> n & 1) << 63;
-        if marks.eoi >> n & 1 != 0 {
+        if eoi >> n & 1 != 0 {
             lr |= LR_EOI;
         }
-        if marks.hw >> n & 1 != 0 {
-            lr |= LR_HW | u64::from(marks.pintid[(n.wrapping_sub(FIRST_PPI)) as usize % 16]) << LR_PINTID_SHIFT;
+        if hw >> n & 1 != 0 {
+            lr |= LR_HW | u64::from(marks.pintid[n as usize % 16]) << LR_PINTID_SHIFT;
         }
         lrs.put(slot, lr);
         slot += 1;
     }
-    bank.listed |= all;
+    bank.listed |= flight.all();
     bank.listed_latch |= bank.latch & flight.pending;
     bank.latch &= !flight.pending;
     slot
 }
 
-/// Gives `bank` the states that the LRs of `listed` came back with.
-fn take_back(bank: &mut Bank, listed: u64, pending: u64, active: u64) {
-    let forced = listed & bank.forced;
-    bank.active = bank.active & (!listed | forced) | active & listed & !forced;
-    bank.latch |= pending & listed & bank.listed_latch;
-    bank.listed &= !listed;
-    bank.listed_latch &= !listed;
-    bank.forced &= !listed;
+/// Returns the physical INTIDs of mapped PPIs, both as masks.
+#[cold]
+fn physical(ppis: u32, pintid: &[u8; 16]) -> u32 {
+    bits(ppis.into()).fold(0, |mask, n| mask | 1 << (pintid[n as usize % 16] % 32))
 }
 
-/// What to list when not everything fits.
-struct Choice {
-    keep: [u64; 2],
-    /// Some pending ones are not kept.
-    pending_waits: bool,
-    hcr: u64,
-}
-
-impl Choice {
-    /// Keeps the most urgent pending interrupt always, then active ones, so that the guest can end them without an exit, then
-    /// more pending ones. Among pending ones those whose group the guest has on come first.
-    fn make(banks: [&Bank; 2], flights: [Flight; 2], lrs: &ListRegisters) -> Self {
-        let mut active = Ranked::default();
-        let mut pending = Ranked::default();
-        for (which, (bank, flight)) in banks.into_iter().zip(flights).enumerate() {
-            for n in bits(flight.all()) {
-                let id = which as u32 * 64 + n;
-                let key = u32::from(bank.priority(n)) << 8 | id;
-                if flight.active >> n & 1 != 0 {
-                    active.insert(key);
-                } else {
-                    let masked = (lrs.vmcr >> (bank.group >> n & 1) & 1) as u32 ^ 1;
-                    pending.insert(masked << 16 | key);
-                }
+impl VgicCpu {
+    /// Finds out which of the listed mapped PPIs `hw` have ended. `back` is what is left of them.
+    #[inline(never)]
+    fn take_back_hw(&mut self, hw: u64, back: Flight, lrs: &ListRegisters) {
+        let mut ended = hw & !back.all();
+        // Those that were ended in the model only, or in an LR without HW=1: the physical interrupt has to follow.
+        let mut behind = hw & back.active & self.bank.forced & !self.bank.active;
+        ended |= behind;
+        for slot in bits(lrs.folded.into()) {
+            let lr = lrs.lr[slot as usize % 16];
+            if lr & LR_HW == 0 {
+                behind |= ended & 1u64.checked_shl(lr as u32).unwrap_or(0);
             }
         }
-        let slots = usize::from(lrs.count.min(16));
-        let active_slots = active.total.min(slots.saturating_sub(usize::from(pending.total != 0)));
-        let pending_slots = slots - active_slots;
-        let mut hcr = 0;
-        let pending_waits = pending.total > pending_slots;
-        if pending_waits {
-            hcr |= HCR_NPIE;
-            // A group that is off now may hold back one that the guest turns on.
-            hcr |= if lrs.vmcr & 1 == 0 { HCR_VGRP0EIE } else { 0 };
-            hcr |= if lrs.vmcr & 2 == 0 { HCR_VGRP1EIE } else { 0 };
-        }
-        if active.total > active_slots {
-            hcr |= HCR_LRENPIE | HCR_TDIR;
-        }
-        let mut keep = [0u64; 2];
-        let chosen =
-            active.keys.iter().take(active_slots).chain(pending.keys.iter().take(pending_slots.min(pending.total)));
-        for key in chosen {
-            keep[(key >> 6 & 1) as usize] |= 1 << (key & 63);
-        }
-        Self { keep, pending_waits, hcr }
+        self.bank.line &= !ended | u64::from(self.refired);
+        self.deactivate |= behind as u32 & !self.refired;
+        self.refired = 0;
     }
+}
+
+/// Returns what to list where not everything fits. The most urgent pending interrupt always is, then active ones, so that the
+/// guest can end them without an exit, then more pending ones. Among pending ones those whose group the guest has on come
+/// first.
+#[cold]
+#[inline(never)]
+fn choose(banks: [&Bank; 2], flights: [Flight; 2], lrs: &mut ListRegisters) -> [Flight; 2] {
+    let mut active = Ranked::default();
+    let mut pending = Ranked::default();
+    for (which, (bank, flight)) in banks.into_iter().zip(flights).enumerate() {
+        for n in bits(flight.all()) {
+            let id = which as u32 * 64 + n;
+            let key = u32::from(bank.priority(n)) << 8 | id;
+            if flight.active >> n & 1 != 0 {
+                active.insert(key);
+            } else {
+                let masked = (lrs.vmcr >> (bank.group >> n & 1) & 1) as u32 ^ 1;
+                pending.insert(masked << 16 | key);
+            }
+        }
+    }
+    let slots = usize::from(lrs.count.min(16));
+    let active_slots = active.total.min(slots.saturating_sub(usize::from(pending.total != 0)));
+    let pending_slots = pending.total.min(slots - active_slots);
+    let pending_waits = pending.total > pending_slots;
+    if pending_waits {
+        lrs.hcr |= HCR_NPIE;
+        // A group that is off now may hold back one that the guest turns on.
+        lrs.hcr |= if lrs.vmcr & 1 == 0 { HCR_VGRP0EIE } else { 0 };
+        lrs.hcr |= if lrs.vmcr & 2 == 0 { HCR_VGRP1EIE } else { 0 };
+    }
+    if active.total > active_slots {
+        lrs.hcr |= HCR_LRENPIE | HCR_TDIR;
+    }
+    let mut keep = [0u64; 2];
+    for key in active.keys.iter().take(active_slots).chain(pending.keys.iter().take(pending_slots)) {
+        keep[(key >> 6 & 1) as usize] |= 1 << (key & 63);
+    }
+    [0, 1].map(|which| flights[which].only(keep[which], pending_waits))
 }
 
 /// The lowest keys of many, in order.
