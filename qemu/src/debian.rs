@@ -135,7 +135,7 @@ pub fn root_of(name: &str, packages: &[&str]) -> Result<PathBuf> {
     keep(&kept, || {
         say(format_args!("downloading {} for arm64", packages.join(", ")));
         let apt = Apt::new("arm64")?;
-        unpack_all(&apt.download_with_dependencies(packages, false)?, &kept)
+        unpack_all(&apt.download_with_dependencies(packages)?, &kept)
     })
 }
 
@@ -266,14 +266,17 @@ impl Apt {
         output(&mut command)
     }
 
-    fn release(backports: bool) -> String {
-        if backports { format!("{RELEASE}-backports") } else { RELEASE.into() }
+    /// Returns the arguments that select a release; without any, apt takes the newest of the release and its updates.
+    fn release(backports: bool) -> Vec<String> {
+        if backports { vec!["-t".into(), format!("{RELEASE}-backports")] } else { Vec::new() }
     }
 
     /// Returns the package that a metapackage stands for, or the package itself.
     fn newest(&self, package: &str, backports: bool) -> Result<String> {
         let release = Self::release(backports);
-        let text = self.run("apt-cache", &["-t", &release, "depends", package], None)?;
+        let mut arguments: Vec<&str> = release.iter().map(String::as_str).collect();
+        arguments.extend(["depends", package]);
+        let text = self.run("apt-cache", &arguments, None)?;
         let start = "linux-image-";
         let depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
         let kernel = depends.filter(|name| package.starts_with(start) && name.starts_with(start)).next_back();
@@ -283,19 +286,20 @@ impl Apt {
     /// Downloads packages alone, and returns the files.
     fn download(&self, packages: &[&str], backports: bool, into: &Path) -> Result<Vec<PathBuf>> {
         let release = Self::release(backports);
-        let arguments: Vec<&str> = ["-t", &release, "download"].into_iter().chain(packages.iter().copied()).collect();
+        let mut arguments: Vec<&str> = release.iter().map(String::as_str).collect();
+        arguments.push("download");
+        arguments.extend(packages);
         self.run("apt-get", &arguments, Some(into))?;
         archives(into)
     }
 
     /// Downloads packages and all that they depend on, and returns the files.
-    fn download_with_dependencies(&self, packages: &[&str], backports: bool) -> Result<Vec<PathBuf>> {
+    fn download_with_dependencies(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
         let cache = self.directory.join("cache/archives");
         for old in archives(&cache)? {
             fs::remove_file(old)?;
         }
-        let release = Self::release(backports);
-        let mut arguments = vec!["-t", &release, "install", "--download-only", "-y", "--no-install-recommends"];
+        let mut arguments = vec!["install", "--download-only", "-y", "--no-install-recommends"];
         arguments.extend(packages);
         self.run("apt-get", &arguments, None)?;
         archives(&cache)
