@@ -1,7 +1,28 @@
-//! The EL2 image.
+//! The EL2 image: it names the concrete hardware and starts the machine. Read on in `salp-core`, whose modules follow
+//! the path of a guest's exit.
+//!
+//! - [`machine`]: what there is one of: the frame table, the scheduler, the console, the VMs.
+//! - [`vm`]: a VM put together from core's parts; [`vcpu`]: one CPU's loop; [`exits`]: what a guest asked for.
 #![cfg_attr(target_os = "none", no_std, no_main)]
-#[cfg(not(target_os = "none"))]
-fn main() {}
+
 #[cfg(target_os = "none")]
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! { loop {} }
+mod console;
+#[cfg(target_os = "none")]
+mod exits;
+#[cfg(target_os = "none")]
+mod machine;
+#[cfg(target_os = "none")]
+mod devstub;
+#[cfg(target_os = "none")]
+mod vcpu;
+#[cfg(target_os = "none")]
+mod vm;
+
+#[cfg(target_os = "none")]
+salp_hw::entry!(machine::main);
+
+#[cfg(not(target_os = "none"))]
+fn main() {
+    eprintln!("this is the EL2 image: `cargo run` at the top of the tree builds and starts it");
+    std::process::exit(2);
+}

@@ -137,6 +137,8 @@ pub struct Context {
     pub debug: DebugRegs,
     /// The guest has touched debug registers: they are switched from now on.
     pub debug_used: bool,
+    /// The OS lock is locked (OSLAR_EL1): out of reset it is.
+    pub os_locked: bool,
     /// A virtual SError is pending (HCR_EL2.VSE).
     pub serror_pending: bool,
 }
@@ -144,7 +146,7 @@ pub struct Context {
 impl Context {
     /// Returns the context of a CPU that starts at `entry` with `argument` in x0.
     pub fn reset(entry: u64, argument: u64) -> Self {
-        let mut context = Self { el1: El1Regs::reset(), ..Self::default() };
+        let mut context = Self { el1: El1Regs::reset(), os_locked: true, ..Self::default() };
         context.regs.pc = entry;
         context.regs.pstate = PSTATE_RESET;
         context.regs.x[0] = argument;

@@ -140,6 +140,8 @@ struct Cpu {
     ahead: bool,
     idle: bool,
     slice_end: u64,
+    /// Its alarm rings at the end of the slice: it knows that others wait.
+    armed: bool,
 }
 
 /// The scheduler of the machine.
@@ -162,7 +164,7 @@ impl<'a> Scheduler<'a> {
     /// Makes a scheduler of `cpus` CPUs for as many vCPUs as there are nodes. `slice` is how long a vCPU runs while
     /// others wait.
     pub fn new(nodes: &'a mut [Node], cpus: usize, slice: u32) -> Self {
-        let cpu = Cpu { current: END, ahead: false, idle: false, slice_end: 0 };
+        let cpu = Cpu { current: END, ahead: false, idle: false, slice_end: 0, armed: false };
         Self {
             nodes,
             cpus: [cpu; MAX_CPUS],
@@ -256,7 +258,8 @@ impl<'a> Scheduler<'a> {
                 self.cpus[cpu].idle = false; // one wake-up for one vCPU
                 1 << cpu
             }
-            None => 0,
+            // Everybody is busy: those that had the CPU to themselves learn that it is shared now.
+            None => (0..self.count).filter(|&n| self.cpus[n].current != END && !self.cpus[n].armed).fold(0, |set, n| set | 1 << n),
         }
     }
 
@@ -272,7 +275,7 @@ impl<'a> Scheduler<'a> {
             node.credit = slice;
         }
         node.state = State::On(cpu as u8);
-        self.cpus[cpu] = Cpu { current: at, ahead, idle: false, slice_end: now.wrapping_add(node.credit.into()) };
+        self.cpus[cpu] = Cpu { current: at, ahead, idle: false, slice_end: now.wrapping_add(node.credit.into()), armed: false };
         Some(VcpuRef(at))
     }
 
@@ -388,6 +391,7 @@ impl<'a> Scheduler<'a> {
         let this = self.cpus[cpu];
         let others = !self.ahead.is_empty() || !self.round.is_empty();
         let slice = (this.current != END && others).then_some(this.slice_end);
+        self.cpus[cpu].armed = slice.is_some();
         let owned = self.alarm.is_none_or(|(owner, _)| owner == cpu);
         let sleeper = match self.next_sleeper(now) {
             Some(at) if owned || self.alarm.is_some_and(|(_, other)| at < other || other <= now) => {

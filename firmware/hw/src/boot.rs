@@ -8,6 +8,7 @@ use heapless::Vec;
 use salp_board::facts::{Board, MAX_BANKS, MAX_CPUS};
 use salp_core::addr::{PAGE_SIZE, Pa};
 use salp_core::frames::Frames;
+use salp_core::sched::{Node, VCPUS_PER_VM};
 use salp_core::place;
 use spin::{Mutex, Once};
 
@@ -18,7 +19,7 @@ const PACKED_MAGIC: [u8; 8] = *b"SALPPACK";
 const PACKED_HEADER: u64 = 32;
 
 /// What the first CPU was started with.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Loaded {
     /// Where the image was loaded.
     pub image: Pa,
@@ -30,8 +31,8 @@ pub struct Loaded {
     pub device_tree: &'static [u8],
     /// The symbol table for backtraces; empty if none was packed.
     pub symbols: &'static [u8],
-    /// Where the built-in boot set is, if one was packed: address and length.
-    pub boot_set: Option<(Pa, u64)>,
+    /// Where the built-in boot set is, if one was packed.
+    pub boot_set: Option<Range<u64>>,
 }
 
 /// Reads what was loaded. `device_tree` and `image` are what entry.S passes to the first Rust function.
@@ -55,7 +56,10 @@ unsafe fn loaded(device_tree: u64, image: u64) -> Loaded {
         let symbols = image_end.0 + word(8);
         // SAFETY: the packer's own offsets, inside the area.
         loaded.symbols = unsafe { memory::bytes(symbols..symbols + word(12)) };
-        loaded.boot_set = (word(20) != 0).then(|| (Pa(image_end.0 + word(16)), word(20)));
+        loaded.boot_set = (word(20) != 0).then(|| {
+            let start = image_end.0 + word(16);
+            start..start + word(20).next_multiple_of(PAGE_SIZE)
+        });
         loaded.end = Pa(image_end.0 + (word(24) | word(28) << 32));
     }
     loaded
@@ -69,13 +73,18 @@ pub struct Boot {
     pub board: Board<'static>,
     /// RAM that is in use before the frame table exists, to be reserved in it.
     pub taken: Vec<Range<u64>, 32>,
-    storage: Mutex<Option<Range<u64>>>,
+    storage: Mutex<Option<(Range<u64>, Range<u64>)>>,
     root: Pa,
     stacks: [Stacks; MAX_CPUS],
     scratch: [Pa; MAX_CPUS],
 }
 
 static BOOT: Once<Boot> = Once::new();
+
+/// The greatest number of VMs. With 8-bit VMIDs there are 255.
+pub const MAX_VMS: usize = 1024;
+const NODES: usize = MAX_VMS * VCPUS_PER_VM;
+const NODES_BYTES: u64 = (NODES * size_of::<Node>()) as u64;
 
 /// Tables of EL2's map, in pages: identity, devices and image, with room for scattered devices.
 const TABLE_PAGES: u64 = 40;
@@ -109,10 +118,13 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
     let page_up = |at: u64| at.next_multiple_of(PAGE_SIZE);
     let mut taken: Vec<Range<u64>, 32> = Vec::new();
     let mut take = |range: Range<u64>| taken.push(range).expect("the lists of the board are shorter");
-    take(loaded.image.0..page_up(loaded.end.0));
+    // The packed boot set is the last thing packed. It is not part of what stays reserved: VMs use its frames.
+    let packed_end = loaded.boot_set.as_ref().map_or(loaded.end.0, |set| set.start);
+    take(loaded.image.0..page_up(packed_end));
     let tree = loaded.device_tree.as_ptr() as u64;
     take(tree / PAGE_SIZE * PAGE_SIZE..page_up(tree + loaded.device_tree.len() as u64));
-    board.boot_set.iter().chain(&board.reserved).cloned().for_each(&mut take);
+    let sets = board.boot_set.iter().chain(&loaded.boot_set);
+    sets.map(|set| set.start..page_up(set.end)).chain(board.reserved.iter().cloned()).for_each(&mut take);
 
     // Tables and stacks come from the image's gigabyte, which the early map has.
     let gigabyte = loaded.image.0 >> 30 << 30..(loaded.image.0 >> 30) + 1 << 30;
@@ -124,9 +136,10 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
 
     let banks: Vec<Range<Pa>, MAX_BANKS> = board.ram.iter().map(|bank| Pa(bank.start)..Pa(bank.end)).collect();
     let words = Frames::words_needed(&banks).unwrap_or_else(|error| panic!("RAM is unusable: {error:?}"));
-    let bytes = page_up(words as u64 * 8);
+    let bytes = page_up(words as u64 * 8) + page_up(NODES_BYTES);
     let table = place::find(&board.ram, &taken, 0..u64::MAX, bytes, PAGE_SIZE).expect("no room for the frame table");
     taken.push(table..table + bytes).expect("there is room for one more");
+    let nodes = table + bytes - page_up(NODES_BYTES);
 
     // SAFETY: `early` was placed apart from everything else and is noted as taken.
     let tables = unsafe { Bump::new(early..early + TABLE_PAGES * PAGE_SIZE) };
@@ -154,11 +167,12 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
         *stack = map.map_stacks(index);
     }
     let root = map.root();
-    let storage = Mutex::new(Some(table..table + bytes));
+    let storage = Mutex::new(Some((table..nodes, nodes..nodes + NODES_BYTES)));
     let top = stacks[0].top;
+    let image = loaded.image;
     BOOT.call_once(|| Boot { loaded, board, taken, storage, root, stacks, scratch });
     // SAFETY: the map holds all that EL2 uses, and nothing of this stack is used again.
-    unsafe { mmu::switch_to(root, loaded.image, top, enter_main) }
+    unsafe { mmu::switch_to(root, image, top, enter_main) }
 }
 
 /// Redistributors that are mapped: CPUs are found among the first of them by their affinity.
@@ -183,11 +197,21 @@ pub fn get() -> &'static Boot {
 }
 
 impl Boot {
-    /// Returns the memory for the frame table, once.
-    pub fn take_storage(&self) -> Option<&'static mut [u64]> {
-        let range = self.storage.lock().take()?;
-        // SAFETY: placed apart from everything else, mapped, and handed out once.
-        Some(unsafe { memory::claim(range) })
+    /// Returns where the boot set is: the boot loader's, else the packed one.
+    pub fn boot_set(&self) -> Option<Range<u64>> {
+        self.board.boot_set.clone().or(self.loaded.boot_set.clone())
+    }
+
+    /// Returns the memory for the frame table and for the scheduler, once.
+    pub fn take_tables(&self) -> Option<(&'static mut [u64], &'static mut [Node])> {
+        let (frames, nodes) = self.storage.lock().take()?;
+        let first = nodes.start as *mut Node;
+        for index in 0..NODES {
+            // SAFETY: placed apart from everything else, mapped, large enough, and handed out once.
+            unsafe { first.add(index).write(Node::default()) };
+        }
+        // SAFETY: as above, initialised just now; the other part is claimed apart from it.
+        Some(unsafe { (memory::claim(frames), core::slice::from_raw_parts_mut(first, NODES)) })
     }
 
     /// Starts CPU `index`, which comes to the firmware's main function.
@@ -219,6 +243,18 @@ pub fn console() -> crate::uart::Pl011 {
 pub fn gic() -> Result<crate::gic::Gic, &'static str> {
     // SAFETY: from the device tree and mapped; the firmware asks once.
     unsafe { crate::gic::Gic::new(&get().board.gic, get().board.cpus.len()) }
+}
+
+/// Returns seconds since 1970 from the PL031 at `base` (Arm DDI 0224: RTCDR is the first register).
+pub fn read_rtc(base: u64) -> u64 {
+    // SAFETY: from the device tree and mapped; reading it has no effect.
+    u64::from(unsafe { core::ptr::read_volatile(base as *const u32) })
+}
+
+/// Returns the bytes of a boot set, which nobody writes: guests get its frames copy-on-write.
+pub fn boot_set_bytes(range: Range<u64>) -> &'static [u8] {
+    // SAFETY: RAM that the boot loader or the packer filled, and that is reserved from then on.
+    unsafe { memory::bytes(range) }
 }
 
 /// Ends the machine.

@@ -188,6 +188,65 @@ pub fn wait_for_interrupt() {
     unsafe { core::arch::asm!("wfi", options(nostack, preserves_flags)) };
 }
 
+/// Returns VBAR_EL1 and SCTLR_EL1 of the running guest.
+pub fn el1_vectors() -> (u64, u64) {
+    (read!(vbar_el1), read!(sctlr_el1))
+}
+
+/// Writes the registers that describe an exception to the running guest; FAR_EL1 keeps its value without one.
+pub fn set_el1_exception(elr: u64, spsr: u64, esr: u64, far: Option<u64>) {
+    write!(elr_el1, elr);
+    write!(spsr_el1, spsr);
+    write!(esr_el1, esr);
+    if let Some(far) = far {
+        write!(far_el1, far);
+    }
+}
+
+/// Returns TCR_EL1 of the running guest.
+pub fn tcr_el1() -> u64 {
+    read!(tcr_el1)
+}
+
+/// Returns MDSCR_EL1 of the running guest.
+pub fn mdscr() -> u64 {
+    read!(mdscr_el1)
+}
+
+/// Writes MDSCR_EL1 of the running guest.
+pub fn set_mdscr(value: u64) {
+    write!(mdscr_el1, value);
+}
+
+/// Walks the running guest's own tables: the guest physical address of `va`, `None` if they do not map it.
+pub fn translate_stage1(va: u64, is_write: bool) -> Option<u64> {
+    let saved = read!(par_el1);
+    // SAFETY: an address translation writes PAR_EL1 only, which is put back.
+    unsafe {
+        if is_write {
+            core::arch::asm!("at s1e1w, {}", in(reg) va, options(nostack, preserves_flags));
+        } else {
+            core::arch::asm!("at s1e1r, {}", in(reg) va, options(nostack, preserves_flags));
+        }
+    }
+    isb!();
+    let par = read!(par_el1);
+    write!(par_el1, saved);
+    (par & 1 == 0).then(|| par & 0x000f_ffff_ffff_f000 | va & 0xfff)
+}
+
+/// Stirs what differs between two starts of one machine into a seed: counters, and RNDR where there is one.
+pub fn stir(seed: &mut [u8; 32]) {
+    let has_rndr = id_register(6, 0) >> 60 != 0;
+    for chunk in seed.chunks_exact_mut(8) {
+        let mut word = counter();
+        if has_rndr {
+            word ^= read!(s3_3_c2_c4_0);
+        }
+        chunk.iter_mut().zip(word.to_le_bytes()).for_each(|(to, from)| *to ^= from);
+    }
+}
+
 /// What a CPU needs to start, laid out for `secondary_cpu` in entry.S, read with caches off.
 #[repr(C, align(64))]
 struct StartRecord {

@@ -11,6 +11,8 @@ use arm_gic::{IntId, Trigger, UniqueMmioPointer};
 use core::ptr::NonNull;
 use salp_board::facts::Gic as GicFacts;
 use salp_core::addr::Pa;
+use salp_core::context::VgicCpuRegs;
+use salp_core::vgic::ListRegisters;
 
 /// The SGI by which one CPU makes another look at its work.
 pub const KICK: u32 = 0;
@@ -65,7 +67,7 @@ impl Gic {
     /// # Errors
     ///
     /// Says so when there is no redistributor for this CPU.
-    pub fn init_cpu(&mut self, index: usize, limit: u64) -> Result<Redistributor, &'static str> {
+    pub fn init_cpu(&mut self, limit: u64) -> Result<Redistributor, &'static str> {
         let (position, redistributor) = self.find(limit).ok_or("there is no GIC redistributor for a CPU")?;
         self.driver.init_cpu(position);
         self.driver.redistributor(position).map_err(|_| "GIC redistributor out of range")?.configure_default_settings();
@@ -85,7 +87,6 @@ impl Gic {
         write!(icc_ctlr_el1, 1u64 << 1);
         write!(icc_igrpen1_el1, 1u64);
         isb!();
-        let _ = index;
         Ok(redistributor)
     }
 
@@ -175,16 +176,42 @@ pub fn list_registers() -> usize {
     (read!(ich_vtr_el2) & 0x1f) as usize + 1
 }
 
-/// Returns the bits of ICH_ELRSR_EL2: list registers that hold nothing.
+/// Returns how many interrupts the guest ended that no list register held: ICH_HCR_EL2.EOIcount.
 #[inline]
-pub fn empty_list_registers() -> u64 {
-    read!(ich_elrsr_el2)
+pub fn eoi_count() -> u8 {
+    (read!(ich_hcr_el2) >> 27) as u8 & 0x1f
 }
 
-/// Writes ICH_HCR_EL2: `underflow` asks for a maintenance interrupt when at most one list register is in use.
+/// Writes ICH_HCR_EL2.
 #[inline]
-pub fn set_control(underflow: bool) {
-    write!(ich_hcr_el2, 1 | u64::from(underflow) << 1);
+pub fn set_control(value: u64) {
+    write!(ich_hcr_el2, value);
+}
+
+/// Loads ICH_VMCR_EL2 ahead of the rest: filling list registers asks for it.
+pub fn load_vmcr(regs: &VgicCpuRegs) {
+    write!(ich_vmcr_el2, regs.vmcr);
+}
+
+/// Turns the virtual CPU interface off and empties the list registers in use.
+pub fn clear_list_registers(lrs: &mut ListRegisters) {
+    let mut used = lrs.lr.iter().take(usize::from(lrs.count)).enumerate();
+    used.by_ref().for_each(|(index, _)| write_list_register(index, 0));
+    write!(ich_hcr_el2, 0u64);
+    *lrs = ListRegisters::new(usize::from(lrs.count));
+}
+
+/// Returns the active priorities of the guest: ICH_AP0R<n> or'ed with ICH_AP1R<n>, first register only of each (the five
+/// priority bits that are kept fit it).
+#[inline]
+pub fn active_priorities() -> [u32; 1] {
+    [(read!(ich_ap0r0_el2) | read!(ich_ap1r0_el2)) as u32]
+}
+
+/// Returns true if the output of the running guest's timer is high: enabled, not masked, condition met.
+pub fn timer_output(intid: u32) -> bool {
+    let control = if intid == VIRTUAL_TIMER { read!(cntv_ctl_el0) } else { read!(cntp_ctl_el0) };
+    control & 7 == 5
 }
 
 /// Returns the priority mask and group enables of the guest: ICH_VMCR_EL2.

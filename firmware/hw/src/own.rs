@@ -28,6 +28,14 @@ impl<T> Own<T> {
         Self { value: place, _owns: PhantomData }
     }
 
+    /// Returns the value and its frame.
+    pub fn into_inner(self) -> (T, Pa) {
+        let frame = Pa(self.value.as_ptr() as u64);
+        let this = core::mem::ManuallyDrop::new(self);
+        // SAFETY: moved out once: `this` is not dropped.
+        (unsafe { this.value.read() }, frame)
+    }
+
     /// Drops the value and returns its frames.
     pub fn release(self) -> Pa {
         let frames = Pa(self.value.as_ptr() as u64);

@@ -23,6 +23,11 @@ pub fn halt() -> ! {
     }
 }
 
+/// Has the firmware below carry out a workaround for the CPU's flaws (SMCCC_ARCH_WORKAROUND_n).
+pub fn workaround(function: u32, argument: u64) {
+    let _ = smccc::smc32(function, [argument as u32, 0, 0, 0, 0, 0, 0]);
+}
+
 /// Starts CPU `mpidr` at `entry` with `argument` in x0.
 ///
 /// # Errors

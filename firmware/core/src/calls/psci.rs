@@ -154,7 +154,7 @@ impl Power {
     }
 
     fn set(&mut self, vcpu: usize, state: PowerState) {
-        if let Some(slot) = self.states[..self.vcpus].get_mut(vcpu) {
+        if let Some(slot) = self.states.iter_mut().take(self.vcpus).nth(vcpu) {
             *slot = state;
         }
     }
@@ -213,8 +213,8 @@ impl Power {
                 if mpidr & !MPIDR_AFFINITY != 0 || mpidr >> shift != 0 {
                     return INVALID_PARAMETERS;
                 }
-                let states = &self.states[..self.vcpus];
-                [0, 2].into_iter().find(|n| states.iter().any(|state| number(*state) == *n)).unwrap_or(1)
+                let states = || self.states.iter().take(self.vcpus);
+                [0, 2].into_iter().find(|n| states().any(|state| number(*state) == *n)).unwrap_or(1)
             }
             _ => INVALID_PARAMETERS,
         }

@@ -217,7 +217,7 @@ impl Pl011 {
         if let Some(slot) = self.fifo.get_mut(at) {
             *slot = data;
         }
-        self.held += 1;
+        self.held = self.held.saturating_add(1);
         if data & DATA_BREAK != 0 {
             self.ris |= BE;
         }
@@ -231,7 +231,7 @@ impl Pl011 {
             return 0;
         }
         let data = self.fifo.get(usize::from(self.head) % FIFO).copied().unwrap_or(0);
-        self.head = (self.head + 1) % FIFO as u8;
+        self.head = self.head.wrapping_add(1) % FIFO as u8;
         self.held -= 1;
         self.rsr = self.rsr & RSR_OVERRUN | u32::from(data) >> 8;
         self.update_rx();

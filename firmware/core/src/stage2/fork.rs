@@ -31,7 +31,7 @@ impl From<OutOfMemory> for ForkError {
 pub enum RevertError {
     /// The state to go back to is not sealed, or of another shape.
     NotASnapshot,
-    /// Pages are pinned.
+    /// Pages of one of the two are pinned.
     Pinned,
 }
 
@@ -173,7 +173,7 @@ impl AddressSpace {
     ///
     /// # Errors
     ///
-    /// The other one is not sealed, or pages of this one are pinned.
+    /// The other one is not sealed, or pages of one of them are pinned.
     pub fn revert(
         &mut self,
         frames: &impl FrameStore,
@@ -181,7 +181,7 @@ impl AddressSpace {
         tlb: &impl Tlb,
         snapshot: &Self,
     ) -> Result<(), RevertError> {
-        if self.pinned != 0 {
+        if self.pinned != 0 || snapshot.pinned != 0 {
             return Err(RevertError::Pinned);
         }
         if self.ram() != snapshot.ram() {

@@ -1,0 +1,168 @@
+//! The machine's console: EL2's log, and the consoles of the VMs behind one serial line.
+//!
+//! Two views. In the log view every line has a prefix, `salp| ` or `NAME| `; keys go to the first VM. Attached to a VM its
+//! bytes go both ways as they are, and nobody else's are shown. One key goes round the views.
+
+use core::fmt::{self, Write};
+use salp_hw::uart::Pl011;
+use spin::{Mutex, Once};
+
+/// Ctrl-^: shows the next VM's console, and after the last one the log.
+pub const SWITCH_KEY: u8 = 0x1e;
+
+static CONSOLE: Once<Mutex<Console>> = Once::new();
+
+/// Who wrote the last, unfinished line of the log view.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Fresh,
+    Of(usize),
+}
+
+struct Console {
+    uart: Pl011,
+    attached: Option<usize>,
+    line: Line,
+}
+
+/// Takes the console.
+pub fn init() {
+    CONSOLE.call_once(|| Mutex::new(Console { uart: salp_hw::boot::console(), attached: None, line: Line::Fresh }));
+}
+
+impl Console {
+    fn text(&self, text: &str) {
+        text.bytes().for_each(|byte| self.uart.send(byte));
+    }
+
+    fn fresh_line(&mut self) {
+        if self.line != Line::Fresh {
+            self.text("\r\n");
+            self.line = Line::Fresh;
+        }
+    }
+}
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.text(text);
+        Ok(())
+    }
+}
+
+/// Writes a line of EL2's log.
+pub fn write_log(text: fmt::Arguments<'_>) {
+    let Some(console) = CONSOLE.get() else { return };
+    let mut console = console.lock();
+    console.fresh_line();
+    let _ = write!(console, "salp| {text}\r\n");
+}
+
+/// Writes a line of EL2's log.
+macro_rules! log {
+    ($($text:tt)*) => { $crate::console::write_log(format_args!($($text)*)) };
+}
+pub(crate) use log;
+
+/// Shows a byte that the VM in `slot` sent. In the log view a line appears when it is complete, or as far as it is when
+/// the VM goes to sleep over it ([`flush`]).
+pub fn output(slot: usize, name: &str, line: &mut LineBuffer, byte: u8) {
+    let Some(console) = CONSOLE.get() else { return };
+    {
+        let console = console.lock();
+        if console.attached == Some(slot) {
+            console.uart.send(byte);
+            return;
+        }
+    }
+    match byte {
+        b'\n' => {
+            flush(slot, name, line);
+            let mut console = console.lock();
+            if console.line != Line::Of(slot) {
+                console.fresh_line();
+                let _ = write!(console, "{name}| ");
+            }
+            console.text("\r\n");
+            console.line = Line::Fresh;
+        }
+        b'\r' => {}
+        _ => {
+            if line.is_full() {
+                flush(slot, name, line);
+            }
+            line.push(byte);
+        }
+    }
+}
+
+/// Shows what the VM has sent of a line so far.
+pub fn flush(slot: usize, name: &str, line: &mut LineBuffer) {
+    let Some(console) = CONSOLE.get() else { return };
+    if line.length == 0 {
+        return;
+    }
+    let mut console = console.lock();
+    if console.attached.is_none() {
+        if console.line != Line::Of(slot) {
+            console.fresh_line();
+            let _ = write!(console, "{name}| ");
+        }
+        line.bytes().iter().for_each(|&byte| console.uart.send(byte));
+        console.line = Line::Of(slot);
+    }
+    line.length = 0;
+}
+
+/// The unfinished line of a VM.
+#[derive(Clone, Copy)]
+pub struct LineBuffer {
+    bytes: [u8; 120],
+    length: u8,
+}
+
+impl LineBuffer {
+    /// An empty line.
+    pub const EMPTY: Self = Self { bytes: [0; 120], length: 0 };
+
+    fn is_full(&self) -> bool {
+        usize::from(self.length) == self.bytes.len()
+    }
+
+    fn push(&mut self, byte: u8) {
+        // A guest's control bytes must not move the cursor over other lines of the log.
+        let shown = if byte.is_ascii_control() && byte != b'\t' && byte != 0x1b && byte != 8 { b'.' } else { byte };
+        if let Some(place) = self.bytes.get_mut(usize::from(self.length)) {
+            *place = shown;
+            self.length += 1;
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
+    }
+}
+
+/// A byte that arrived on the serial line.
+pub fn input() -> Option<u8> {
+    CONSOLE.get()?.lock().uart.receive()
+}
+
+/// Returns the VM that the console is attached to.
+pub fn attached() -> Option<usize> {
+    CONSOLE.get()?.lock().attached
+}
+
+/// Attaches the console to a VM, or shows the log.
+pub fn attach(slot: Option<usize>, name: &str) {
+    let Some(console) = CONSOLE.get() else { return };
+    let mut console = console.lock();
+    console.fresh_line();
+    match slot {
+        Some(_) => {
+            let _ = write!(console, "\r\nsalp| console of {name}; Ctrl-^ shows the next one\r\n");
+        }
+        None => console.text("\r\nsalp| log of all VMs; Ctrl-^ shows the first VM's console\r\n"),
+    }
+    console.attached = slot;
+}

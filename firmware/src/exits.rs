@@ -1,0 +1,341 @@
+//! What a guest asked for, carried out: core decides, this file moves the answer to where it belongs.
+
+use crate::console;
+use crate::machine::{self, Store};
+use crate::vcpu::Resident;
+use crate::vm::{Fate, Vm};
+use salp_core::addr::Ipa;
+use salp_core::calls::psci::Wake;
+use salp_core::calls::{self, Action, Callee};
+use salp_core::context::Context;
+use crate::devstub::bus::{self, Target};
+use salp_core::exit::decode::{DataAbort, Exit, InstructionAbort, SysReg, SysRegAccess, WaitKind, class, decode};
+use salp_core::exit::inject::{self, Cause, Source};
+use salp_core::exit::skip::{condition_holds, skip, skip_a64};
+use salp_core::exit::sysreg::{self, SysRegAction};
+use salp_core::sched::VcpuRef;
+use salp_core::stage2::{Access, Fault};
+use salp_core::vgic::{AccessSize, VcpuSet};
+use salp_hw::memory::Ram;
+use salp_hw::{cpu, psci, switch};
+
+/// What comes after an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Back to the guest.
+    Guest,
+    /// Others may be due; then back to the guest.
+    Reschedule,
+    /// The guest waits for an interrupt.
+    Sleep,
+    /// This vCPU is off.
+    Off,
+}
+
+/// The INTID of the console.
+pub const UART_INTERRUPT: u32 = 33;
+/// The INTID of the clock.
+pub const RTC_INTERRUPT: u32 = 34;
+
+const CLASS_HVC64: u8 = 0x16;
+/// Traps while the vGIC asks for it (ICH_HCR_EL2.TDIR).
+const ICC_DIR_EL1: SysReg = SysReg::new(3, 0, 12, 11, 1);
+
+/// Handles a synchronous exit.
+#[inline]
+pub fn synchronous(this: &mut Resident<'_>) -> Next {
+    let esr = cpu::esr();
+    // The one call that guests make to measure a hypervisor: an answer that needs no state.
+    if class(esr) == CLASS_HVC64
+        && esr as u16 == 0
+        && let Some(answer) = calls::quick(this.context.regs.x[0])
+    {
+        this.context.regs.x[0] = answer;
+        return Next::Guest;
+    }
+    let (_, far, hpfar) = cpu::syndrome();
+    match decode(esr, far, hpfar) {
+        Exit::SysReg(access) => system_register(this, access),
+        Exit::DataAbort(abort) => data_abort(this, abort),
+        Exit::Hvc { imm } => call(this, imm),
+        Exit::Wait(wait) => {
+            if !condition_holds(esr as u32 & 0x1ff_ffff, this.context.regs.pstate) {
+                skip(&mut this.context.regs, esr);
+                return Next::Guest;
+            }
+            skip(&mut this.context.regs, esr);
+            if matches!(wait.kind(), WaitKind::Wfi | WaitKind::Wfit) { Next::Sleep } else { Next::Reschedule }
+        }
+        Exit::InstructionAbort(abort) => instruction_abort(this, abort),
+        Exit::Coprocessor(_) | Exit::Smc { .. } | Exit::Fp(_) | Exit::Hidden(_) | Exit::Unknown => undefined(this),
+        Exit::Reflect { .. } | Exit::Debug { .. } | Exit::SError { .. } | Exit::Unexpected { .. } => {
+            let pc = this.context.regs.pc;
+            this.vm.crash(this.index, format_args!("unexpected exception, ESR {esr:#x} at {pc:#x}"));
+            Next::Off
+        }
+    }
+}
+
+/// A physical SError while the guest ran: the guest's own access is the likely cause, and it learns of it.
+pub fn serror(this: &mut Resident<'_>) -> Next {
+    cpu::set_virtual_serror(true);
+    this.context.serror_pending = true;
+    Next::Guest
+}
+
+fn take(this: &mut Resident<'_>, cause: Cause) -> Next {
+    let regs = &mut this.context.regs;
+    let (vbar_el1, sctlr_el1) = cpu::el1_vectors();
+    let source = Source { pc: regs.pc, pstate: regs.pstate, vbar_el1, sctlr_el1 };
+    let target = inject::take(&source, cause, machine::get().inject_features);
+    regs.pc = target.pc;
+    regs.pstate = target.pstate;
+    cpu::set_el1_exception(target.elr_el1, target.spsr_el1, target.esr_el1, target.far_el1);
+    Next::Guest
+}
+
+fn undefined(this: &mut Resident<'_>) -> Next {
+    take(this, Cause::Undefined)
+}
+
+#[inline]
+fn system_register(this: &mut Resident<'_>, access: SysRegAccess) -> Next {
+    let written = this.context.regs.get(access.rt());
+    if access.register() == ICC_DIR_EL1 && access.is_write() {
+        skip_a64(&mut this.context.regs);
+        let (vm, index) = (this.vm, this.index);
+        this.cpu.with_vgic(vm, index, |vgic| vgic.deactivate(index, written as u32));
+        return Next::Guest;
+    }
+    match sysreg::access(access, written, &machine::get().id_registers) {
+        SysRegAction::Value(value) => {
+            this.context.regs.set(access.rt(), value);
+            skip_a64(&mut this.context.regs);
+        }
+        SysRegAction::Ignore | SysRegAction::CleanCaches => skip_a64(&mut this.context.regs),
+        SysRegAction::Undefined => return undefined(this),
+        SysRegAction::SendSgi { value, group1 } => {
+            skip_a64(&mut this.context.regs);
+            let (vm, index) = (this.vm, this.index);
+            this.cpu.with_vgic(vm, index, |vgic| vgic.send_sgi(index, value, group1));
+        }
+        SysRegAction::EnableDebug => {
+            switch::begin_debug(this.context, &this.cpu.features);
+            cpu::open_debug(true);
+        }
+        SysRegAction::WriteMdscr(value) => {
+            cpu::set_mdscr(value);
+            skip_a64(&mut this.context.regs);
+        }
+        SysRegAction::ReadMdscr => {
+            this.context.regs.set(access.rt(), cpu::mdscr());
+            skip_a64(&mut this.context.regs);
+        }
+        SysRegAction::SetOsLock(locked) => {
+            this.context.os_locked = locked;
+            skip_a64(&mut this.context.regs);
+        }
+        SysRegAction::ReadOslsr => {
+            let value = sysreg::oslsr(this.context.os_locked);
+            this.context.regs.set(access.rt(), value);
+            skip_a64(&mut this.context.regs);
+        }
+    }
+    Next::Guest
+}
+
+fn call(this: &mut Resident<'_>, imm: u16) -> Next {
+    let Some(x) = this.context.regs.x.first_chunk::<18>() else { return Next::Guest };
+    let machine = machine::get();
+    let ram = this.vm.spec.ram();
+    let action = {
+        let mut power = this.vm.power.lock();
+        let mut entropy = machine.entropy.lock();
+        let callee = Callee {
+            power: &mut power,
+            entropy: &mut *entropy,
+            mitigations: &machine.mitigations,
+            ram: ram.start.0..ram.end.0,
+        };
+        calls::dispatch(imm, x, this.index, callee)
+    };
+    match action {
+        Action::Return(value) => this.context.regs.x[0] = value,
+        Action::Return4(values) => this.context.regs.x[..4].copy_from_slice(&values),
+        Action::TurnOn { vcpu, .. } => {
+            this.context.regs.x[0] = 0;
+            let kicks = machine.scheduler.lock().turn_on(VcpuRef::new(this.vm.slot, vcpu));
+            machine::kick(kicks);
+        }
+        Action::TurnOff => return Next::Off,
+        Action::Suspend => return Next::Sleep,
+        Action::SystemOff => {
+            this.vm.stop(Fate::Off);
+            return Next::Off;
+        }
+        Action::SystemReset => {
+            this.vm.stop(Fate::Reset);
+            return Next::Off;
+        }
+        Action::Workaround(workaround) => {
+            let (function, argument) = workaround.smc();
+            psci::workaround(function, argument);
+            this.context.regs.x[0] = 0;
+        }
+    }
+    Next::Guest
+}
+
+/// Ends PSCI CPU_SUSPEND, if that is what the vCPU slept in. Returns true if its registers were replaced.
+pub fn resume(vm: &Vm, index: usize, context: &mut Context) -> bool {
+    match vm.power.lock().wake(index) {
+        Some(Wake::Return) => {
+            context.regs.x[0] = 0;
+            false
+        }
+        Some(Wake::Start(entry)) => {
+            *context = Context::reset(entry.pc, entry.context);
+            true
+        }
+        None => false,
+    }
+}
+
+#[inline]
+fn data_abort(this: &mut Resident<'_>, abort: DataAbort) -> Next {
+    let cause = |abort: &DataAbort| Cause::of_data(abort, inject::start_level(cpu::tcr_el1(), abort.va().0));
+    if !abort.is_stage2_fault() {
+        return take(this, cause(&abort));
+    }
+    let ipa = if abort.ipa_valid() {
+        abort.ipa()
+    } else {
+        match cpu::translate_stage1(abort.va().0, abort.is_write()) {
+            Some(ipa) => Ipa(ipa),
+            // The guest's tables changed meanwhile: it tries again.
+            None => return Next::Guest,
+        }
+    };
+    if ipa < this.vm.spec.ram().start {
+        return mmio(this, ipa, abort).unwrap_or_else(|| take(this, cause(&abort)));
+    }
+    let access = if abort.is_write() && !abort.on_table_walk() { Access::Write } else { Access::Read };
+    match resolve(this, ipa, access) {
+        Some(next) => next,
+        None => take(this, cause(&abort)),
+    }
+}
+
+fn instruction_abort(this: &mut Resident<'_>, abort: InstructionAbort) -> Next {
+    let ipa = if abort.ipa_valid() {
+        Some(abort.ipa())
+    } else {
+        cpu::translate_stage1(abort.va().0, false).map(Ipa)
+    };
+    if abort.is_stage2_fault()
+        && let Some(ipa) = ipa
+        && let Some(next) = resolve(this, ipa, Access::Execute)
+    {
+        return next;
+    }
+    let start = inject::start_level(cpu::tcr_el1(), abort.va().0);
+    take(this, Cause::of_instruction(&abort, start))
+}
+
+/// Gives the guest memory at `ipa`. `None` if there is no RAM.
+fn resolve(this: &mut Resident<'_>, ipa: Ipa, access: Access) -> Option<Next> {
+    let vm = this.vm;
+    let result = vm.memory.lock().fault(&Store, &Ram, &vm.tlb(), ipa, access);
+    match result {
+        Ok(_) => Some(Next::Guest),
+        Err(Fault::OutsideRam) => None,
+        Err(Fault::OutOfMemory) => {
+            vm.crash(this.index, format_args!("the machine has no memory left for it (at {ipa})"));
+            Some(Next::Off)
+        }
+    }
+}
+
+/// Emulates a device access. `None` if there is no device, or the CPU does not say what the instruction was.
+fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
+    let (target, offset) = bus::find(ipa, this.vm.spec.vcpus())?;
+    if !abort.has_syndrome() || abort.on_table_walk() || abort.is_cache_maintenance() {
+        return None;
+    }
+    let size = abort.size();
+    let written = this.context.regs.get(abort.rt());
+    let is_write = abort.is_write();
+    let (vm, index) = (this.vm, this.index);
+    let mut value = 0;
+    match target {
+        Target::Distributor => this.cpu.with_vgic(vm, index, |vgic| {
+            if is_write {
+                return vgic.dist_write(offset, size, written);
+            }
+            value = vgic.dist_read(offset, size);
+            vgic.dist_needs_sync(offset)
+        }),
+        Target::Redistributor(owner) => this.cpu.with_vgic(vm, index, |vgic| {
+            if is_write {
+                return vgic.redist_write(owner, offset, size, written);
+            }
+            value = vgic.redist_read(owner, offset, size);
+            vgic.redist_needs_sync(owner, offset)
+        }),
+        Target::Uart => value = uart(this, offset, size, is_write.then_some(written)),
+        Target::Rtc => {
+            let now = machine::uptime_seconds();
+            let line = {
+                let mut devices = vm.devices.lock();
+                if is_write {
+                    devices.rtc.write(offset, written as u32, now);
+                } else {
+                    value = devices.rtc.read(offset, now).into();
+                }
+                devices.rtc.interrupt(now)
+            };
+            this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(RTC_INTERRUPT, 0, line));
+        }
+    }
+    if !is_write {
+        let loaded = bus::finish_load(value, size, abort.sign_extend(), abort.is_64bit());
+        this.context.regs.set(abort.rt(), loaded);
+    }
+    skip_a64(&mut this.context.regs);
+    Some(Next::Guest)
+}
+
+fn uart(this: &mut Resident<'_>, offset: u64, size: AccessSize, written: Option<u64>) -> u64 {
+    let _ = size;
+    let vm = this.vm;
+    let (value, before, after) = {
+        let mut devices = vm.devices.lock();
+        let before = devices.uart.interrupt();
+        let value = match written {
+            Some(value) => {
+                if let Some(byte) = devices.uart.write(offset, value as u32) {
+                    console::output(vm.slot, vm.name(), &mut devices.line, byte);
+                }
+                0
+            }
+            None => devices.uart.read(offset).into(),
+        };
+        (value, before, devices.uart.interrupt())
+    };
+    if before != after {
+        let index = this.index;
+        this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(UART_INTERRUPT, 0, after));
+    }
+    value
+}
+
+/// A key typed at the VM's console.
+pub fn type_key(vm: &Vm, byte: u8) {
+    let line = {
+        let mut devices = vm.devices.lock();
+        devices.uart.push(byte);
+        devices.uart.interrupt()
+    };
+    let set: VcpuSet = vm.vgic.lock().set_line(UART_INTERRUPT, 0, line);
+    vm.notify(set);
+}

@@ -1,0 +1,313 @@
+//! What there is one of: the frame table, the scheduler, the table of VMs, the physical GIC. And the machine's main
+//! function, on every CPU.
+
+use crate::console::{self, log};
+use crate::vcpu;
+use crate::vm::{self, Fate, Vm};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use salp_board::facts::MAX_CPUS;
+use salp_core::addr::{PAGE_SIZE, Pa};
+use salp_core::bootset::BootSet;
+use salp_core::calls::arch::{Mitigation, Mitigations};
+use salp_core::entropy::Drbg;
+use salp_core::exit::idregs::IdRegs;
+use salp_core::exit::inject::Features;
+use salp_core::frames::{FrameStore, Frames, Kind};
+use salp_core::sched::{CpuSet, Scheduler, VcpuRef};
+use salp_hw::boot::{self, Boot, MAX_VMS};
+use salp_hw::gic::Gic;
+use salp_hw::own::Own;
+use salp_hw::{cpu, gic, memory, psci};
+use spin::{Mutex, Once, RwLock};
+
+/// How long a vCPU runs while others wait, in milliseconds.
+const SLICE_MS: u64 = 2;
+
+/// The machine.
+pub struct Machine {
+    /// Which vCPU runs where.
+    pub scheduler: Mutex<Scheduler<'static>>,
+    /// The physical GIC, for set-up.
+    pub gic: Mutex<Gic>,
+    /// Where the boot set lies.
+    pub boot_set: Pa,
+    /// Stage 2 makes guest accesses cacheable whatever the guest says (FEAT_S2FWB).
+    pub force_write_back: bool,
+    /// What decides PSTATE when an exception is given to a guest.
+    pub inject_features: Features,
+    /// What guests read from ID registers.
+    pub id_registers: IdRegs,
+    /// What the firmware below does about the CPU's flaws.
+    pub mitigations: Mitigations,
+    /// Random numbers.
+    pub entropy: Mutex<Drbg>,
+    wide_vmid: bool,
+    exit_when_idle: bool,
+    running: AtomicUsize,
+    all_ended_well: AtomicBool,
+}
+
+static FRAMES: Once<Mutex<Frames<'static>>> = Once::new();
+static MACHINE: Once<Machine> = Once::new();
+static VMS: [RwLock<Option<Own<Vm>>>; MAX_VMS] = [const { RwLock::new(None) }; MAX_VMS];
+static MPIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+static CPUS_READY: AtomicU32 = AtomicU32::new(0);
+
+/// The frame table behind its lock.
+pub struct Store;
+
+impl FrameStore for Store {
+    fn with<R>(&self, f: impl FnOnce(&mut Frames<'_>) -> R) -> R {
+        f(&mut FRAMES.get().expect("set before the first VM").lock())
+    }
+}
+
+/// Returns the machine.
+pub fn get() -> &'static Machine {
+    MACHINE.get().expect("set before the first VM")
+}
+
+/// Returns the slot of a VM, locked for as long as its parts are used.
+pub fn slot(index: usize) -> &'static RwLock<Option<Own<Vm>>> {
+    &VMS[index % MAX_VMS]
+}
+
+/// Makes CPUs look at their work.
+pub fn kick(cpus: CpuSet) {
+    for (index, mpidr) in MPIDR.iter().enumerate() {
+        if cpus >> index & 1 != 0 {
+            gic::kick(mpidr.load(Ordering::Relaxed));
+        }
+    }
+}
+
+/// Returns what has to be added to the counter, in seconds, to get the wall-clock time.
+pub fn wall_clock_offset() -> u64 {
+    static OFFSET: Once<u64> = Once::new();
+    *OFFSET.call_once(|| {
+        let now = boot::get().board.rtc.map_or(0, boot::read_rtc);
+        now.saturating_sub(cpu::counter() / cpu::counter_frequency().max(1))
+    })
+}
+
+/// Returns the wall-clock time, in seconds since 1970.
+pub fn uptime_seconds() -> u64 {
+    cpu::counter() / cpu::counter_frequency().max(1)
+}
+
+/// The main function of every CPU.
+pub fn main(index: usize) -> ! {
+    let boot = boot::get();
+    if index == 0 {
+        first_cpu(boot);
+    }
+    let machine = get();
+    MPIDR[index].store(cpu::affinity(), Ordering::Relaxed);
+    cpu::init_stage2(machine.wide_vmid);
+    let redistributor = match machine.gic.lock().init_cpu(boot.board.gic.redistributors.end) {
+        Ok(redistributor) => redistributor,
+        Err(error) => panic!("{error}"),
+    };
+    memory::invalidate_all();
+    if index == 0 {
+        machine.gic.lock().enable_shared(boot.board.uart.interrupt);
+        start_other_cpus(boot);
+        start_vms(boot, machine);
+    } else {
+        CPUS_READY.fetch_add(1, Ordering::Release);
+    }
+    vcpu::run(index, redistributor)
+}
+
+fn first_cpu(boot: &'static Boot) {
+    console::init();
+    let ram: u64 = boot.board.ram.iter().map(|bank| bank.end - bank.start).sum();
+    log!("Salp {} on {} CPUs, {} MiB of RAM", env!("CARGO_PKG_VERSION"), boot.board.cpus.len(), ram >> 20);
+    if boot.board.cpus_left_out > 0 {
+        log!("{} more CPUs are left out: Salp drives {MAX_CPUS}", boot.board.cpus_left_out);
+    }
+    let banks: heapless::Vec<_, 8> = boot.board.ram.iter().map(|bank| Pa(bank.start)..Pa(bank.end)).collect();
+    let (storage, nodes) = boot.take_tables().expect("asked for once");
+    let mut frames = Frames::new(&banks, storage).unwrap_or_else(|error| panic!("RAM is unusable: {error:?}"));
+    let boot_set = boot.boot_set();
+    for range in boot.taken.iter().filter(|range| boot_set.as_ref().is_none_or(|set| set.start != range.start)) {
+        // Parts that are no RAM of ours or reserved twice are none the worse for it.
+        let _ = frames.reserve(Pa(range.start).page()..Pa(range.end.next_multiple_of(PAGE_SIZE)));
+    }
+    FRAMES.call_once(|| Mutex::new(frames));
+
+    let slice = (cpu::counter_frequency() * SLICE_MS / 1000).clamp(1, u32::MAX.into()) as u32;
+    let fwb = cpu::id_register(7, 2) >> 40 & 0xf != 0;
+    memory::set_coherent_memory(fwb);
+    let answer = |function| Mitigation::of_answer(psci::arch_features(function));
+    let mut seed = [0u8; 32];
+    for (at, byte) in boot.board.seed.iter().enumerate() {
+        seed[at % 32] ^= byte;
+    }
+    cpu::stir(&mut seed);
+    MACHINE.call_once(|| Machine {
+        scheduler: Mutex::new(Scheduler::new(nodes, boot.board.cpus.len(), slice)),
+        gic: Mutex::new(boot::gic().unwrap_or_else(|error| panic!("{error}"))),
+        boot_set: Pa(boot_set.map_or(0, |set| set.start)),
+        force_write_back: fwb,
+        inject_features: Features {
+            pan: cpu::id_register(7, 1) >> 20 & 0xf != 0,
+            ssbs: cpu::id_register(4, 1) >> 4 & 0xf != 0,
+            mte: false,
+        },
+        id_registers: IdRegs::new(&core::array::from_fn(|n| cpu::id_register(n as u8 / 8, n as u8 % 8))),
+        mitigations: Mitigations {
+            branch_predictor: answer(0x8000_8000),
+            store_bypass: answer(0x8000_7fff),
+            branch_history: answer(0x8000_3fff),
+        },
+        entropy: Mutex::new(Drbg::new(&seed)),
+        wide_vmid: cpu::has_wide_vmids(),
+        exit_when_idle: boot.board.option("idle") == Some("poweroff"),
+        running: AtomicUsize::new(0),
+        all_ended_well: AtomicBool::new(true),
+    });
+}
+
+fn start_other_cpus(boot: &Boot) {
+    let mut started = 0;
+    for index in 1..boot.board.cpus.len() {
+        match boot.start_cpu(index) {
+            Ok(()) => started += 1,
+            Err(error) => log!("CPU {:#x} did not start: {error}", boot.board.cpus[index]),
+        }
+    }
+    while CPUS_READY.load(Ordering::Acquire) < started {
+        core::hint::spin_loop();
+    }
+}
+
+fn start_vms(boot: &'static Boot, machine: &'static Machine) {
+    let Some(range) = boot.boot_set() else {
+        log!("there is no boot set: nothing to run");
+        return;
+    };
+    let set = boot::boot_set_bytes(range.clone());
+    let set = match BootSet::parse(set) {
+        Ok(set) if range.start.is_multiple_of(PAGE_SIZE) => set,
+        Ok(_) => return log!("the boot set is not page aligned: the boot loader must load it so"),
+        Err(error) => return log!("{error}"),
+    };
+    let frames = Pa(range.start)..Pa(range.start + set.size());
+    if Store.with(|store| store.adopt_image(frames.clone())).is_err() {
+        return log!("the boot set is not in RAM of its own");
+    }
+    let stats = Store.with(|frames| frames.stats());
+    let free = stats.frames(Kind::Free) as u64 * PAGE_SIZE;
+    log!("{} MiB free for VMs, boot set of {} KiB", free >> 20, set.size() >> 10);
+    let mut first = None;
+    for (slot, spec) in set.vms().enumerate() {
+        let name = spec.name();
+        match add_vm(machine, slot, spec) {
+            Ok(()) => {
+                log!("{name}: {} vCPUs, {} KiB", spec.vcpus(), (spec.ram().end.0 - spec.ram().start.0) >> 10);
+                first.get_or_insert(slot);
+                if boot.board.option("attach") == Some(name) {
+                    console::attach(Some(slot), name);
+                }
+            }
+            Err(error) => {
+                log!("{name} cannot be started: {error}");
+                machine.all_ended_well.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+    log!("ready");
+    for slot in 0..MAX_VMS {
+        if VMS[slot].read().is_some() {
+            let kicks = machine.scheduler.lock().turn_on(VcpuRef::new(slot, 0));
+            kick(kicks);
+        }
+    }
+    if first.is_none() {
+        machine.idle();
+    }
+}
+
+fn add_vm(
+    machine: &'static Machine,
+    slot: usize,
+    spec: salp_core::bootset::VmSpec<'static>,
+) -> Result<(), vm::VmError> {
+    let limit = if machine.wide_vmid { MAX_VMS } else { 255 };
+    if slot >= limit {
+        return Err(vm::VmError::TooMany);
+    }
+    let vm = Vm::new(machine, slot, spec)?;
+    *VMS[slot].write() = Some(vm::own(vm)?);
+    machine.running.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Ends a VM whose last vCPU has left its CPU: gives its memory back, or starts it again.
+pub fn end_vm(index: usize, fate: Fate) {
+    let machine = get();
+    let again = {
+        let slot = VMS[index].read();
+        let Some(vm) = slot.as_deref() else { return };
+        let again = fate == Fate::Reset || fate == Fate::Crashed && vm.spec.restarts_on_crash();
+        let what = match fate {
+            Fate::Off => "is off",
+            Fate::Reset => "restarts",
+            _ if again => "crashed and restarts",
+            _ => "crashed",
+        };
+        log!("{}: {what}", vm.name());
+        again
+            && match vm.restart(machine) {
+                Ok(()) => true,
+                Err(error) => {
+                    log!("{} cannot restart: {error}", vm.name());
+                    false
+                }
+            }
+    };
+    if again {
+        let kicks = machine.scheduler.lock().turn_on(VcpuRef::new(index, 0));
+        return kick(kicks);
+    }
+    if let Some(vm) = VMS[index].write().take() {
+        let (vm, frame) = vm.into_inner();
+        vm.destroy();
+        Store.with(|frames| frames.free(frame));
+    }
+    if fate != Fate::Off {
+        machine.all_ended_well.store(false, Ordering::Relaxed);
+    }
+    if machine.running.fetch_sub(1, Ordering::Relaxed) == 1 {
+        let stats = Store.with(|frames| frames.stats());
+        log!("all VMs are off, {} KiB in use by guests", (stats.frames(Kind::Guest) + stats.frames(Kind::Node)) * 4);
+        machine.idle();
+    }
+}
+
+impl Machine {
+    /// Every VM is off: the end, if the operator asked for it.
+    fn idle(&self) {
+        if self.exit_when_idle {
+            if self.all_ended_well.load(Ordering::Relaxed) {
+                psci::system_off();
+            }
+            log!("not every VM ended by its own SYSTEM_OFF");
+            psci::system_reset();
+        }
+    }
+}
+
+/// Returns the VM that keys go to: the attached one, else the first that exists.
+pub fn console_vm() -> Option<usize> {
+    console::attached().or_else(|| (0..MAX_VMS).find(|&slot| VMS[slot].read().is_some()))
+}
+
+/// Shows the next console after `attached`: the next VM's, or the log after the last.
+pub fn next_console() {
+    let after = console::attached().map_or(0, |slot| slot + 1);
+    let next = (after..MAX_VMS).find(|&slot| VMS[slot].read().is_some());
+    let name = next.and_then(|slot| VMS[slot].read().as_deref().map(Vm::name));
+    console::attach(next, name.unwrap_or_default());
+}

@@ -1,0 +1,364 @@
+//! One CPU's loop: take a vCPU, run it until it leaves, take the next; wait for an interrupt when there is none.
+//!
+//! Lock order: VM slot (read) → vCPU context → VM memory → vGIC → devices → power → scheduler → console, frame table.
+
+use crate::console::{self, SWITCH_KEY};
+use crate::exits::{self, Next};
+use crate::machine;
+use crate::vm::{Fate, Vm};
+use salp_core::context::Context;
+use salp_core::sched::{Leave, VcpuRef, Wait};
+use salp_core::vgic::{ListRegisters, VcpuSet, Vgic, running_priority};
+use salp_hw::gic::{self, Redistributor};
+use salp_hw::switch::{self, Exit, Features};
+use salp_hw::{boot, cpu};
+
+/// One physical CPU.
+pub struct Cpu {
+    /// Its index among the CPUs of the machine.
+    pub index: usize,
+    /// Which registers the world switch moves.
+    pub features: Features,
+    redistributor: Redistributor,
+    lrs: ListRegisters,
+}
+
+/// A vCPU on a CPU: its registers are loaded.
+pub struct Resident<'a> {
+    /// The CPU.
+    pub cpu: &'a mut Cpu,
+    /// The VM.
+    pub vm: &'a Vm,
+    /// Which of the VM's vCPUs.
+    pub index: usize,
+    /// What is not in hardware.
+    pub context: &'a mut Context,
+}
+
+/// Runs vCPUs on this CPU for ever.
+pub fn run(index: usize, redistributor: Redistributor) -> ! {
+    let lrs = ListRegisters::new(gic::list_registers());
+    let mut this = Cpu { index, features: Features::detect(), redistributor, lrs };
+    let machine = machine::get();
+    loop {
+        let now = cpu::counter();
+        let (next, alarm) = {
+            let mut scheduler = machine.scheduler.lock();
+            let next = scheduler.pick(index, now);
+            if next.is_none() {
+                let _ = scheduler.may_wait(index);
+            }
+            (next, scheduler.next_alarm(index, now))
+        };
+        cpu::set_alarm(alarm);
+        match next {
+            Some(vcpu) => this.run_vcpu(vcpu),
+            None => {
+                cpu::wait_for_interrupt();
+                while this.take_interrupt(None) {}
+            }
+        }
+    }
+}
+
+impl Cpu {
+    fn run_vcpu(&mut self, vcpu: VcpuRef) {
+        let leave = {
+            let slot = machine::slot(vcpu.slot()).read();
+            match slot.as_deref().and_then(|vm| Some((vm, vm.vcpu(vcpu.index())?))) {
+                Some((vm, this)) => {
+                    let mut context = this.context.lock();
+                    if let Some(entry) = vm.power.lock().started(vcpu.index()) {
+                        *context = Context::reset(entry.pc, entry.context);
+                    }
+                    exits::resume(vm, vcpu.index(), &mut context);
+                    let mut resident = Resident { cpu: self, vm, index: vcpu.index(), context: &mut context };
+                    resident.load();
+                    let leave = resident.run();
+                    resident.save(leave)
+                }
+                None => Leave::Off,
+            }
+        };
+        let now = cpu::counter();
+        let (kicks, off) = {
+            let mut scheduler = machine::get().scheduler.lock();
+            let kicks = scheduler.leave(self.index, leave, now);
+            (kicks, scheduler.is_off(vcpu.slot()))
+        };
+        machine::kick(kicks & !(1 << self.index));
+        if off {
+            let fate = machine::slot(vcpu.slot()).read().as_deref().and_then(Vm::begin_end);
+            if let Some(fate) = fate {
+                machine::end_vm(vcpu.slot(), fate);
+            }
+        }
+    }
+
+    /// Takes one pending physical interrupt. Returns false if there was none.
+    fn take_interrupt(&mut self, mut resident: Option<(&Vm, usize)>) -> bool {
+        let intid = gic::acknowledge();
+        if intid >= gic::SPURIOUS {
+            return false;
+        }
+        gic::drop_priority(intid);
+        match intid {
+            gic::VIRTUAL_TIMER | gic::PHYSICAL_TIMER => match &mut resident {
+                // It stays active until the guest deactivates it through its list register.
+                Some((vm, index)) => {
+                    let (vm, index) = (*vm, *index);
+                    self.with_vgic(vm, index, |vgic| vgic.set_line(intid, index, true));
+                    return true;
+                }
+                None => {}
+            },
+            gic::EL2_TIMER => {
+                cpu::set_alarm(None);
+                let kicks = machine::get().scheduler.lock().expire(cpu::counter());
+                machine::kick(kicks & !(1 << self.index));
+            }
+            gic::KICK | gic::MAINTENANCE => {
+                if let Some((vm, index)) = resident {
+                    self.with_vgic(vm, index, |_| VcpuSet::EMPTY);
+                }
+            }
+            uart if uart == boot::get().board.uart.interrupt => console_input(),
+            _ => {}
+        }
+        gic::deactivate(intid);
+        true
+    }
+
+    /// Changes the VM's interrupt state while vCPU `index` is resident: folds, changes, fills, and tells the others.
+    pub fn with_vgic(&mut self, vm: &Vm, index: usize, change: impl FnOnce(&mut Vgic) -> VcpuSet) {
+        let others = {
+            let mut vgic = vm.vgic.lock();
+            let folded = self.fold(&mut vgic, index);
+            let changed = change(&mut vgic);
+            self.fill(&mut vgic, index);
+            folded.union(changed).without(index)
+        };
+        if !others.is_empty() {
+            vm.notify(others);
+        }
+    }
+
+    fn fold(&mut self, vgic: &mut Vgic, index: usize) -> VcpuSet {
+        let mut used = self.lrs.used;
+        while used != 0 {
+            let slot = used.trailing_zeros() as usize & 15;
+            self.lrs.lr[slot] = gic::read_list_register(slot);
+            used &= used - 1;
+        }
+        self.lrs.eoi_count = gic::eoi_count();
+        vgic.fold(index, &mut self.lrs)
+    }
+
+    fn fill(&mut self, vgic: &mut Vgic, index: usize) {
+        let before = self.lrs.hcr;
+        self.lrs.vmcr = gic::vmcr();
+        vgic.fill(index, &mut self.lrs);
+        let mut dirty = core::mem::take(&mut self.lrs.dirty);
+        while dirty != 0 {
+            let slot = dirty.trailing_zeros() as usize & 15;
+            gic::write_list_register(slot, self.lrs.lr[slot]);
+            dirty &= dirty - 1;
+        }
+        if self.lrs.hcr != before || self.lrs.eoi_count != 0 {
+            gic::set_control(self.lrs.hcr);
+            self.lrs.eoi_count = 0;
+        }
+        let mut deactivate = core::mem::take(&mut self.lrs.deactivate);
+        while deactivate != 0 {
+            self.redistributor.set_active(deactivate.trailing_zeros(), false);
+            deactivate &= deactivate - 1;
+        }
+    }
+}
+
+const TIMERS: u32 = 1 << gic::VIRTUAL_TIMER | 1 << gic::PHYSICAL_TIMER;
+
+impl Resident<'_> {
+    fn load(&mut self) {
+        let vm = self.vm;
+        cpu::set_vm(vm.vttbr(), 1 << 31 | self.index as u64, vm.counter_offset());
+        cpu::open_debug(self.context.debug_used);
+        cpu::set_virtual_serror(self.context.serror_pending);
+        let in_flight = {
+            let mut vgic = vm.vgic.lock();
+            // Before the timers: what the guest holds must not fire again.
+            let in_flight = vgic.hw_in_flight(self.index);
+            self.cpu.lrs.hcr = 0;
+            gic::load_vmcr(&self.context.gic);
+            self.cpu.fill(&mut vgic, self.index);
+            in_flight
+        };
+        for timer in [gic::VIRTUAL_TIMER, gic::PHYSICAL_TIMER] {
+            self.cpu.redistributor.set_active(timer, in_flight >> timer & 1 != 0);
+        }
+        switch::load(self.context, &self.cpu.features);
+    }
+
+    fn save(&mut self, leave: Leave) -> Leave {
+        self.context.serror_pending = cpu::virtual_serror_pending();
+        switch::save(self.context, &self.cpu.features);
+        let others = {
+            let mut vgic = self.vm.vgic.lock();
+            self.cpu.fold(&mut vgic, self.index)
+        };
+        gic::clear_list_registers(&mut self.cpu.lrs);
+        for timer in [gic::VIRTUAL_TIMER, gic::PHYSICAL_TIMER] {
+            self.cpu.redistributor.set_active(timer, false);
+        }
+        self.vm.notify(others.without(self.index));
+        match leave {
+            Leave::Sleeps { .. } => Leave::Sleeps { deadline: self.deadline() },
+            other => other,
+        }
+    }
+
+    /// Returns when the saved timers fire next, in ticks of the physical counter.
+    fn deadline(&self) -> Option<u64> {
+        const ENABLED: u64 = 1;
+        const MASKED: u64 = 2;
+        let el1 = &self.context.el1;
+        let armed = |control: u64| control & (ENABLED | MASKED) == ENABLED;
+        let in_flight = self.vm.vgic.lock().hw_in_flight(self.index);
+        let waits = |timer: u32| in_flight >> timer & 1 == 0;
+        let virtual_timer = (armed(el1.cntv_ctl_el0) && waits(gic::VIRTUAL_TIMER))
+            .then(|| el1.cntv_cval_el0.saturating_add(self.vm.counter_offset()));
+        let physical_timer =
+            (armed(el1.cntp_ctl_el0) && waits(gic::PHYSICAL_TIMER)).then_some(el1.cntp_cval_el0);
+        [virtual_timer, physical_timer].into_iter().flatten().min()
+    }
+
+    /// Runs the guest until its vCPU has to leave the CPU.
+    fn run(&mut self) -> Leave {
+        machine::get().scheduler.lock().looked(self.cpu.index);
+        loop {
+            if self.vm.fate() != Fate::Running {
+                return Leave::Off;
+            }
+            let next = match switch::enter(&mut self.context.regs) {
+                Exit::Synchronous => exits::synchronous(self),
+                Exit::Irq => {
+                    self.take_interrupts();
+                    Next::Reschedule
+                }
+                Exit::SError => exits::serror(self),
+                Exit::Fiq => Next::Guest,
+            };
+            match next {
+                Next::Guest => {}
+                Next::Reschedule => {
+                    if self.reschedule() {
+                        return Leave::Preempted;
+                    }
+                }
+                Next::Sleep => {
+                    if let Some(leave) = self.sleep() {
+                        return leave;
+                    }
+                    if exits::resume(self.vm, self.index, self.context) {
+                        switch::load(self.context, &self.cpu.features);
+                    }
+                }
+                Next::Off => return Leave::Off,
+            }
+        }
+    }
+
+    fn take_interrupts(&mut self) {
+        while self.cpu.take_interrupt(Some((self.vm, self.index))) {}
+    }
+
+    /// Returns true if another vCPU is due; else sets the alarm for when one is.
+    fn reschedule(&mut self) -> bool {
+        let now = cpu::counter();
+        let mut scheduler = machine::get().scheduler.lock();
+        scheduler.looked(self.cpu.index);
+        if scheduler.should_leave(self.cpu.index, now) {
+            return true;
+        }
+        let alarm = scheduler.next_alarm(self.cpu.index, now);
+        drop(scheduler);
+        cpu::set_alarm(alarm);
+        false
+    }
+
+    /// Waits until the guest has an interrupt to take. With nobody else to run it waits here, registers loaded.
+    fn sleep(&mut self) -> Option<Leave> {
+        {
+            let mut devices = self.vm.devices.lock();
+            console::flush(self.vm.slot, self.vm.name(), &mut devices.line);
+        }
+        loop {
+            if self.vm.fate() != Fate::Running {
+                return Some(Leave::Off);
+            }
+            if self.has_pending() {
+                machine::get().scheduler.lock().looked(self.cpu.index);
+                return None;
+            }
+            let now = cpu::counter();
+            let (wait, alarm) = {
+                let mut scheduler = machine::get().scheduler.lock();
+                (scheduler.may_wait(self.cpu.index), scheduler.next_alarm(self.cpu.index, now))
+            };
+            match wait {
+                Wait::GoOn => {
+                    let (vm, index) = (self.vm, self.index);
+                    self.cpu.with_vgic(vm, index, |_| VcpuSet::EMPTY);
+                }
+                Wait::Leave => return Some(Leave::Sleeps { deadline: None }),
+                Wait::Wait => {
+                    cpu::set_alarm(alarm);
+                    cpu::wait_for_interrupt();
+                    self.take_interrupts();
+                }
+            }
+        }
+    }
+
+    /// Returns true if the guest has an interrupt that ends its WFI (Arm ARM D1.6.2: masked by PSTATE or not).
+    pub fn has_pending(&mut self) -> bool {
+        if self.cpu.lrs.used == 0 && self.cpu.lrs.hcr & !1 == 0 {
+            // Everything that is pending and enabled is listed when there is room.
+            return false;
+        }
+        let mut vgic = self.vm.vgic.lock();
+        let others = self.cpu.fold(&mut vgic, self.index);
+        let running = running_priority(&gic::active_priorities());
+        let pending = vgic.has_pending(self.index, gic::vmcr(), running);
+        self.retract_stopped_timers(&mut vgic);
+        self.cpu.fill(&mut vgic, self.index);
+        drop(vgic);
+        self.vm.notify(others.without(self.index));
+        pending
+    }
+
+    /// A guest may stop its timer before it takes the interrupt: the line is low then.
+    fn retract_stopped_timers(&mut self, vgic: &mut Vgic) {
+        let waiting = vgic.hw_waiting(self.index) & TIMERS;
+        for timer in [gic::VIRTUAL_TIMER, gic::PHYSICAL_TIMER] {
+            if waiting >> timer & 1 != 0 && !gic::timer_output(timer) {
+                let _ = vgic.set_line(timer, self.index, false);
+            }
+        }
+    }
+}
+
+/// Gives what was typed to the VM that has the console.
+fn console_input() {
+    while let Some(byte) = console::input() {
+        if byte == SWITCH_KEY {
+            machine::next_console();
+            continue;
+        }
+        let Some(slot) = machine::console_vm() else { continue };
+        let slot = machine::slot(slot).read();
+        if let Some(vm) = slot.as_deref() {
+            exits::type_key(vm, byte);
+        }
+    }
+}
