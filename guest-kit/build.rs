@@ -9,5 +9,7 @@ fn main() {
         println!("cargo:rustc-link-arg-bins=-T{here}/guest.ld");
         // One segment without padding to large pages: `objcopy -O binary` gives the flat form of the same guest.
         println!("cargo:rustc-link-arg-bins=-nmagic");
+        // Functions that compile to the same instructions are kept once.
+        println!("cargo:rustc-link-arg-bins=--icf=all");
     }
 }

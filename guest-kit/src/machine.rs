@@ -1,5 +1,7 @@
 //! What the device tree says of this machine. Before: `rt::start`, which was given its address. After: everyone.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use fdt::Fdt;
 use fdt::node::FdtNode;
 use spin::Once;
@@ -24,9 +26,15 @@ struct Facts {
 
 static FACTS: Once<Facts> = Once::new();
 
-/// Reads the device tree at `address`, or at the start of RAM, where boot loaders of bare-metal programs put it.
-pub fn read_device_tree(address: u64) {
-    let address = if address == 0 { RAM_BASE } else { address };
+static ADDRESS: AtomicU64 = AtomicU64::new(0);
+
+/// Remembers where the device tree is: at `address`, or at the start of RAM, where boot loaders of bare-metal programs
+/// put it. It is read when the first fact is asked for.
+pub fn set_device_tree(address: u64) {
+    ADDRESS.store(if address == 0 { RAM_BASE } else { address }, Ordering::Relaxed);
+}
+
+fn facts() -> &'static Facts {
     FACTS.call_once(|| {
         let mut facts = Facts {
             bootargs: "",
@@ -37,12 +45,13 @@ pub fn read_device_tree(address: u64) {
             tree: (RAM_BASE, RAM_BASE),
             initrd: (RAM_BASE, RAM_BASE),
         };
+        let address = ADDRESS.load(Ordering::Relaxed);
         if let Some(tree) = tree::at(address) {
             facts.tree = (address, address + tree.total_size() as u64);
             facts.read(&tree);
         }
         facts
-    });
+    })
 }
 
 impl Facts {
@@ -55,12 +64,15 @@ impl Facts {
             }
             self.cpu_count = count.max(1);
         }
-        let banks = tree.find_node("/memory").and_then(|node| node.reg());
-        for bank in banks.into_iter().flatten().filter(|bank| bank.starting_address as u64 == RAM_BASE) {
-            self.ram_end = RAM_BASE + bank.size.unwrap_or(0) as u64;
+        // The first bank: its base and its size, of one or two cells each.
+        if let Some(bank) = tree.find_node("/memory").and_then(|node| node.property("reg")) {
+            let (base, rest) = bank.value.split_at(bank.value.len().min(16) / 2);
+            if big_endian(base) == RAM_BASE {
+                self.ram_end = RAM_BASE + big_endian(&rest[..rest.len().min(base.len())]);
+            }
         }
         if let Some(chosen) = tree.find_node("/chosen") {
-            self.bootargs = chosen.property("bootargs").and_then(|value| value.as_str()).unwrap_or("");
+            self.bootargs = chosen.property("bootargs").map_or("", |text| first_string(text.value));
             let (start, end) = (number_of(chosen, "linux,initrd-start"), number_of(chosen, "linux,initrd-end"));
             if let (Some(start), Some(end)) = (start, end) {
                 self.initrd = (start, end);
@@ -69,16 +81,18 @@ impl Facts {
     }
 }
 
-/// Returns the property, one big-endian number of one or two cells.
+/// Returns the property, one number.
 fn number_of(node: FdtNode<'_, '_>, name: &str) -> Option<u64> {
-    Some(node.property(name)?.value.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte)))
+    Some(big_endian(node.property(name)?.value))
 }
 
-fn facts() -> &'static Facts {
-    match FACTS.get() {
-        Some(facts) => facts,
-        None => panic!("asked for the machine before the device tree was read"),
-    }
+/// Returns the text before the first zero byte; none if it is not UTF-8.
+fn first_string(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes.split(|&byte| byte == 0).next().unwrap_or(&[])).unwrap_or("")
+}
+
+fn big_endian(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |sum, &byte| sum << 8 | u64::from(byte))
 }
 
 /// Returns the boot arguments.

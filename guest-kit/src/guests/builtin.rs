@@ -98,7 +98,7 @@ fn info() {
     println!("  memory  {} MiB at {:#x}", ram_bytes() >> 20, machine::ram_start());
     println!("  image   {} bytes at {:#x}", ram::loaded_bytes(), ram::image().0);
     println!("  timer   {} Hz", sysreg::cntfrq());
-    let version = psci::call(smccc::psci::PSCI_VERSION, [0; 3]);
+    let version = psci::call(smccc::psci::PSCI_VERSION, [0; 3]) as u64;
     println!("  PSCI    {}.{}", version >> 16, version & 0xffff);
     println!("  boot    {}", machine::bootargs());
 }
@@ -112,12 +112,12 @@ fn cpus() {
     println!("  vCPU {} says hello", cpu::index());
     for other in (0..machine::cpu_count()).filter(|&other| other != cpu::index()) {
         let before = GREETED.load(Ordering::Acquire);
-        let answer = cpu::start(other, greet, other as u64);
-        let greeted = answer == psci::SUCCESS
+        let answer = cpu::start(other, greet, other as u64) as u64;
+        let greeted = answer == psci::SUCCESS as u64
             && timer::wait_until(5000, || GREETED.load(Ordering::Acquire) > before)
             && cpu::wait_off(other, 5000);
         if !greeted {
-            println!("  vCPU {other} does not come: PSCI says {answer}");
+            println!("  vCPU {other} does not come: PSCI says {answer:#x}");
         }
     }
 }
@@ -129,8 +129,18 @@ fn greet(context: u64) {
 
 fn memory() {
     let ram = Ram::largest();
-    let pages = || (ram.start()..ram.end()).step_by(4096);
-    pages().for_each(|page| ram.write(page, !page));
-    let wrong = pages().filter(|&page| ram.read(page) != !page).count();
-    println!("  {} pages written, {wrong} wrong", pages().count());
+    let (mut pages, mut wrong) = (0u64, 0u64);
+    for round in 0..2 {
+        let mut page = ram.start();
+        while page < ram.end() {
+            if round == 0 {
+                ram.write(page, !page);
+                pages += 1;
+            } else {
+                wrong += u64::from(ram.read(page) != !page);
+            }
+            page += 4096;
+        }
+    }
+    println!("  {pages} pages written, {wrong} wrong");
 }

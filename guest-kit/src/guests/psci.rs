@@ -1,6 +1,6 @@
 //! PSCI 1.1, SMCCC 1.1 and TRNG 1.0 as Arm DEN0022, DEN0028 and DEN0098 describe them. Needs two vCPUs; with three or
-//! more also the races. Plain QEMU fails `affinity_levels` (it looks at no level) and `cpu_on_race` (it tells both that
-//! they won).
+//! more also the races. Plain QEMU fails `affinity_levels` (it looks at no level), and `turned_on_is_not_off` and
+//! `cpu_on_race` (a vCPU is off until it runs, and both who turn it on are told that they won).
 //!
 //! Boot argument `reset`: prints `RESET marker=…`, with what a word of RAM holds that nobody loaded, writes to the
 //! word, and makes SYSTEM_RESET. Whoever reads the console counts the lines and ends the guest; a marker that is not
@@ -40,6 +40,7 @@ pub fn main() {
         trng_draws,
         trng_arguments,
         affinity_levels,
+        turned_on_is_not_off,
         cpu_on_race,
     );
 }
@@ -202,6 +203,24 @@ fn cpu_on_all() -> Outcome {
     Ok(())
 }
 
+fn turned_on_is_not_off() -> Outcome {
+    let count = machine::cpu_count();
+    if count < 2 {
+        skip!("one vCPU");
+    }
+    for round in 0..50 {
+        ARRIVED.store(0, Ordering::Release);
+        GO.store(0, Ordering::Release);
+        check_eq!(cpu::start(1, note_and_wait, 0), psci::SUCCESS, "round {round}: CPU_ON");
+        let state = psci::affinity_info(machine::mpidr(1), 0);
+        let came = timer::wait_until(5000, || ARRIVED.load(Ordering::Acquire) > 0);
+        GO.store(1, Ordering::Release);
+        check!(came && cpu::wait_off(1, 5000), "round {round}: it does not come or go");
+        check!(state == psci::ON || state == psci::PENDING, "round {round}: AFFINITY_INFO after CPU_ON: {state}");
+    }
+    Ok(())
+}
+
 static ANSWERS: [AtomicI64; 2] = [const { AtomicI64::new(0) }; 2];
 static READY: AtomicUsize = AtomicUsize::new(0);
 static ROUND: AtomicU64 = AtomicU64::new(0);
@@ -266,6 +285,7 @@ fn cpu_off_and_on() -> Outcome {
         let other = 1 + (round as usize) % (count - 1);
         ARRIVED.store(0, Ordering::Release);
         check_eq!(cpu::start(other, note_context, round), psci::SUCCESS, "round {round}: CPU_ON of vCPU {other}");
+        check!(timer::wait_until(5000, || ARRIVED.load(Ordering::Acquire) > 0), "round {round}: it does not come");
         check!(cpu::wait_off(other, 5000), "round {round}: vCPU {other} does not go off");
         check_eq!(ARRIVED.load(Ordering::Acquire), 1, "round {round}: arrivals");
         check_eq!(SEEN[other].load(Ordering::Acquire), round, "round {round}: context");

@@ -148,6 +148,7 @@ pub fn set_irq_hook(hook: Option<IrqHook>) {
 /// in x30.
 pub fn catch(f: impl FnOnce()) -> Option<Exception> {
     let slot = &CATCHES[cpu::index()];
+    RECORDER.store(record as SyncHook as usize, Ordering::Release);
     slot.count.store(0, Ordering::SeqCst);
     slot.armed.store(true, Ordering::SeqCst);
     f();
@@ -189,6 +190,17 @@ fn record(frame: &mut Frame) -> bool {
     true
 }
 
+/// Who records for [`catch`]; set by it, so that guests that catch nothing do without.
+static RECORDER: AtomicUsize = AtomicUsize::new(0);
+
+fn caught_here(frame: &mut Frame) -> bool {
+    match RECORDER.load(Ordering::Acquire) {
+        0 => false,
+        // SAFETY: the slot holds zero or what `catch` made of `record`.
+        recorder => unsafe { transmute::<usize, SyncHook>(recorder)(frame) },
+    }
+}
+
 fn hooked(frame: &mut Frame) -> bool {
     match SYNC_HOOKS[cpu::index()].load(Ordering::Acquire) {
         0 => false,
@@ -204,7 +216,7 @@ extern "C" fn guest_exception(frame: &mut Frame) {
         land(frame);
     }
     match vector {
-        0 | 4 if hooked(frame) || record(frame) => {}
+        0 | 4 if hooked(frame) || caught_here(frame) => {}
         _ if vector & 3 == 1 => match IRQ_HOOK.load(Ordering::Acquire) {
             0 => unexpected(frame),
             // SAFETY: the slot holds zero or what `set_irq_hook` made of an `IrqHook`.

@@ -30,15 +30,22 @@ pub fn loaded_bytes() -> u64 {
 impl Ram {
     /// Returns the largest run of free RAM, of whole pages.
     pub fn largest() -> Self {
-        let (mut best, mut start) = (Self { start: 0, end: 0 }, machine::ram_start());
-        let mut used = machine::used_ranges();
-        used.sort_unstable();
-        for (from, to) in used.into_iter().chain([(machine::ram_end(), u64::MAX)]) {
-            let (start_page, end_page) = (start.next_multiple_of(4096), from & !4095);
-            if end_page > start_page && end_page - start_page > best.end - best.start {
-                best = Self { start: start_page, end: end_page };
+        let used = machine::used_ranges();
+        let mut best = Self { start: 0, end: 0 };
+        // A free run starts at the start of RAM or where something used ends, and goes to the next that is used.
+        for start in [machine::ram_start(), used[0].1, used[1].1, used[2].1] {
+            let mut end = machine::ram_end();
+            for (from, to) in used {
+                if from >= start {
+                    end = end.min(from);
+                } else if to > start {
+                    end = start;
+                }
             }
-            start = start.max(to);
+            let (start, end) = (start.next_multiple_of(4096), end & !4095);
+            if end > start && end - start > best.end - best.start {
+                best = Self { start, end };
+            }
         }
         best
     }

@@ -144,7 +144,7 @@ extern "C" fn guest_start(dtb: u64, physical: u64, virtual_: u64) -> ! {
     COUNTERS[1].store(virtual_, Ordering::Relaxed);
     console::init();
     timer::init();
-    machine::read_device_tree(dtb);
+    machine::set_device_tree(dtb);
     guest_main();
     psci::system_off()
 }
