@@ -363,6 +363,13 @@ impl DataAbort {
         self.iss & 1 << 6 != 0
     }
 
+    /// Returns true if memory must be writable for the access to go on. On a table walk that is a permission fault: the
+    /// walker reads what may always be read, and writes only to set an access flag or a dirty state (FEAT_HAFDBS).
+    #[inline(always)]
+    pub const fn wants_write(&self) -> bool {
+        if self.on_table_walk() { is_permission_fault(self.iss) } else { self.is_write() }
+    }
+
     /// Returns the width of the access. Needs [`Self::has_syndrome`].
     #[inline(always)]
     pub const fn size(&self) -> AccessSize {
@@ -413,6 +420,11 @@ impl DataAbort {
 }
 
 #[inline(always)]
+const fn is_permission_fault(iss: u32) -> bool {
+    iss >> 2 & 0xf == 3
+}
+
+#[inline(always)]
 const fn is_stage2_fault(iss: u32) -> bool {
     matches!(iss >> 2 & 0xf, 1..=3) || iss & 0x3f == 0x2b
 }
@@ -448,6 +460,13 @@ impl InstructionAbort {
     /// Returns true if the guest's own table walk faulted at stage 2 (S1PTW).
     pub const fn on_table_walk(&self) -> bool {
         self.iss & S1PTW != 0
+    }
+
+    /// Returns true if memory must be writable for the fetch to go on: after a permission fault on a table walk. The
+    /// walker reads what may always be read, and writes only to set an access flag or a dirty state (FEAT_HAFDBS).
+    #[inline(always)]
+    pub const fn wants_write(&self) -> bool {
+        self.on_table_walk() && is_permission_fault(self.iss)
     }
 
     /// Returns what went wrong.
@@ -609,6 +628,18 @@ mod tests {
         assert!(data_abort(esr(0x0f, true), 0, 0).ipa_valid());
         assert!(!data_abort(esr(0x10, false), 0, 0).ipa_valid());
         assert!(!data_abort(esr(0x30, true), 0, 0).ipa_valid());
+    }
+
+    #[test]
+    fn a_walk_that_sets_an_access_flag_writes() {
+        assert!(data_abort(0x9200_004f, 0, 0).wants_write(), "a store to a read-only page");
+        assert!(!data_abort(0x9200_000f, 0, 0).wants_write(), "a load");
+        assert!(data_abort(0x9200_008f, 0, 0).wants_write(), "a load whose walk must update a descriptor");
+        assert!(!data_abort(0x9200_00c7, 0, 0).wants_write(), "a store whose walk finds no table");
+        let Exit::InstructionAbort(fetch) = decode(0x8200_008f, 0, 0) else { panic!() };
+        assert!(fetch.wants_write());
+        let Exit::InstructionAbort(fetch) = decode(0x8200_000f, 0, 0) else { panic!() };
+        assert!(!fetch.wants_write());
     }
 
     #[test]
