@@ -127,10 +127,37 @@ fn mte() -> Outcome {
     }
 }
 
-/// `MRS x0, PMCR_EL0`; `MRS x0, PMCCNTR_EL0`; `MRS x0, PMINTENSET_EL1`.
+/// A PMU is wholly there or not at all: `MRS x0, PMCR_EL0`; `MRS x0, PMCCNTR_EL0`; `MRS x0, PMINTENSET_EL1`.
 fn pmu() -> Outcome {
     match sysreg::id_aa64dfr0() >> 8 & 0xf {
         0 | 15 => absent(&[0xd53b_9c00, 0xd53b_9d00, 0xd538_9e20]),
-        _ => skip!("the VM has a PMU"),
+        _ => cycles_count(),
     }
+}
+
+/// Checks that the cycle counter counts when it is enabled: `MSR PMCR_EL0, x0`; `MSR PMCNTENSET_EL0, x0`;
+/// `MSR PMCCFILTR_EL0, x0`; `MRS x0, PMCCNTR_EL0`.
+fn cycles_count() -> Outcome {
+    let page = Snippets::new(Ram::largest());
+    page.load(&[0xd51b_9c00, 0xd51b_9c20, 0xd51b_efe0, 0xd53b_9d00]);
+    let run = |index, x0| {
+        let mut registers = [0; REGISTERS];
+        registers[0] = x0;
+        page.run(index, &registers)
+    };
+    // Enable, and count in 64 bits (PMCR_EL0.E and LC); the cycle counter; at every level.
+    for (index, x0) in [(0, 1 | 1 << 6), (1, 1 << 31), (2, 0)] {
+        let outcome = run(index, x0);
+        check!(
+            outcome.exception.is_none(),
+            "the ID register says PMU, but instruction {index} is {:x?}",
+            outcome.exception
+        );
+    }
+    let first = run(3, 0).registers[0];
+    timer::spin(1000);
+    let second = run(3, 0).registers[0];
+    run(0, 0);
+    check!(second > first, "the cycle counter went from {first} to {second}");
+    Ok(())
 }

@@ -1,4 +1,19 @@
 //! The guests, one module each with a function `main`. Before: the runtime. After: the console.
+//!
+//! | guest | what it shows |
+//! |---|---|
+//! | [`builtin`] | a friendly shell, packed in the image |
+//! | [`tiny`] | the counter at the first instruction |
+//! | [`psci`] | PSCI 1.1, SMCCC, TRNG |
+//! | [`irq`] | GICv3 |
+//! | [`timer`] | the generic timer on every vCPU |
+//! | [`debug`] | breakpoints, watchpoints, software step |
+//! | [`fpsimd`] | FP and SIMD are kept, absent features are UNDEFINED |
+//! | [`abort`] | external aborts where nothing is |
+//! | [`hostile`] | garbage to everything, repeatable by its seed |
+//! | [`memory`] | a pattern in all of RAM |
+//! | [`spin`], [`crash`] | bad neighbours |
+//! | [`bench`](mod@bench) | what operations cost |
 
 pub mod abort;
 pub mod bench;
