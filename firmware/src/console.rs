@@ -23,11 +23,12 @@ struct Console {
     uart: Pl011,
     attached: Option<usize>,
     line: Line,
+    held_key: Option<u8>,
 }
 
 /// Takes the console.
 pub fn init() {
-    CONSOLE.call_once(|| Mutex::new(Console { uart: salp_hw::boot::console(), attached: None, line: Line::Fresh }));
+    CONSOLE.call_once(|| Mutex::new(Console { uart: salp_hw::boot::console(), attached: None, line: Line::Fresh, held_key: None }));
 }
 
 impl Console {
@@ -143,9 +144,26 @@ impl LineBuffer {
     }
 }
 
-/// A byte that arrived on the serial line.
+/// A byte that arrived on the serial line, or was put back.
 pub fn input() -> Option<u8> {
-    CONSOLE.get()?.lock().uart.receive()
+    let mut console = CONSOLE.get()?.lock();
+    console.held_key.take().or_else(|| console.uart.receive())
+}
+
+/// Puts a key back for which its VM has no room, and takes no more until [`resume_input`]: the line's own flow control
+/// holds the rest.
+pub fn stall_input(key: u8) {
+    let Some(console) = CONSOLE.get() else { return };
+    let mut console = console.lock();
+    console.held_key = Some(key);
+    console.uart.listen(false);
+}
+
+/// Takes keys again: a VM has room.
+pub fn resume_input() {
+    let Some(console) = CONSOLE.get() else { return };
+    console.lock().uart.listen(true);
+    crate::vcpu::console_input();
 }
 
 /// Returns the VM that the console is attached to.

@@ -8,7 +8,7 @@ use salp_core::addr::Ipa;
 use salp_core::calls::psci::Wake;
 use salp_core::calls::{self, Action, Callee};
 use salp_core::context::Context;
-use crate::devstub::bus::{self, Target};
+use salp_core::dev::bus::{self, Device, RTC_INTID, UART_INTID};
 use salp_core::exit::decode::{DataAbort, Exit, InstructionAbort, SysReg, SysRegAccess, WaitKind, class, decode};
 use salp_core::exit::inject::{self, Cause, Source};
 use salp_core::exit::skip::{condition_holds, skip, skip_a64};
@@ -31,11 +31,6 @@ pub enum Next {
     /// This vCPU is off.
     Off,
 }
-
-/// The INTID of the console.
-pub const UART_INTERRUPT: u32 = 33;
-/// The INTID of the clock.
-pub const RTC_INTERRUPT: u32 = 34;
 
 const CLASS_HVC64: u8 = 0x16;
 /// Traps while the vGIC asks for it (ICH_HCR_EL2.TDIR).
@@ -263,38 +258,41 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
         return None;
     }
     let size = abort.size();
+    if !bus::is_aligned(offset, size) {
+        return None;
+    }
     let written = this.context.regs.get(abort.rt());
     let is_write = abort.is_write();
     let (vm, index) = (this.vm, this.index);
     let mut value = 0;
     match target {
-        Target::Distributor => this.cpu.with_vgic(vm, index, |vgic| {
+        Device::Gicd => this.cpu.with_vgic(vm, index, |vgic| {
             if is_write {
                 return vgic.dist_write(offset, size, written);
             }
             value = vgic.dist_read(offset, size);
             vgic.dist_needs_sync(offset)
         }),
-        Target::Redistributor(owner) => this.cpu.with_vgic(vm, index, |vgic| {
+        Device::Gicr(owner) => this.cpu.with_vgic(vm, index, |vgic| {
             if is_write {
                 return vgic.redist_write(owner, offset, size, written);
             }
             value = vgic.redist_read(owner, offset, size);
             vgic.redist_needs_sync(owner, offset)
         }),
-        Target::Uart => value = uart(this, offset, size, is_write.then_some(written)),
-        Target::Rtc => {
-            let now = machine::uptime_seconds();
+        Device::Uart => value = uart(this, offset, size, is_write.then_some(written)),
+        Device::Rtc => {
+            let now = machine::wall_clock();
             let line = {
                 let mut devices = vm.devices.lock();
                 if is_write {
-                    devices.rtc.write(offset, written as u32, now);
+                    devices.rtc.write(offset, size, written, now);
                 } else {
-                    value = devices.rtc.read(offset, now).into();
+                    value = devices.rtc.read(offset, size, now);
                 }
-                devices.rtc.interrupt(now)
+                devices.rtc.interrupt()
             };
-            this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(RTC_INTERRUPT, 0, line));
+            this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(RTC_INTID, 0, line));
         }
     }
     if !is_write {
@@ -306,36 +304,60 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
 }
 
 fn uart(this: &mut Resident<'_>, offset: u64, size: AccessSize, written: Option<u64>) -> u64 {
-    let _ = size;
     let vm = this.vm;
-    let (value, before, after) = {
+    let (value, before, after, stalled) = {
         let mut devices = vm.devices.lock();
         let before = devices.uart.interrupt();
         let value = match written {
             Some(value) => {
-                if let Some(byte) = devices.uart.write(offset, value as u32) {
+                if let Some(byte) = devices.uart.write(offset, size, value) {
                     console::output(vm.slot, vm.name(), &mut devices.line, byte);
                 }
                 0
             }
-            None => devices.uart.read(offset).into(),
+            None => devices.uart.read(offset, size),
         };
-        (value, before, devices.uart.interrupt())
+        let has_room = devices.uart.room() > 0;
+        (value, before, devices.uart.interrupt(), has_room && core::mem::take(&mut devices.typing_stalled))
     };
     if before != after {
         let index = this.index;
-        this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(UART_INTERRUPT, 0, after));
+        this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(UART_INTID, 0, after));
+    }
+    if stalled {
+        console::resume_input();
     }
     value
 }
 
-/// A key typed at the VM's console.
-pub fn type_key(vm: &Vm, byte: u8) {
+/// A key typed at the VM's console. Returns false if its FIFO is full: the VM asks for more when it has read some.
+pub fn type_key(vm: &Vm, byte: u8) -> bool {
     let line = {
         let mut devices = vm.devices.lock();
-        devices.uart.push(byte);
+        if !devices.uart.push(byte) {
+            devices.typing_stalled = true;
+            return false;
+        }
         devices.uart.interrupt()
     };
-    let set: VcpuSet = vm.vgic.lock().set_line(UART_INTERRUPT, 0, line);
+    let set: VcpuSet = vm.vgic.lock().set_line(UART_INTID, 0, line);
     vm.notify(set);
+    true
+}
+
+/// Lets the clock of a VM see what time it is: its alarm may be due. Returns when it will be, in seconds.
+pub fn tick_clock(vm: &Vm) -> Option<u32> {
+    let now = machine::wall_clock();
+    let (line, next) = {
+        let mut devices = vm.devices.lock();
+        let before = devices.rtc.interrupt();
+        devices.rtc.tick(now);
+        let after = devices.rtc.interrupt();
+        ((before != after).then_some(after), devices.rtc.alarm_in(now))
+    };
+    if let Some(line) = line {
+        let set = vm.vgic.lock().set_line(RTC_INTID, 0, line);
+        vm.notify(set);
+    }
+    next
 }

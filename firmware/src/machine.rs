@@ -81,18 +81,11 @@ pub fn kick(cpus: CpuSet) {
     }
 }
 
-/// Returns what has to be added to the counter, in seconds, to get the wall-clock time.
-pub fn wall_clock_offset() -> u64 {
-    static OFFSET: Once<u64> = Once::new();
-    *OFFSET.call_once(|| {
-        let now = boot::get().board.rtc.map_or(0, boot::read_rtc);
-        now.saturating_sub(cpu::counter() / cpu::counter_frequency().max(1))
-    })
-}
-
-/// Returns the wall-clock time, in seconds since 1970.
-pub fn uptime_seconds() -> u64 {
-    cpu::counter() / cpu::counter_frequency().max(1)
+/// Returns the wall-clock time, in seconds since 1970: the board's clock at the start, and the counter since.
+pub fn wall_clock() -> u64 {
+    static START: Once<u64> = Once::new();
+    let up = cpu::counter() / cpu::counter_frequency().max(1);
+    up + *START.call_once(|| boot::get().board.rtc.map_or(0, boot::read_rtc).saturating_sub(up))
 }
 
 /// The main function of every CPU.

@@ -12,8 +12,6 @@ mod exits;
 #[cfg(target_os = "none")]
 mod machine;
 #[cfg(target_os = "none")]
-mod devstub;
-#[cfg(target_os = "none")]
 mod vcpu;
 #[cfg(target_os = "none")]
 mod vm;

@@ -229,7 +229,9 @@ impl Resident<'_> {
             .then(|| el1.cntv_cval_el0.saturating_add(self.vm.counter_offset()));
         let physical_timer =
             (armed(el1.cntp_ctl_el0) && waits(gic::PHYSICAL_TIMER)).then_some(el1.cntp_cval_el0);
-        [virtual_timer, physical_timer].into_iter().flatten().min()
+        let clock = if self.index == 0 { exits::tick_clock(self.vm) } else { None };
+        let clock = clock.map(|s| cpu::counter().saturating_add(u64::from(s) * cpu::counter_frequency()));
+        [virtual_timer, physical_timer, clock].into_iter().flatten().min()
     }
 
     /// Runs the guest until its vCPU has to leave the CPU.
@@ -305,6 +307,8 @@ impl Resident<'_> {
                 let mut scheduler = machine::get().scheduler.lock();
                 (scheduler.may_wait(self.cpu.index), scheduler.next_alarm(self.cpu.index, now))
             };
+            let clock = if self.index == 0 { exits::tick_clock(self.vm) } else { None };
+            let clock = clock.map(|seconds| now.saturating_add(u64::from(seconds) * cpu::counter_frequency()));
             match wait {
                 Wait::GoOn => {
                     let (vm, index) = (self.vm, self.index);
@@ -312,7 +316,7 @@ impl Resident<'_> {
                 }
                 Wait::Leave => return Some(Leave::Sleeps { deadline: None }),
                 Wait::Wait => {
-                    cpu::set_alarm(alarm);
+                    cpu::set_alarm(alarm.into_iter().chain(clock).min());
                     cpu::wait_for_interrupt();
                     self.take_interrupts();
                 }
@@ -349,7 +353,7 @@ impl Resident<'_> {
 }
 
 /// Gives what was typed to the VM that has the console.
-fn console_input() {
+pub fn console_input() {
     while let Some(byte) = console::input() {
         if byte == SWITCH_KEY {
             machine::next_console();
@@ -357,8 +361,11 @@ fn console_input() {
         }
         let Some(slot) = machine::console_vm() else { continue };
         let slot = machine::slot(slot).read();
-        if let Some(vm) = slot.as_deref() {
-            exits::type_key(vm, byte);
+        if let Some(vm) = slot.as_deref()
+            && !exits::type_key(vm, byte)
+        {
+            console::stall_input(byte);
+            return;
         }
     }
 }

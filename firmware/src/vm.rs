@@ -8,8 +8,8 @@ use salp_core::addr::Pa;
 use salp_core::bootset::VmSpec;
 use salp_core::calls::psci::Power;
 use salp_core::context::Context;
-use crate::devstub::pl011::Pl011;
-use crate::devstub::pl031::Pl031;
+use salp_core::dev::pl011::Pl011;
+use salp_core::dev::pl031::Pl031;
 use salp_core::frames::{FrameStore, Kind, OutOfMemory};
 use salp_core::sched::{VCPUS_PER_VM, VcpuRef};
 use salp_core::stage2::{AddressSpace, CreateError, MapError, MemAttr, Policy};
@@ -54,6 +54,8 @@ pub struct Devices {
     pub rtc: Pl031,
     /// The line that the console is writing.
     pub line: LineBuffer,
+    /// A key waits for room in the console's FIFO.
+    pub typing_stalled: bool,
 }
 
 /// One virtual CPU.
@@ -179,8 +181,9 @@ impl Vm {
             power: Mutex::new(Power::new(spec.vcpus())),
             devices: Mutex::new(Devices {
                 uart: Pl011::new(),
-                rtc: Pl031::new(machine::wall_clock_offset()),
+                rtc: Pl031::new(machine::wall_clock()),
                 line: LineBuffer::EMPTY,
+                typing_stalled: false,
             }),
             vcpus,
             fate: AtomicU8::new(Fate::Running as u8),
@@ -296,7 +299,7 @@ impl Vm {
         {
             let mut devices = self.devices.lock();
             devices.uart = Pl011::new();
-            devices.rtc = Pl031::new(machine::wall_clock_offset());
+            devices.rtc = Pl031::new(machine::wall_clock());
         }
         self.counter_offset.store(salp_hw::cpu::counter(), Ordering::Relaxed);
         self.reset_vcpus();
