@@ -47,9 +47,8 @@ fn write_ctlr(gic: &mut Vgic, _: Frame, value: u64) -> VcpuSet {
     if gic.ctlr == groups {
         return VcpuSet::EMPTY;
     }
-    let before = gic.all_affected();
     gic.ctlr = groups;
-    before.union(gic.all_affected())
+    gic.all_affected()
 }
 
 impl Vgic {

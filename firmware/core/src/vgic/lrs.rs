@@ -102,8 +102,6 @@ impl Flight {
 /// What makes the LRs of one bank differ from plain ones.
 struct Marks<'a> {
     first_intid: u32,
-    /// Leave when they end.
-    moving: u64,
     /// Backed by a physical interrupt, and which.
     hw: u32,
     pintid: &'a [u8; 16],
@@ -132,22 +130,11 @@ impl Vgic {
         }
         let mut slot = 0;
         if private.all() != 0 {
-            slot = list(
-                &mut cpu.bank,
-                private,
-                &Marks { first_intid: 0, moving: 0, hw: self.hw, pintid: &self.pintid },
-                slot,
-                lrs,
-            );
+            slot =
+                list(&mut cpu.bank, private, &Marks { first_intid: 0, hw: self.hw, pintid: &self.pintid }, slot, lrs);
         }
         if shared.all() != 0 {
-            list(
-                &mut self.spi,
-                shared,
-                &Marks { first_intid: FIRST_SPI, moving: self.moving, hw: 0, pintid: &self.pintid },
-                slot,
-                lrs,
-            );
+            list(&mut self.spi, shared, &Marks { first_intid: FIRST_SPI, hw: 0, pintid: &self.pintid }, slot, lrs);
         }
         let mut empty = lrs.folded & !lrs.used;
         lrs.folded = 0;
@@ -242,7 +229,7 @@ fn list(bank: &mut Bank, flight: Flight, marks: &Marks, mut slot: u32, lrs: &mut
     let again = bank.latch & bank.active & !flight.pending;
     // There is no maintenance interrupt for the end of an LR with HW=1. Without it the fold deactivates for the guest.
     let hw = u64::from(marks.hw) & !again;
-    let eoi = (bank.line & !bank.edge | again | marks.moving) & !hw;
+    let eoi = (bank.line & !bank.edge | again) & !hw;
     let mut left = flight.all();
     while left != 0 {
         let n = left.trailing_zeros();

@@ -69,7 +69,8 @@ impl Slow {
             return (affinity < self.private.len()).then_some(affinity);
         }
         let chosen = gic.home(intid - 32).expect("1 of N is some");
-        assert!(self.awake[chosen] || self.awake.iter().all(|awake| !awake), "1 of N sleeps");
+        // One that ended where it is not meant to be any more goes away from there once it is pending again.
+        assert!(!irq.pending() || self.awake[chosen] || self.awake.iter().all(|awake| !awake), "1 of N sleeps");
         Some(chosen)
     }
 
@@ -437,8 +438,9 @@ fn setup() -> impl Strategy<Value = Setup> {
         .prop_map(|(vcpus, list_registers, eoi_mode, groups)| Setup { vcpus, list_registers, eoi_mode, groups })
 }
 
-/// The number of cases: `PROPTEST_CASES`, or enough for every run of the tests.
+/// The number of cases: `PROPTEST_CASES`, or enough for every run of the tests (a few under Miri, which is slow).
 fn cases(default: u32) -> ProptestConfig {
+    let default = if cfg!(miri) { 5 } else { default };
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(default);
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 100_000, ..ProptestConfig::default() }
 }
@@ -451,7 +453,7 @@ fn garbage() -> impl Strategy<Value = (u8, usize, u64, u64)> {
 }
 
 proptest! {
-    #![proptest_config(cases(3000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn guests_are_given_what_the_slow_gic_says(
@@ -467,7 +469,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(cases(5000))]
+    #![proptest_config(cases(10_000))]
 
     #[test]
     fn garbage_is_answered_and_leaves_a_sound_state(

@@ -189,12 +189,7 @@ impl Vgic {
                     self.bank_mut(frame).set_priority(n, (value >> (8 * byte)) as u8);
                 }
             }
-            Register::Route if at % 64 == 0 => {
-                // Who has to let go of it is asked before it moves as well as after.
-                let before = self.affected(frame, field.mask());
-                self.write_route(field.first, value);
-                return before.union(self.affected(frame, field.mask()));
-            }
+            Register::Route if at % 64 == 0 => self.write_route(field.first, value),
             // The upper half is Aff3, which is RAZ/WI.
             _ => return VcpuSet::EMPTY,
         }
@@ -315,8 +310,7 @@ impl Vgic {
 
     /// Routes the 1-of-N interrupts anew.
     pub(super) fn spread(&mut self) -> VcpuSet {
-        let before = self.affected(Frame::Dist, self.any);
         self.place(self.any);
-        before.union(self.affected(Frame::Dist, self.any))
+        self.affected(Frame::Dist, self.any)
     }
 }

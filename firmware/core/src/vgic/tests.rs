@@ -275,6 +275,20 @@ fn an_active_interrupt_moves_when_it_ends() {
 }
 
 #[test]
+fn an_edge_after_the_route_changed_goes_to_the_new_vcpu() {
+    let mut machine = Machine::booted(2, 4);
+    machine.dist_write(0xc08, 2 << 16);
+    machine.pulse(40, 0);
+    assert_eq!(machine.ack(0), Some(40));
+    machine.route(40, 1);
+    machine.pulse(40, 0);
+    assert_eq!((machine.ack(0), machine.ack(1)), (None, None));
+    machine.eoi(0, 40);
+    assert_eq!(machine.ack(0), None);
+    assert_eq!(machine.take_all(1), [40]);
+}
+
+#[test]
 fn an_interrupt_routed_nowhere_waits_for_a_route() {
     let mut machine = Machine::booted(2, 4);
     machine.route(40, 7);
@@ -399,6 +413,44 @@ fn a_timer_ended_by_icactiver_can_fire_again() {
     machine.redist_write(0, SGI_BASE + 0x380, u32::MAX);
     machine.cpus[0].running.clear();
     assert_eq!(machine.ack(0), Some(27));
+}
+
+#[test]
+fn a_timer_made_pending_in_its_handler_comes_again_and_then_can_fire() {
+    let mut machine = Machine::booted(1, 4);
+    machine.timer(0, true);
+    assert_eq!(machine.ack(0), Some(27));
+    machine.redist_write(0, SGI_BASE + 0x200, 1 << 27);
+    machine.timer(0, false);
+    machine.eoi(0, 27);
+    assert_eq!(machine.take_all(0), [27]);
+    assert!(!machine.cpus[0].timer_active);
+    machine.timer(0, true);
+    assert_eq!(machine.ack(0), Some(27));
+}
+
+#[test]
+fn a_timer_ended_from_elsewhere_is_not_in_flight_any_more() {
+    let mut gic = Machine::booted(2, 4).gic;
+    let mut lrs = ListRegisters::new(4);
+    assert!(gic.set_line(27, 1, true).contains(1));
+    gic.fill(1, &mut lrs);
+    lrs.lr[0] ^= 3 << 62; // taken
+    assert_eq!(gic.redist_write(1, SGI_BASE + 0x380, WORD, 1 << 27), VcpuSet::one(1));
+    assert!(gic.fold(1, &mut lrs).is_empty());
+    assert_eq!(gic.hw_in_flight(1), 0);
+    gic.fill(1, &mut lrs);
+    assert_eq!((lrs.used, lrs.deactivate), (0, 1 << 27));
+}
+
+#[test]
+fn whoever_lets_go_of_a_physical_interrupt_is_told() {
+    let mut gic = Machine::booted(2, 4).gic;
+    assert!(gic.set_line(27, 1, true).contains(1));
+    assert!(gic.set_line(27, 1, false).contains(1), "the physical one is to be deactivated");
+    let mut lrs = ListRegisters::new(4);
+    gic.fill(1, &mut lrs);
+    assert_eq!((lrs.used, lrs.deactivate), (0, 1 << 27));
 }
 
 #[test]
