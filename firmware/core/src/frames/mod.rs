@@ -49,6 +49,10 @@ pub enum SetupError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotFree;
 
+/// The address is not that of an image frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotImage;
+
 /// The frame has as many pins as can be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyPins;
@@ -92,6 +96,12 @@ impl FrameStore for RefCell<Frames<'_>> {
     fn with<R>(&self, f: impl FnOnce(&mut Frames<'_>) -> R) -> R {
         f(&mut self.borrow_mut())
     }
+}
+
+#[cold]
+#[inline(never)]
+fn not_ram(pa: Pa) -> ! {
+    panic!("{pa} is not RAM")
 }
 
 const BLOCK_WORDS: usize = size_of::<Block>() / size_of::<u64>();
@@ -212,25 +222,46 @@ impl<'a> Frames<'a> {
         self.stats.free_blocks > self.blocks.len() / 8
     }
 
-    /// Counts one more page entry that points to a frame in use.
-    #[inline]
+    /// Counts one more entry that points to a page or node, to which there is one already.
+    #[inline(always)]
     pub fn get(&mut self, pa: Pa) {
         let index = self.index(pa);
+        let record = &mut self.records[index];
+        *record = record.incremented();
+    }
+
+    /// Counts one more page entry that points to an image frame.
+    ///
+    /// # Errors
+    ///
+    /// This is not an image frame.
+    pub fn get_image(&mut self, pa: Pa) -> Result<(), NotImage> {
+        let index = self.spans.index(pa).filter(|&index| self.is_written(index)).ok_or(NotImage)?;
         let record = self.records[index];
-        self.records[index] = record.incremented();
-        // The first page entry to a frame of a block that is in use as a whole.
-        if record.is_unreferenced() {
-            self.blocks[index / FRAMES_PER_BLOCK].free -= 1;
+        if record.kind() != Kind::Image || record.count() == 0 {
+            return Err(NotImage);
         }
+        self.records[index] = record.incremented();
+        Ok(())
+    }
+
+    /// Counts one more entry that points to a node. Returns true if the node is marked as sealed.
+    #[inline]
+    pub fn get_node(&mut self, node: Pa) -> bool {
+        let index = self.index(node);
+        let record = &mut self.records[index];
+        *record = record.incremented();
+        record.is_sealed()
     }
 
     /// Counts one page entry less; the frame is free if it was the last. The TLBs must have forgotten the entry.
     /// Returns true if the frame is free now.
-    #[inline]
+    #[inline(always)]
     pub fn put(&mut self, pa: Pa) -> bool {
         let index = self.index(pa);
-        let record = self.records[index].decremented();
-        self.records[index] = record;
+        let slot = &mut self.records[index];
+        let record = slot.decremented();
+        *slot = record;
         if record.is_unreferenced() {
             return self.unreferenced(index);
         }
@@ -347,7 +378,15 @@ impl<'a> Frames<'a> {
 
     /// Returns true if every frame of the block at `pa` is an image frame.
     pub fn is_image_block(&self, pa: Pa) -> bool {
-        (0..FRAMES_PER_BLOCK as u64).all(|i| self.kind(Pa(pa.0 + i * PAGE_SIZE)) == Some(Kind::Image))
+        let Some(index) = self.spans.index(pa).filter(|index| index % FRAMES_PER_BLOCK == 0) else { return false };
+        self.is_written(index + FRAMES_PER_BLOCK - 1)
+            && self.records[index..index + FRAMES_PER_BLOCK].iter().all(|record| record.kind() == Kind::Image)
+    }
+
+    /// Returns true if several entries point to the node.
+    #[inline(always)]
+    pub fn is_shared_node(&self, node: Pa) -> bool {
+        self.records[self.index(node)].count() > 1
     }
 
     /// Returns true if one page entry and nothing else refers to the memory of this frame.
@@ -420,11 +459,11 @@ impl<'a> Frames<'a> {
         self.stats
     }
 
-    #[inline]
+    #[inline(always)]
     fn index(&self, pa: Pa) -> usize {
         match self.spans.index(pa) {
             Some(index) => index,
-            None => panic!("{pa} is not RAM"),
+            None => not_ram(pa),
         }
     }
 
@@ -447,6 +486,7 @@ impl<'a> Frames<'a> {
     }
 
     /// A frame has lost its last page entry and pin. Returns true if it is free now.
+    #[inline(never)]
     fn unreferenced(&mut self, index: usize) -> bool {
         let at = index / FRAMES_PER_BLOCK;
         let block = &mut self.blocks[at];

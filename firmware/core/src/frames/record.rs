@@ -100,16 +100,16 @@ impl Record {
     }
 
     /// Returns this with one reference more. A count that reaches its end stays there and the frame is never freed.
-    #[inline]
+    #[inline(always)]
     pub(super) const fn incremented(self) -> Self {
-        Self(if self.count() == u32::MAX { self.0 } else { self.0 + 1 })
+        Self(self.0.wrapping_add((self.count() != u32::MAX) as u64))
     }
 
     /// Returns this with one reference less. The count must not be zero.
-    #[inline]
+    #[inline(always)]
     pub(super) const fn decremented(self) -> Self {
         assert!(self.count() != 0, "a frame was given back more often than it was taken");
-        Self(if self.count() == u32::MAX { self.0 } else { self.0 - 1 })
+        Self(self.0.wrapping_sub((self.count() != u32::MAX) as u64))
     }
 
     /// Returns this with other pins.

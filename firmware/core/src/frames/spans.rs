@@ -76,16 +76,21 @@ impl Spans {
     }
 
     /// Returns the position of the frame that holds `pa`, or `None` outside RAM.
-    #[inline]
+    #[inline(always)]
     pub(super) fn index(&self, pa: Pa) -> Option<usize> {
+        // Most machines have one bank that matters; the first one starts at position 0.
+        let [first, ..] = &self.spans;
+        let offset = (pa.0 >> PAGE_SHIFT).wrapping_sub(first.base);
+        if offset < first.frames { Some(offset as usize) } else { self.index_beyond(pa) }
+    }
+
+    #[cold]
+    fn index_beyond(&self, pa: Pa) -> Option<usize> {
         let number = pa.0 >> PAGE_SHIFT;
-        for span in self.spans.iter().take(self.len) {
+        self.spans[..self.len].iter().skip(1).find_map(|span| {
             let offset = number.wrapping_sub(span.base);
-            if offset < span.frames {
-                return Some(span.first.wrapping_add(offset as usize));
-            }
-        }
-        None
+            (offset < span.frames).then(|| span.first + offset as usize)
+        })
     }
 
     /// Returns the address of the frame at a position of the table.

@@ -2,7 +2,7 @@
 //!
 //! Before: [`super::entry`]. After: [`super::fault`], which decides what to change.
 
-use super::entry::{self, ENTRIES, Level, VALID, WRITABLE};
+use super::entry::{self, ENTRIES, Level, TABLE_OR_PAGE, VALID, WRITABLE};
 use super::port::{TableMem, Tlb};
 use crate::addr::{Ipa, Pa};
 use crate::frames::Frames;
@@ -120,12 +120,12 @@ pub(super) fn copy<M: TableMem>(frames: &mut Frames<'_>, mem: &M, from: Pa, to: 
     mem.copy_page(from, to);
     for index in 0..ENTRIES {
         let raw = mem.read(to, index);
-        if raw == 0 {
-            continue;
-        }
-        match entry::Entry::decode(raw, level) {
-            entry::Entry::Leaf { pa, .. } if level == Level::Two => frames.get_block(pa),
-            _ => frames.get(entry::address(raw)),
+        if raw & TABLE_OR_PAGE != 0 {
+            // A page, or a node below, lazy or not.
+            frames.get(entry::address(raw));
+        } else if raw != 0 {
+            debug_assert!(level == Level::Two);
+            frames.get_block(entry::address(raw));
         }
     }
     frames.set_sealed(to, true);

@@ -17,7 +17,7 @@ use crate::addr::{Ipa, Pa};
 pub const ENTRIES: usize = 512;
 
 pub(super) const VALID: u64 = 1 << 0;
-const TABLE_OR_PAGE: u64 = 1 << 1;
+pub(super) const TABLE_OR_PAGE: u64 = 1 << 1;
 const ACCESS_FLAG: u64 = 1 << 10;
 const INNER_SHAREABLE: u64 = 0b11 << 8;
 const READABLE: u64 = 1 << 6;
@@ -101,6 +101,7 @@ pub enum Level {
 }
 
 impl Level {
+    #[inline(always)]
     const fn shift(self) -> u32 {
         match self {
             Self::One => 30,

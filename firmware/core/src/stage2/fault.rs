@@ -2,12 +2,13 @@
 //!
 //! Before: [`super::edit`]. After: [`super::access`] and the VM's abort handler.
 //!
-//! Three steps: *survey* what the fault needs and take the frames (frame table locked), *fill* the page or block (not
-//! locked), *commit* (locked again): walk down and edit. Between survey and commit other VMs may have stopped sharing
-//! what is on the path, so that less is needed than was taken, never more: what is left over goes back.
+//! Three steps: *plan*, take the frames that are needed (frame table locked), *fill* the page or block (not locked),
+//! *commit*. If the path is the VM's own, which is usual, the commit is one entry. Else it locks the frame table again,
+//! walks down and edits. In between other VMs may have stopped sharing what is on the path, so that less is needed than
+//! was taken, never more: what is left over goes back.
 
 use super::edit::{self, Edit};
-use super::entry::{self, ENTRIES, Entry, Level, VALID};
+use super::entry::{self, ENTRIES, Entry, Level, VALID, WRITABLE};
 use super::port::{Filled, TableMem, Tlb};
 use super::{AddressSpace, Policy};
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
@@ -91,15 +92,12 @@ struct Supply {
 }
 
 impl Supply {
-    fn take(frames: &mut Frames<'_>, need: &Need) -> Result<Self, OutOfMemory> {
-        let mut supply = Self::default();
-        match supply.fetch(frames, need) {
-            Ok(()) => Ok(supply),
-            Err(error) => {
-                supply.put_back(frames);
-                Err(error)
-            }
+    fn take(&mut self, frames: &mut Frames<'_>, need: &Need) -> Result<(), OutOfMemory> {
+        let result = self.fetch(frames, need);
+        if result.is_err() {
+            self.put_back(frames);
         }
+        result
     }
 
     fn fetch(&mut self, frames: &mut Frames<'_>, need: &Need) -> Result<(), OutOfMemory> {
@@ -123,14 +121,34 @@ impl Supply {
         self.page.take().expect("the survey sees every page that the commit takes")
     }
 
-    fn put_back(self, frames: &mut Frames<'_>) {
-        for pa in self.nodes.into_iter().chain([self.page]).flatten() {
-            frames.free(pa);
+    fn put_back(&mut self, frames: &mut Frames<'_>) {
+        let [first, second] = &mut self.nodes;
+        for slot in [first, second, &mut self.page] {
+            if let Some(pa) = slot.take() {
+                frames.free(pa);
+            }
         }
-        if let Some(pa) = self.block {
+        if let Some(pa) = self.block.take() {
             frames.put_block(pa);
         }
     }
+}
+
+/// An entry of a node that is the VM's own, and what is in it.
+struct OwnEntry {
+    node: Pa,
+    index: usize,
+    raw: u64,
+}
+
+/// How a fault goes on after the first look.
+enum Plan {
+    /// It is resolved.
+    Done(Resolved),
+    /// A page was taken: fill it and put it there.
+    Page { own: OwnEntry, fill: Fill },
+    /// A page or block, and perhaps nodes, were taken: fill it and commit.
+    Path(Fill),
 }
 
 impl AddressSpace {
@@ -164,33 +182,131 @@ impl AddressSpace {
             return Err(Fault::OutsideRam);
         }
         let ipa = ipa.page();
-        let prepared = frames.with(|frames| {
-            let (fill, supply) = self.prepare(frames, mem, ipa, want)?;
-            if fill == Fill::Nothing {
-                return Ok(Ok(self.commit(frames, mem, tlb, ipa, want, supply)));
-            }
-            Ok::<_, OutOfMemory>(Err((fill, supply)))
-        })?;
-        match prepared {
-            Ok(resolved) => Ok(resolved),
-            Err((fill, supply)) => {
+        let mut supply = Supply::default();
+        let plan = frames.with(|frames| self.plan(frames, mem, tlb, ipa, want, &mut supply))?;
+        let resolved = match plan {
+            Plan::Done(resolved) => resolved,
+            Plan::Page { own, fill } => {
                 supply.fill(mem, fill);
-                Ok(frames.with(|frames| self.commit(frames, mem, tlb, ipa, want, supply)))
+                self.commit_page(frames, mem, tlb, ipa, &own, supply.page())
             }
-        }
+            Plan::Path(fill) => {
+                supply.fill(mem, fill);
+                frames.with(|frames| self.commit(frames, mem, tlb, ipa, want, &mut supply))
+            }
+        };
+        self.count_event(resolved);
+        Ok(resolved)
     }
 
-    /// Takes what is needed: a block if the policy says so and there is one, else single frames.
-    fn prepare(
-        &self,
+    /// Does what can be done at once; else takes the frames that are needed.
+    fn plan(
+        &mut self,
         frames: &mut Frames<'_>,
         mem: &impl TableMem,
+        tlb: &impl Tlb,
         ipa: Ipa,
         want: Want,
-    ) -> Result<(Fill, Supply), OutOfMemory> {
-        let is_block_wanted = self.policy == Policy::Blocks && want != Want::WritePage && frames.blocks_are_plentiful();
-        let need = self.survey(frames, mem, ipa, want, is_block_wanted);
-        Ok((need.fill, Supply::take(frames, &need)?))
+        supply: &mut Supply,
+    ) -> Result<Plan, OutOfMemory> {
+        let Some([middle, bottom]) = self.own_path(frames, mem, ipa) else {
+            let is_block_wanted =
+                self.policy == Policy::Blocks && want != Want::WritePage && frames.blocks_are_plentiful();
+            let need = self.survey(frames, mem, ipa, want, is_block_wanted);
+            supply.take(frames, &need)?;
+            return Ok(match need.fill {
+                Fill::Nothing => Plan::Done(self.commit(frames, mem, tlb, ipa, want, supply)),
+                fill => Plan::Path(fill),
+            });
+        };
+        // The usual case: only the leaf is missing, and nobody else can change what leads to it.
+        let index = Level::Three.index(ipa);
+        let raw = mem.read(bottom, index);
+        let mut edit = Edit::new(mem, tlb, ipa);
+        if raw & WRITABLE != 0 {
+            edit.forget_local();
+            return Ok(Plan::Done(Resolved::Spurious));
+        }
+        if want == Want::Read {
+            return Ok(Plan::Done(self.map_zero(frames, &mut edit, bottom, index, raw).unwrap_or(Resolved::Spurious)));
+        }
+        let pa = entry::address(raw);
+        let plan = if raw != 0 && frames.is_exclusive(pa) {
+            edit.make_writable(bottom, index, raw);
+            Plan::Done(Resolved::Reclaimed)
+        } else {
+            supply.page = Some(frames.alloc(Kind::Guest)?);
+            let fill = if raw == 0 || Some(pa) == frames.zero_page() { Fill::Zeros } else { Fill::Copy(pa) };
+            Plan::Page { own: OwnEntry { node: bottom, index, raw }, fill }
+        };
+        frames.set_sealed(middle, false);
+        frames.set_sealed(bottom, false);
+        Ok(plan)
+    }
+
+    /// Returns the nodes on the way to a page if they are this VM's own and the MMU walks them.
+    #[inline]
+    fn own_path(&self, frames: &Frames<'_>, mem: &impl TableMem, ipa: Ipa) -> Option<[Pa; 2]> {
+        let own = |node, level: Level| match Entry::decode(mem.read(node, level.index(ipa)), level) {
+            Entry::Table(child) if !frames.is_shared_node(child) => Some(child),
+            _ => None,
+        };
+        let middle = own(self.root, Level::One)?;
+        Some([middle, own(middle, Level::Two)?])
+    }
+
+    /// Puts a new page where nothing, or a page to be copied, was. The frame table is needed only to give that back.
+    fn commit_page(
+        &self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        tlb: &impl Tlb,
+        ipa: Ipa,
+        own: &OwnEntry,
+        page: Pa,
+    ) -> Resolved {
+        let new = entry::leaf(page, Level::Three, self.attr, true);
+        Edit::new(mem, tlb, ipa).store(own.node, own.index, Level::Three, own.raw, new);
+        if own.raw == 0 {
+            return Resolved::Zeroed;
+        }
+        let old = entry::address(own.raw);
+        frames.with(|frames| {
+            frames.put(old);
+            if Some(old) == frames.zero_page() { Resolved::Zeroed } else { Resolved::Copied }
+        })
+    }
+
+    fn count_event(&mut self, resolved: Resolved) {
+        let counters = &mut self.counters;
+        let counter = match resolved {
+            Resolved::Spurious => &mut counters.spurious,
+            Resolved::Linked => &mut counters.linked,
+            Resolved::Reclaimed => &mut counters.reclaimed,
+            Resolved::ZeroMapped => &mut counters.zero_mapped,
+            Resolved::Zeroed => &mut counters.zeroed_pages,
+            Resolved::ZeroedBlock => &mut counters.zeroed_blocks,
+            Resolved::Copied => &mut counters.copied_pages,
+        };
+        *counter = counter.wrapping_add(1);
+    }
+
+    /// Maps the page of zeros if nothing is mapped.
+    fn map_zero<M: TableMem, T: Tlb>(
+        &self,
+        frames: &mut Frames<'_>,
+        edit: &mut Edit<'_, M, T>,
+        node: Pa,
+        index: usize,
+        raw: u64,
+    ) -> Option<Resolved> {
+        if raw != 0 {
+            return None;
+        }
+        let zero = frames.zero_page().expect("made with the first address space");
+        frames.get(zero);
+        edit.store(node, index, Level::Three, raw, entry::leaf(zero, Level::Three, self.attr, false));
+        Some(Resolved::ZeroMapped)
     }
 
     /// Finds out what the commit will need, at most. Changes nothing.
@@ -210,7 +326,7 @@ impl AddressSpace {
                     return Need { nodes: nodes + 1, fill: if is_write { Fill::Zeros } else { Fill::Nothing } };
                 }
                 Entry::Lazy(child) | Entry::Table(child) => {
-                    is_shared = is_shared || frames.count(child) > 1;
+                    is_shared = is_shared || frames.is_shared_node(child);
                     nodes += usize::from(is_write && is_shared);
                     node = child;
                 }
@@ -241,30 +357,19 @@ impl AddressSpace {
         tlb: &T,
         ipa: Ipa,
         want: Want,
-        mut supply: Supply,
+        supply: &mut Supply,
     ) -> Resolved {
         let mut edit = Edit::new(mem, tlb, ipa);
         let (resolved, released) = if want == Want::Read && supply.block.is_none() {
-            (self.commit_read(frames, mem, &mut edit, ipa, &mut supply), None)
+            (self.commit_read(frames, mem, &mut edit, ipa, supply), None)
         } else {
-            self.commit_write(frames, mem, &mut edit, ipa, want, &mut supply)
+            self.commit_write(frames, mem, &mut edit, ipa, want, supply)
         };
         edit.finish();
         if let Some(page) = released {
             frames.put(page);
         }
         supply.put_back(frames);
-        let counters = &mut self.counters;
-        let counter = match resolved {
-            Resolved::Spurious => &mut counters.spurious,
-            Resolved::Linked => &mut counters.linked,
-            Resolved::Reclaimed => &mut counters.reclaimed,
-            Resolved::ZeroMapped => &mut counters.zero_mapped,
-            Resolved::Zeroed => &mut counters.zeroed_pages,
-            Resolved::ZeroedBlock => &mut counters.zeroed_blocks,
-            Resolved::Copied => &mut counters.copied_pages,
-        };
-        *counter = counter.wrapping_add(1);
         resolved
     }
 
@@ -293,11 +398,11 @@ impl AddressSpace {
                     fresh
                 }
                 Entry::Table(child) => {
-                    is_shared = is_shared || frames.count(child) > 1;
+                    is_shared = is_shared || frames.is_shared_node(child);
                     child
                 }
                 Entry::Lazy(child) => {
-                    is_shared = is_shared || frames.count(child) > 1;
+                    is_shared = is_shared || frames.is_shared_node(child);
                     if is_shared {
                         edit::seal(frames, mem, child, below);
                     } else if !frames.is_sealed(child) {
@@ -312,13 +417,7 @@ impl AddressSpace {
         }
         let index = Level::Three.index(ipa);
         let raw = mem.read(node, index);
-        if raw != 0 {
-            return resolved;
-        }
-        let zero = frames.zero_page().expect("made with the first address space");
-        frames.get(zero);
-        edit.store(node, index, Level::Three, raw, entry::leaf(zero, Level::Three, self.attr, false));
-        Resolved::ZeroMapped
+        self.map_zero(frames, edit, node, index, raw).unwrap_or(resolved)
     }
 
     /// Makes the path the VM's own, and the leaf. Returns also the page that the leaf pointed to before, to be given back
@@ -349,7 +448,7 @@ impl AddressSpace {
                     edit.link_new(node, index, level, raw, fresh);
                     fresh
                 }
-                Entry::Lazy(child) | Entry::Table(child) if frames.count(child) > 1 => {
+                Entry::Lazy(child) | Entry::Table(child) if frames.is_shared_node(child) => {
                     let fresh = supply.node();
                     edit::seal(frames, mem, child, below);
                     edit::copy(frames, mem, child, fresh, below);

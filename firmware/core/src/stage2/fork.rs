@@ -72,8 +72,8 @@ impl AddressSpace {
                     continue;
                 }
                 let node = entry::address(raw);
-                frames.get(node);
-                if raw & VALID != 0 && !frames.is_sealed(node) {
+                let is_sealed = frames.get_node(node);
+                if raw & VALID != 0 && !is_sealed {
                     raw = entry::lazy(node);
                     mem.publish(self.root, index, raw);
                     is_unlinked = true;

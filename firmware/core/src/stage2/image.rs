@@ -6,7 +6,7 @@ use super::AddressSpace;
 use super::entry::{self, Entry, Level};
 use super::port::TableMem;
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
-use crate::frames::{FrameStore, Frames, Kind, OutOfMemory};
+use crate::frames::{FrameStore, Frames, Kind, NotImage, OutOfMemory};
 
 /// Why an image cannot be mapped. What was mapped before stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,12 @@ pub enum MapError {
 impl From<OutOfMemory> for MapError {
     fn from(_: OutOfMemory) -> Self {
         Self::OutOfMemory
+    }
+}
+
+impl From<NotImage> for MapError {
+    fn from(_: NotImage) -> Self {
+        Self::NotImage
     }
 }
 
@@ -86,13 +92,10 @@ impl AddressSpace {
         for offset in (0..bytes).step_by(PAGE_SIZE as usize) {
             let pa = Pa(pa.0 + offset);
             let index = Level::Three.index(Ipa(ipa.0 + offset));
-            if frames.kind(pa) != Some(Kind::Image) {
-                return Err(MapError::NotImage);
-            }
             if mem.read(bottom, index) != 0 {
                 return Err(MapError::Occupied);
             }
-            frames.get(pa);
+            frames.get_image(pa)?;
             mem.publish(bottom, index, entry::leaf(pa, Level::Three, self.attr, false));
         }
         Ok(())
