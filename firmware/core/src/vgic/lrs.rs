@@ -19,6 +19,7 @@ const HCR_NPIE: u64 = 1 << 3;
 const HCR_VGRP0EIE: u64 = 1 << 4;
 const HCR_VGRP1EIE: u64 = 1 << 6;
 const HCR_TDIR: u64 = 1 << 14;
+const HCR_EOICOUNT_SHIFT: u32 = 27;
 
 const VMCR_VEOIM: u64 = 1 << 9;
 
@@ -33,11 +34,11 @@ pub struct ListRegisters {
     pub dirty: u16,
     /// How many list registers the CPU has (`ICH_VTR_EL2.ListRegs` + 1).
     pub count: u8,
-    /// In: `ICH_HCR_EL2.EOIcount` at the fold.
+    /// In: `ICH_HCR_EL2.EOIcount` at the fold, which takes it.
     pub eoi_count: u8,
     /// In: `ICH_VMCR_EL2` at the fill.
     pub vmcr: u64,
-    /// Out: `ICH_HCR_EL2` for the guest, with the maintenance interrupts and traps that are needed.
+    /// Out: `ICH_HCR_EL2` for the guest, to be written if it differs from before the fill, with the maintenance interrupts and traps that are needed.
     pub hcr: u64,
     /// Out: physical INTIDs 0 to 31, as a mask, to deactivate on this CPU before entry. The glue clears it.
     pub deactivate: u32,
@@ -183,6 +184,8 @@ impl Vgic {
         }
         // Hardware also counts ends of interrupts that were not active at all: they end nothing.
         let ends = core::mem::take(&mut lrs.eoi_count);
+        // `hcr` is what hardware holds: that the next fill's differs tells the glue to write it, and so to zero the count.
+        lrs.hcr |= u64::from(ends) << HCR_EOICOUNT_SHIFT;
         if lrs.hcr & HCR_LRENPIE != 0 {
             for _ in 0..ends {
                 others = others.union(self.end_most_urgent(vcpu, !listed, !listed_spis));

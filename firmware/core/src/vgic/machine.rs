@@ -199,6 +199,7 @@ impl Machine {
     pub fn unload(&mut self, vcpu: usize) {
         let others = self.fold(vcpu);
         self.cpus[vcpu].resident = false;
+        self.cpus[vcpu].eoi_count = 0;
         self.run(vcpu);
         self.tell(others);
     }
@@ -213,7 +214,7 @@ impl Machine {
 
     fn fold(&mut self, vcpu: usize) -> VcpuSet {
         let cpu = &mut self.cpus[vcpu];
-        cpu.lrs.eoi_count = std::mem::take(&mut cpu.eoi_count);
+        cpu.lrs.eoi_count = cpu.eoi_count;
         let others = self.gic.fold(vcpu, &mut cpu.lrs);
         if self.gic.hw_waiting(vcpu) >> 27 & 1 != 0 && !cpu.timer {
             // A fill follows, or the vCPU is not resident.
@@ -227,6 +228,9 @@ impl Machine {
         cpu.lrs.vmcr = cpu.vmcr();
         let before = cpu.lrs.clone();
         self.gic.fill(vcpu, &mut cpu.lrs);
+        if cpu.lrs.hcr != before.hcr {
+            cpu.eoi_count = 0;
+        }
         for slot in 0..16 {
             // Hardware has what was written to it.
             assert!(cpu.lrs.dirty >> slot & 1 != 0 || cpu.lrs.lr[slot] == before.lr[slot]);

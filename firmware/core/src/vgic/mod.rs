@@ -15,8 +15,8 @@
 //! # What the glue does
 //! - Keep one [`ListRegisters`] per physical CPU; it mirrors that CPU's `ICH_LR<n>_EL2`.
 //! - To fold: read the LRs in `used` into `lr`, `ICH_HCR_EL2.EOIcount` into `eoi_count`, call `fold`. Kick the set it returns.
-//! - To fill: call `fill`, write the LRs in `dirty` and clear it, write `hcr` to `ICH_HCR_EL2` (this also zeroes EOIcount)
-//!   if it changed or EOIcount was not zero; deactivate the physical interrupts in `deactivate` (`GICR_ICACTIVER0`), clear it.
+//! - To fill: call `fill`; write the LRs in `dirty` and clear it; write `hcr` to `ICH_HCR_EL2` if the fill changed it, which
+//!   also zeroes EOIcount; deactivate the physical interrupts in `deactivate` (`GICR_ICACTIVER0`) and clear it.
 //!   `vmcr` should hold `ICH_VMCR_EL2` as of the exit; it only matters when interrupts outnumber list registers.
 //! - For each vCPU in a returned set: if it runs elsewhere, kick that CPU, which folds and fills; if it sleeps in WFI, wake it
 //!   when [`Vgic::has_pending`]; if it is the current one, fold and fill before entry. Sets are generous, never too small.
