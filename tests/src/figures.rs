@@ -1,0 +1,79 @@
+//! Figures of the guest `bench`, and what other hypervisors reach on the same machine.
+//!
+//! The benchmark prints them, a test holds them as budgets. With time that counts instructions they are exact.
+
+use crate::{Setup, guest};
+use std::collections::BTreeMap;
+
+/// A figure: what it is called, what others need, and what is to be reached, in instructions.
+#[derive(Clone, Copy, Debug)]
+pub struct Figure {
+    /// Its name in the guest.
+    pub name: &'static str,
+    /// What it is, for people.
+    pub about: &'static str,
+    /// Xen 4.17; `None` if it was not measured.
+    pub xen: Option<u64>,
+    /// KVM of Linux 6.1 with VHE.
+    pub kvm: Option<u64>,
+    /// The goal.
+    pub goal: u64,
+}
+
+/// What is compared. Others were measured on the same machine: `neoverse-n1,cntfrq=1000000000`, `-icount shift=0`.
+#[rustfmt::skip]
+pub const FIGURES: [Figure; 8] = [
+    Figure { name: "hvc_smccc_version", about: "HVC, SMCCC_VERSION", xen: Some(559), kvm: Some(1066), goal: 180 },
+    Figure { name: "id_register_read", about: "trapped ID register read", xen: Some(535), kvm: Some(1490), goal: 220 },
+    Figure { name: "mmio_read_gicd_typer", about: "MMIO read, GICD", xen: Some(702), kvm: Some(1989), goal: 400 },
+    Figure { name: "mmio_read_pl011_fr", about: "MMIO read, PL011", xen: Some(726), kvm: Some(5549), goal: 400 },
+    Figure { name: "sgi_to_self", about: "SGI to self: send, take, end", xen: Some(1208), kvm: Some(2667), goal: 700 },
+    Figure { name: "ipi_round_trip", about: "IPI ping-pong in WFI, two CPUs", xen: None, kvm: Some(9171), goal: 4000 },
+    Figure { name: "first_write_4k", about: "first write to a page, zeroed", xen: None, kvm: Some(7652), goal: 1200 },
+    Figure { name: "reset_to_first_instruction", about: "reset to first guest instruction", xen: Some(20_900_000), kvm: Some(1_082_000_000), goal: 4_000_000 },
+];
+
+/// Returns what the guests `bench` and `tiny` measure, by name.
+///
+/// # Panics
+///
+/// If a guest does not end well.
+pub fn measure() -> BTreeMap<String, u64> {
+    // Pages of 4 KiB only: the first write to each is what is measured.
+    let bench = Setup::of(guest("bench").cpus(2).small_pages()).mib(2048).icount().run().all_off();
+    let tiny = Setup::of(guest("tiny").mib(16)).mib(2048).icount().run().all_off();
+    let lines = [bench.lines("bench"), tiny.lines("tiny")].concat();
+    lines.into_iter().filter_map(read).collect()
+}
+
+/// Reads `BENCH name count=N value=N`.
+fn read(line: &str) -> Option<(String, u64)> {
+    let mut words = line.strip_prefix("BENCH ")?.split(' ');
+    let name = words.next()?;
+    let value = words.find_map(|word| word.strip_prefix("value="))?.parse().ok()?;
+    Some((name.into(), value))
+}
+
+/// Returns the instructions that `linux_init` counted on its way to init: the time of its last message before it.
+///
+/// # Panics
+///
+/// If the machine does not get there.
+pub fn boot_to_init(bare: bool) -> f64 {
+    let setup = Setup::of(crate::linux("debian", "read up rest < /proc/uptime; echo UPTIME $up")).icount();
+    let ended = if bare { setup.start_bare() } else { setup.start() }.finish();
+    let uptime = ended.text.lines().find_map(|line| line.split("UPTIME ").nth(1)?.trim().parse().ok());
+    uptime.unwrap_or_else(|| panic!("no UPTIME\n{}", ended.text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_read_from_its_line() {
+        assert_eq!(read("BENCH hvc count=1000 value=171"), Some(("hvc".into(), 171)));
+        assert_eq!(read("PASS hvc"), None);
+        assert_eq!(read("BENCH hvc count=1000"), None);
+    }
+}
