@@ -28,7 +28,9 @@ struct Console {
 
 /// Takes the console.
 pub fn init() {
-    CONSOLE.call_once(|| Mutex::new(Console { uart: salp_hw::boot::console(), attached: None, line: Line::Fresh, held_key: None }));
+    CONSOLE.call_once(|| {
+        Mutex::new(Console { uart: salp_hw::boot::console(), attached: None, line: Line::Fresh, held_key: None })
+    });
 }
 
 impl Console {

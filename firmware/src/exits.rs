@@ -222,11 +222,7 @@ fn data_abort(this: &mut Resident<'_>, abort: DataAbort) -> Next {
 }
 
 fn instruction_abort(this: &mut Resident<'_>, abort: InstructionAbort) -> Next {
-    let ipa = if abort.ipa_valid() {
-        Some(abort.ipa())
-    } else {
-        cpu::translate_stage1(abort.va().0, false).map(Ipa)
-    };
+    let ipa = if abort.ipa_valid() { Some(abort.ipa()) } else { cpu::translate_stage1(abort.va().0, false).map(Ipa) };
     if abort.is_stage2_fault()
         && let Some(ipa) = ipa
         && let Some(next) = resolve(this, ipa, Access::Execute)

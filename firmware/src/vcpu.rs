@@ -134,6 +134,7 @@ impl Cpu {
         let others = {
             let mut vgic = vm.vgic.lock();
             let folded = self.fold(&mut vgic, index);
+            retract_stopped_timers(&mut vgic, index);
             let changed = change(&mut vgic);
             self.fill(&mut vgic, index);
             folded.union(changed).without(index)
@@ -227,8 +228,7 @@ impl Resident<'_> {
         let waits = |timer: u32| in_flight >> timer & 1 == 0;
         let virtual_timer = (armed(el1.cntv_ctl_el0) && waits(gic::VIRTUAL_TIMER))
             .then(|| el1.cntv_cval_el0.saturating_add(self.vm.counter_offset()));
-        let physical_timer =
-            (armed(el1.cntp_ctl_el0) && waits(gic::PHYSICAL_TIMER)).then_some(el1.cntp_cval_el0);
+        let physical_timer = (armed(el1.cntp_ctl_el0) && waits(gic::PHYSICAL_TIMER)).then_some(el1.cntp_cval_el0);
         let clock = if self.index == 0 { exits::tick_clock(self.vm) } else { None };
         let clock = clock.map(|s| cpu::counter().saturating_add(u64::from(s) * cpu::counter_frequency()));
         [virtual_timer, physical_timer, clock].into_iter().flatten().min()
@@ -332,22 +332,26 @@ impl Resident<'_> {
         }
         let mut vgic = self.vm.vgic.lock();
         let others = self.cpu.fold(&mut vgic, self.index);
+        retract_stopped_timers(&mut vgic, self.index);
         let running = running_priority(&gic::active_priorities());
         let pending = vgic.has_pending(self.index, gic::vmcr(), running);
-        self.retract_stopped_timers(&mut vgic);
         self.cpu.fill(&mut vgic, self.index);
         drop(vgic);
         self.vm.notify(others.without(self.index));
         pending
     }
+}
 
-    /// A guest may stop its timer before it takes the interrupt: the line is low then.
-    fn retract_stopped_timers(&mut self, vgic: &mut Vgic) {
-        let waiting = vgic.hw_waiting(self.index) & TIMERS;
-        for timer in [gic::VIRTUAL_TIMER, gic::PHYSICAL_TIMER] {
-            if waiting >> timer & 1 != 0 && !gic::timer_output(timer) {
-                let _ = vgic.set_line(timer, self.index, false);
-            }
+/// A guest may stop its timer before it takes the interrupt: the line is low then.
+fn retract_stopped_timers(vgic: &mut Vgic, index: usize) {
+    let waiting = vgic.hw_waiting(index) & TIMERS;
+    if waiting == 0 {
+        return;
+    }
+    for timer in [gic::VIRTUAL_TIMER, gic::PHYSICAL_TIMER] {
+        if waiting >> timer & 1 != 0 && !gic::timer_output(timer) {
+            // Its own change: the caller fills this vCPU's list registers next.
+            let _ = vgic.set_line(timer, index, false);
         }
     }
 }

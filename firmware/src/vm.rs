@@ -258,7 +258,8 @@ impl Vm {
         let running = Fate::Running as u8;
         if self.fate.compare_exchange(running, fate as u8, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             let mut scheduler = machine::get().scheduler.lock();
-            let kicks = (0..VCPUS_PER_VM).fold(0, |set, index| set | scheduler.turn_off(VcpuRef::new(self.slot, index)));
+            let kicks =
+                (0..VCPUS_PER_VM).fold(0, |set, index| set | scheduler.turn_off(VcpuRef::new(self.slot, index)));
             drop(scheduler);
             machine::kick(kicks);
         }

@@ -53,6 +53,8 @@ pub struct Node {
     state: State,
     /// Something happened that the vCPU must look at before it may sleep.
     woken: bool,
+    /// It was turned on again before it had left its CPU.
+    again: bool,
     credit: u32,
     next: u32,
     /// When a sleeper's timer fires; `u64::MAX` if it has none.
@@ -190,6 +192,7 @@ impl<'a> Scheduler<'a> {
         let slice = self.slice;
         let Some(node) = self.nodes.get_mut(vcpu.0 as usize) else { return 0 };
         if node.state != State::Off {
+            node.again = true;
             return 0;
         }
         *node = Node { credit: slice, deadline: u64::MAX, ..Node::default() };
@@ -217,6 +220,7 @@ impl<'a> Scheduler<'a> {
             State::Off => return 0,
             State::On(cpu) => {
                 node.woken = true;
+                node.again = false;
                 return 1 << cpu;
             }
             State::Queued => {
@@ -259,7 +263,9 @@ impl<'a> Scheduler<'a> {
                 1 << cpu
             }
             // Everybody is busy: those that had the CPU to themselves learn that it is shared now.
-            None => (0..self.count).filter(|&n| self.cpus[n].current != END && !self.cpus[n].armed).fold(0, |set, n| set | 1 << n),
+            None => (0..self.count)
+                .filter(|&n| self.cpus[n].current != END && !self.cpus[n].armed)
+                .fold(0, |set, n| set | 1 << n),
         }
     }
 
@@ -275,7 +281,8 @@ impl<'a> Scheduler<'a> {
             node.credit = slice;
         }
         node.state = State::On(cpu as u8);
-        self.cpus[cpu] = Cpu { current: at, ahead, idle: false, slice_end: now.wrapping_add(node.credit.into()), armed: false };
+        self.cpus[cpu] =
+            Cpu { current: at, ahead, idle: false, slice_end: now.wrapping_add(node.credit.into()), armed: false };
         Some(VcpuRef(at))
     }
 
@@ -330,8 +337,9 @@ impl<'a> Scheduler<'a> {
         node.credit = this.slice_end.saturating_sub(now).min(self.slice.into()) as u32;
         match why {
             Leave::Off => {
+                let again = core::mem::take(&mut node.again);
                 *node = Node { deadline: u64::MAX, ..Node::default() };
-                0
+                if again { self.turn_on(VcpuRef(at)) } else { 0 }
             }
             Leave::Preempted => {
                 node.state = State::Queued;
@@ -447,4 +455,129 @@ pub enum Wait {
     Leave,
     /// Wait for an interrupt with the registers loaded.
     Wait,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: VcpuRef = VcpuRef::new(0, 0);
+    const B: VcpuRef = VcpuRef::new(1, 0);
+    const C: VcpuRef = VcpuRef::new(2, 0);
+    const SLICE: u32 = 100;
+
+    fn nodes() -> [Node; 32] {
+        [Node::default(); 32]
+    }
+
+    #[test]
+    fn a_vcpu_that_is_turned_on_gets_an_idle_cpu() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 2, SLICE);
+        assert_eq!(scheduler.may_wait(1), Wait::Wait);
+        assert_eq!(scheduler.turn_on(A), 1 << 1);
+        assert_eq!(scheduler.pick(1, 0), Some(A));
+        assert_eq!(scheduler.pick(0, 0), None);
+    }
+
+    #[test]
+    fn one_that_is_turned_on_before_it_has_left_comes_back() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 1, SLICE);
+        let _ = scheduler.turn_on(A);
+        assert_eq!(scheduler.pick(0, 0), Some(A));
+        let _ = scheduler.turn_on(A);
+        let _ = scheduler.leave(0, Leave::Off, 1);
+        assert!(!scheduler.is_off(0));
+        assert_eq!(scheduler.pick(0, 1), Some(A));
+        let _ = scheduler.leave(0, Leave::Off, 2);
+        assert!(scheduler.is_off(0));
+    }
+
+    #[test]
+    fn three_that_spin_share_two_cpus_evenly() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 2, SLICE);
+        for vcpu in [A, B, C] {
+            let _ = scheduler.turn_on(vcpu);
+        }
+        let mut ran = [0u32; 3];
+        let mut current = [scheduler.pick(0, 0).unwrap(), scheduler.pick(1, 0).unwrap()];
+        for now in 1..30_000u64 {
+            for cpu in 0..2 {
+                ran[current[cpu].slot()] += 1;
+                if scheduler.should_leave(cpu, now) {
+                    let _ = scheduler.leave(cpu, Leave::Preempted, now);
+                    current[cpu] = scheduler.pick(cpu, now).unwrap();
+                }
+            }
+        }
+        assert!(ran.iter().all(|&one| (19_000..21_000).contains(&one)), "{ran:?}");
+    }
+
+    #[test]
+    fn one_that_wakes_goes_ahead_of_one_that_spins() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 1, SLICE);
+        let _ = scheduler.turn_on(A);
+        assert_eq!(scheduler.pick(0, 0), Some(A));
+        let _ = scheduler.leave(0, Leave::Sleeps { deadline: Some(500) }, 10);
+        let _ = scheduler.turn_on(B);
+        let _ = scheduler.turn_on(C);
+        assert_eq!(scheduler.pick(0, 10), Some(B));
+        let _ = scheduler.leave(0, Leave::Preempted, 110);
+        assert_eq!(scheduler.pick(0, 110), Some(C));
+        let _ = scheduler.leave(0, Leave::Preempted, 210);
+        assert_eq!(scheduler.pick(0, 210), Some(B));
+        assert_eq!(scheduler.next_alarm(0, 210), Some(310));
+        assert_eq!(scheduler.expire(500), 1, "the CPU that runs B is told");
+        assert!(scheduler.should_leave(0, 500));
+        let _ = scheduler.leave(0, Leave::Preempted, 500);
+        assert_eq!(scheduler.pick(0, 500), Some(A));
+    }
+
+    #[test]
+    fn a_sleeper_wakes_at_its_deadline_however_far_off() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 1, SLICE);
+        let _ = scheduler.turn_on(A);
+        let _ = scheduler.pick(0, 0);
+        let _ = scheduler.leave(0, Leave::Sleeps { deadline: Some(1_000_000) }, 0);
+        let mut now = 0;
+        while scheduler.pick(0, now).is_none() {
+            let _ = scheduler.may_wait(0);
+            let alarm = scheduler.next_alarm(0, now).expect("a sleeper is waiting");
+            assert!(alarm > now && alarm <= 1_000_000);
+            now = alarm;
+            let _ = scheduler.expire(now);
+        }
+        assert_eq!(now, 1_000_000);
+    }
+
+    #[test]
+    fn what_happens_while_a_vcpu_leaves_to_sleep_is_not_lost() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 1, SLICE);
+        let _ = scheduler.turn_on(A);
+        let _ = scheduler.pick(0, 0);
+        assert_eq!(scheduler.wake(A), 1);
+        let _ = scheduler.leave(0, Leave::Sleeps { deadline: None }, 1);
+        assert_eq!(scheduler.pick(0, 1), Some(A));
+    }
+
+    #[test]
+    fn a_vcpu_that_is_turned_off_is_in_no_list() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 1, SLICE);
+        for vcpu in [A, B] {
+            let _ = scheduler.turn_on(vcpu);
+        }
+        assert_eq!(scheduler.turn_off(A), 0);
+        assert_eq!(scheduler.pick(0, 0), Some(B));
+        let _ = scheduler.leave(0, Leave::Sleeps { deadline: Some(50) }, 1);
+        assert_eq!(scheduler.turn_off(B), 0);
+        assert_eq!(scheduler.expire(1000), 0);
+        assert_eq!(scheduler.pick(0, 1000), None);
+        assert!(scheduler.is_off(0) && scheduler.is_off(1));
+    }
 }

@@ -8,8 +8,8 @@ use heapless::Vec;
 use salp_board::facts::{Board, MAX_BANKS, MAX_CPUS};
 use salp_core::addr::{PAGE_SIZE, Pa};
 use salp_core::frames::Frames;
-use salp_core::sched::{Node, VCPUS_PER_VM};
 use salp_core::place;
+use salp_core::sched::{Node, VCPUS_PER_VM};
 use spin::{Mutex, Once};
 
 core::arch::global_asm!(include_str!("entry.S"));
@@ -49,10 +49,10 @@ unsafe fn loaded(device_tree: u64, image: u64) -> Loaded {
     let device_tree = unsafe { memory::bytes(device_tree..device_tree + u64::from(size)) };
     // SAFETY: the packer pads the image file: a header or zeros follow the image in the same 2 MiB.
     let packed = unsafe { memory::bytes(image_end.0..image_end.0 + PACKED_HEADER) };
-    let mut loaded =
-        Loaded { image: Pa(image), image_end, end: image_end, device_tree, symbols: &[], boot_set: None };
+    let mut loaded = Loaded { image: Pa(image), image_end, end: image_end, device_tree, symbols: &[], boot_set: None };
     if packed[..8] == PACKED_MAGIC {
-        let word = |at: usize| u64::from(u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]));
+        let word =
+            |at: usize| u64::from(u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]));
         let symbols = image_end.0 + word(8);
         // SAFETY: the packer's own offsets, inside the area.
         loaded.symbols = unsafe { memory::bytes(symbols..symbols + word(12)) };
@@ -145,9 +145,8 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
     let tables = unsafe { Bump::new(early..early + TABLE_PAGES * PAGE_SIZE) };
     // SAFETY: as above, the other part.
     let mut stacks_and_scratch = unsafe { Bump::new(early + TABLE_PAGES * PAGE_SIZE..early + pages) };
-    let scratch = core::array::from_fn(|index| {
-        if index < board.cpus.len() { stacks_and_scratch.take(1) } else { Pa(0) }
-    });
+    let scratch =
+        core::array::from_fn(|index| if index < board.cpus.len() { stacks_and_scratch.take(1) } else { Pa(0) });
     let mut map = Map::new(tables, stacks_and_scratch);
     // The packed area is read, never written, as RAM; the image proper has no alias.
     for bank in &board.ram {
@@ -223,9 +222,7 @@ impl Boot {
         let stack = self.stacks[index].top;
         let mpidr = self.board.cpus[index];
         // SAFETY: the finished map, a mapped stack and a scratch page of this CPU's own.
-        unsafe {
-            cpu::start(mpidr, self.loaded.image, self.root, stack, self.scratch[index], index as u64, enter_main)
-        }
+        unsafe { cpu::start(mpidr, self.loaded.image, self.root, stack, self.scratch[index], index as u64, enter_main) }
     }
 }
 
