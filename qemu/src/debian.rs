@@ -278,8 +278,8 @@ impl Apt {
         arguments.extend(["depends", package]);
         let text = self.run("apt-cache", &arguments, None)?;
         let start = "linux-image-";
-        let depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
-        let kernel = depends.filter(|name| package.starts_with(start) && name.starts_with(start)).next_back();
+        let mut depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+        let kernel = depends.rfind(|name| package.starts_with(start) && name.starts_with(start));
         Ok(kernel.unwrap_or(package).into())
     }
 

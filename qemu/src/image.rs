@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use zerocopy::IntoBytes;
 
 /// The target that the image and the guests are built for.
@@ -60,18 +61,27 @@ pub fn path() -> PathBuf {
     paths::output().join("salp.bin")
 }
 
-/// Builds the image and leaves it in `target/salp`.
+/// Builds the image and leaves it in `target/salp`; once per process, whoever asks.
 ///
 /// # Errors
 ///
 /// What cargo says, or what is wrong with the linked firmware.
 pub fn build() -> Result<Image> {
+    static BUILT: Mutex<Option<Image>> = Mutex::new(None);
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if built.is_none() {
+        *built = Some(build_now()?);
+    }
+    built.clone().context("an image")
+}
+
+fn build_now() -> Result<Image> {
     let _lock = paths::lock(&paths::output())?;
     setup::ensure_target()?;
     let elf = cargo_build("salp-firmware", "salp-firmware")?;
     let bytes = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let set = pack::pack(&[builtin_vm()?])?;
-    let (flat, map, parts) =
+    let Flat { bytes: flat, map, parts } =
         flatten(&bytes, Some(&set)).with_context(|| format!("{} is not a usable image", elf.display()))?;
     let output = paths::output();
     let image = Image {
@@ -87,15 +97,6 @@ pub fn build() -> Result<Image> {
     Ok(image)
 }
 
-/// Builds the unikernel that is packed in the image, and returns its ELF.
-///
-/// # Errors
-///
-/// What cargo says.
-pub fn build_builtin() -> Result<PathBuf> {
-    build_guest("builtin")
-}
-
 /// Builds one of guest-kit's guests, and returns its ELF.
 ///
 /// # Errors
@@ -108,7 +109,7 @@ pub fn build_guest(name: &str) -> Result<PathBuf> {
 
 /// Returns the VM that is packed in the image.
 fn builtin_vm() -> Result<Placed> {
-    let path = build_builtin()?;
+    let path = build_guest("builtin")?;
     let vm = VmRequest { memory: 16 << 20, ..VmRequest::new("builtin", "builtin") };
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     kernel::read(&bytes, FlatPlace::default(), vm.memory)
@@ -140,12 +141,19 @@ fn cargo_build(package: &str, program: &str) -> Result<PathBuf> {
     bail!("cargo built {program} but does not say where it is")
 }
 
-/// Makes a linked firmware flat and packs what belongs behind it. Returns the image, its map and the sizes of its parts.
+/// A flat image, its map, and the sizes of its parts.
+struct Flat {
+    bytes: Vec<u8>,
+    map: String,
+    parts: Vec<(String, u64)>,
+}
+
+/// Makes a linked firmware flat and packs what belongs behind it.
 ///
 /// # Errors
 ///
 /// What the linked firmware lacks.
-fn flatten(file: &[u8], set: Option<&[u8]>) -> Result<(Vec<u8>, String, Vec<(String, u64)>)> {
+fn flatten(file: &[u8], set: Option<&[u8]>) -> Result<Flat> {
     let elf: ElfFile64<'_> = ElfFile64::parse(file)?;
     let symbol = |name: &str| {
         let found = elf.symbols().find(|symbol| symbol.name() == Ok(name));
@@ -187,7 +195,7 @@ fn flatten(file: &[u8], set: Option<&[u8]>) -> Result<(Vec<u8>, String, Vec<(Str
         let _ = writeln!(map, "{:016x} {:6} {}", function.address, function.size, function.name);
         map
     });
-    Ok((flat, map, parts))
+    Ok(Flat { bytes: flat, map, parts })
 }
 
 /// Lays out the packed area.

@@ -5,7 +5,7 @@
 //!
 //! [`vm`] (what is asked for) → [`kernel`] (file formats) → [`place`] (where everything lies in guest memory, and the
 //! device tree) → [`pack`] (the boot set) → [`image`] (EL2, built and flattened, with [`symbols`]) → [`machine`] (QEMU,
-//! its [`console`] and [`qmp`]). Guests come from [`debian`] packages and get an [`initrd`]; [`setup`] finds or
+//! its [`console`] and [`qmp`]). [`prepare`] goes the whole way for stock guests and tests. Guests come from [`debian`] packages and get an [`initrd`]; [`setup`] finds or
 //! installs what the host must have; [`paths`] says where files go.
 
 #![forbid(unsafe_code)]
@@ -19,6 +19,7 @@ pub mod machine;
 pub mod pack;
 pub mod paths;
 pub mod place;
+pub mod prepare;
 pub mod qmp;
 pub mod setup;
 pub mod symbols;

@@ -58,13 +58,13 @@ pub fn readable(symbol: &str) -> String {
         short.push(c);
         if c == '<' {
             open.push(short.len());
-        } else if c == '>' && last != '-' {
-            if let Some(start) = open.pop()
-                && short.len() - 1 - start > LONGEST_ARGUMENTS
-            {
-                short.truncate(start);
-                short.push_str("..>");
-            }
+        } else if c == '>'
+            && last != '-'
+            && let Some(start) = open.pop()
+            && short.len() - 1 - start > LONGEST_ARGUMENTS
+        {
+            short.truncate(start);
+            short.push_str("..>");
         }
         last = c;
     }

@@ -3,17 +3,14 @@
 use crate::cli::{EXIT_QEMU, EXIT_RESET, Up};
 use anyhow::{Context, Result, bail, ensure};
 use salp_qemu::console::{self, Terminal};
-use salp_qemu::debian::Stock;
-use salp_qemu::initrd::Initrd;
 use salp_qemu::machine::{Config, Machine, Outcome, Payload};
-use salp_qemu::place::{Files, Placed, place_files};
 use salp_qemu::setup::Qemu;
-use salp_qemu::vm::{Size, VmRequest, check_name};
-use salp_qemu::{image, pack, say};
+use salp_qemu::vm::{Size, VmRequest};
+use salp_qemu::{image, prepare, say};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -23,9 +20,6 @@ use std::time::Duration;
 /// How often the machine is looked at.
 const TICK: Duration = Duration::from_millis(20);
 
-/// The memory of a machine that is not told otherwise.
-const USUAL_MEMORY: u64 = 1 << 30;
-
 /// Starts a machine with Salp.
 pub fn run(options: Up) -> Result<ExitCode> {
     let qemu = Qemu::find()?;
@@ -33,32 +27,10 @@ pub fn run(options: Up) -> Result<ExitCode> {
     if requests.is_empty() {
         requests.push(default_guest());
     }
-    // The packed guest alone needs no boot set of ours.
-    let packed = requests == [packed_guest()];
-    let vms = if packed { Vec::new() } else { prepare_all(&requests)? };
     let names: Vec<String> = requests.iter().map(|vm| vm.name.clone()).collect();
     if let Some(name) = &options.attach {
-        check_name(name)?;
         ensure!(names.contains(name), "--attach {name}: there is no such VM, but {}", names.join(", "));
     }
-    let set = if packed { None } else { Some(pack::pack(&vms)?) };
-    let needed = pack::memory_needed(&vms, set.as_deref().unwrap_or_default());
-    let memory = options.memory.unwrap_or(USUAL_MEMORY.max(needed));
-    ensure!(
-        memory >= needed || options.overcommit || packed,
-        "--memory {}: these VMs have {} together and need a machine with {} (or --overcommit)",
-        Size(memory),
-        Size(vms.iter().map(|vm| vm.memory).sum()),
-        Size(needed)
-    );
-    if let Some(set) = &set {
-        pack::check_fits(set, memory)?;
-    }
-    let mut config =
-        Config::new(qemu, Payload::Firmware { image: image::path(), boot_set: set, options: String::new() });
-    configure(&mut config, &options, memory);
-    config.check()?;
-
     let interactive = !options.headless && std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let attach = options.attach.clone().or_else(|| (interactive && names.len() == 1).then(|| names[0].clone()));
     let mut words: Vec<String> = Vec::new();
@@ -66,12 +38,21 @@ pub fn run(options: Up) -> Result<ExitCode> {
         words.push("idle=poweroff".into());
     }
     words.extend(attach.iter().map(|name| format!("attach={name}")));
-    if let Payload::Firmware { options, .. } = &mut config.payload {
-        *options = words.join(" ");
-    }
+    let words = words.join(" ");
+
+    let mut config = if requests == [prepare::packed_guest()] {
+        prepare::packed_machine(qemu, options.memory, &words)
+    } else {
+        let vms = requests.iter().map(prepare::prepare).collect::<Result<Vec<_>>>()?;
+        prepare::machine(qemu, &vms, options.memory, options.overcommit, &words)?
+    };
+    config.cpus = options.cpus;
+    configure(&mut config, &options);
+    config.check()?;
     say("building the image");
     image::build()?;
-    say(format_args!("starting {} on {} CPU(s) with {}", names.join(", "), config.cpus, Size(config.memory)));
+    let list = names.join(", ");
+    say(format_args!("starting {list} on {} CPU(s) with {}", config.cpus, Size(config.memory)));
     start(&config, options.headless)
 }
 
@@ -83,17 +64,12 @@ pub fn run_bare(options: Up) -> Result<ExitCode> {
         [one] => one.clone(),
         _ => bail!("without Salp there is one VM: give one --vm"),
     };
-    let vm = prepare(&request)?;
-    let mut config = Config::new(qemu, Payload::Bare(vm.clone()));
-    configure(&mut config, &options, vm.memory);
-    config.cpus = vm.cpus;
-    // The guest is the machine: its memory may be less than what EL2 needs.
+    let mut config = prepare::bare_machine(qemu, &prepare::prepare(&request)?);
+    configure(&mut config, &options);
     start(&config, options.headless)
 }
 
-fn configure(config: &mut Config, options: &Up, memory: u64) {
-    config.cpus = options.cpus;
-    config.memory = memory;
+fn configure(config: &mut Config, options: &Up) {
     config.model.clone_from(&options.cpu);
     config.icount = options.icount;
     config.serial_log.clone_from(&options.serial);
@@ -102,45 +78,11 @@ fn configure(config: &mut Config, options: &Up, memory: u64) {
 
 /// Returns the guest of `salp` without arguments.
 fn default_guest() -> VmRequest {
-    match Stock::named("debian").context("a stock guest").and_then(Stock::fetch) {
-        Ok(_) => VmRequest { cpus: 2, ..VmRequest::new("debian", "debian") },
-        Err(error) => {
-            say(format_args!("{error:#}"));
-            say("going on with the small guest that is packed in the image (--vm builtin)");
-            packed_guest()
-        }
-    }
-}
-
-fn packed_guest() -> VmRequest {
-    VmRequest::new("builtin", "builtin")
-}
-
-fn prepare_all(requests: &[VmRequest]) -> Result<Vec<Placed>> {
-    requests.iter().map(prepare).collect()
-}
-
-/// Finds the files of a VM and lays it out.
-fn prepare(vm: &VmRequest) -> Result<Placed> {
-    let mut vm = vm.clone();
-    let stock = Stock::named(&vm.kernel);
-    let kernel = match stock {
-        Some(stock) => {
-            vm.load = vm.load.or(stock.load);
-            stock.fetch()?
-        }
-        None if vm.kernel == "builtin" => image::build_builtin()?,
-        None => PathBuf::from(&vm.kernel),
-    };
-    let linux = stock.is_some_and(|stock| stock.linux);
-    let initrd = match vm.initrd.as_deref() {
-        Some("none") => None,
-        None if !linux => None,
-        Some("busybox") | None => Some(Initrd::busybox()?.save("busybox-shell")?),
-        Some(path) => Some(PathBuf::from(path)),
-    };
-    let append = vm.append.clone().unwrap_or_else(|| if linux { "console=ttyAMA0".into() } else { String::new() });
-    place_files(&vm, &Files { kernel, initrd, append })
+    prepare::default_guest().unwrap_or_else(|error| {
+        say(format_args!("{error:#}"));
+        say("going on with the small guest that is packed in the image (--vm builtin)");
+        prepare::packed_guest()
+    })
 }
 
 /// Starts the machine and stays until it ends.
