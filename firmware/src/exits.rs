@@ -83,6 +83,10 @@ fn take(this: &mut Resident<'_>, cause: Cause) -> Next {
     let (vbar_el1, sctlr_el1) = cpu::el1_vectors();
     let source = Source { pc: regs.pc, pstate: regs.pstate, vbar_el1, sctlr_el1 };
     let target = inject::take(&source, cause, machine::get().inject_features);
+    if target.pc == source.pc && matches!(cause, Cause::InstructionAbort { .. } | Cause::Undefined) {
+        this.vm.crash(this.index, format_args!("its exception vector at {:#x} cannot be executed", target.pc));
+        return Next::Off;
+    }
     regs.pc = target.pc;
     regs.pstate = target.pstate;
     cpu::set_el1_exception(target.elr_el1, target.spsr_el1, target.esr_el1, target.far_el1);

@@ -88,7 +88,10 @@ impl Cpu {
         };
         machine::kick(kicks & !(1 << self.index));
         if off {
-            let fate = machine::slot(vcpu.slot()).read().as_deref().and_then(Vm::begin_end);
+            let fate = machine::slot(vcpu.slot()).read().as_deref().and_then(|vm| {
+                vm.crash(vcpu.index(), format_args!("every vCPU is off: nothing can turn one on again"));
+                vm.begin_end()
+            });
             if let Some(fate) = fate {
                 machine::end_vm(vcpu.slot(), fate);
             }
