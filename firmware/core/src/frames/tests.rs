@@ -24,6 +24,7 @@ fn ram() -> BTreeSet<Pa> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of frames")]
 fn every_whole_frame_of_every_bank_is_given_once() {
     let mut words = storage(&BANKS);
     let mut frames = Frames::new(&BANKS, &mut words).unwrap();
@@ -69,6 +70,7 @@ fn bad_banks_and_small_storage_are_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of frames")]
 fn what_is_reserved_is_never_given_and_what_is_in_use_cannot_be_reserved() {
     let mut words = storage(&BANKS);
     let mut frames = Frames::new(&BANKS, &mut words).unwrap();

@@ -53,6 +53,8 @@ pub struct Machine<'a> {
     /// The frame table.
     pub frames: RefCell<Frames<'a>>,
     pages: RefCell<HashMap<Pa, Page>>,
+    /// What a word holds before anybody wrote to its page.
+    untouched: fn(Pa) -> u64,
     roots: RefCell<BTreeMap<VmName, Pa>>,
     tlbs: RefCell<BTreeMap<(VmName, usize), SoftTlb>>,
     live: RefCell<Option<BTreeSet<Pa>>>,
@@ -63,11 +65,13 @@ pub struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    /// Makes a machine with this memory. The storage should be as [`Machine::storage`] makes it.
-    pub fn new(banks: &[Range<Pa>], storage: &'a mut [u64]) -> Self {
+    /// Makes a machine with this memory. The storage should be as [`Machine::storage`] makes it; `untouched` says what
+    /// memory holds at first.
+    pub fn new(banks: &[Range<Pa>], storage: &'a mut [u64], untouched: fn(Pa) -> u64) -> Self {
         Self {
             frames: RefCell::new(Frames::new(banks, storage).expect("good banks")),
             pages: RefCell::default(),
+            untouched,
             roots: RefCell::default(),
             tlbs: RefCell::default(),
             live: RefCell::default(),
@@ -181,8 +185,8 @@ impl<'a> Machine<'a> {
 
     fn with_page<R>(&self, pa: Pa, f: impl FnOnce(&mut Page) -> R) -> R {
         assert!(pa.is_aligned(PAGE_SIZE));
-        // Memory that nobody wrote holds garbage.
-        f(self.pages.borrow_mut().entry(pa).or_insert_with(|| Box::new([0xbad0_bad1_bad2_bad3; ENTRIES])))
+        let untouched = || Box::new(std::array::from_fn(|index| (self.untouched)(Pa(pa.0 + index as u64 * 8))));
+        f(self.pages.borrow_mut().entry(pa).or_insert_with(untouched))
     }
 
     /// Returns true if an MMU can reach the node.

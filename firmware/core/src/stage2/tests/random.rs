@@ -1,6 +1,6 @@
 //! Random operations in any order.
 
-use super::world::{BANKS, World, places};
+use super::world::{BANKS, World, first_word, places};
 use crate::addr::Ipa;
 use crate::stage2::{Fault, ForkError, PinError, Policy, RevertError};
 use crate::testing::Machine;
@@ -136,7 +136,7 @@ fn apply(world: &mut World<'_>, op: &Op) {
 
 fn run(ops: &[Op]) {
     let mut storage = Machine::storage(&BANKS);
-    let machine = Machine::new(&BANKS, &mut storage);
+    let machine = Machine::new(&BANKS, &mut storage, first_word);
     let mut world = World::new(&machine);
     let free = world.free();
     let first = world.create(Policy::Blocks).expect("memory");
