@@ -12,6 +12,7 @@ use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
 use salp_hvc::{bootset, packed};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -124,7 +125,9 @@ fn cargo_build(package: &str, program: &str) -> Result<PathBuf> {
         .current_dir(paths::checkout())
         .args(["build", "--release", "--package", package, "--bin", program, "--target", TARGET])
         .args(["--target-dir".as_ref(), paths::target().as_os_str()])
-        .args(["--quiet", "--message-format=json-render-diagnostics"])
+        .arg("--message-format=json-render-diagnostics")
+        // A person sees what is being compiled; a log need not.
+        .args((!std::io::stderr().is_terminal()).then_some("--quiet"))
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()
