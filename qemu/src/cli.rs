@@ -24,7 +24,7 @@ const STATUS: &str = "Exit status:
 const VMS: &str = "A VM is described by key=value with commas between; a comma inside a value is written twice:
   name=N            1 to 31 of A-Z a-z 0-9 . _ - (default: the kernel's name)
   kernel=PATH       an arm64 Image (plain or gzip), an ELF, or a flat binary; or a stock guest:
-                    debian (6.1), debian-6.12, debian-16k, u-boot, builtin
+                    debian (6.1), debian-6.12, debian-16k, u-boot, builtin, or kit:NAME of guest-kit
   initrd=PATH       an initial RAM disk; busybox; or none (default for Debian's kernels: busybox)
   cpus=N            vCPUs, 1 to 8 (default 1)
   memory=SIZE       RAM (default 512M)
