@@ -4,8 +4,9 @@
 //! bytes go both ways as they are, and nobody else's are shown. One key goes round the views.
 
 use core::fmt::{self, Write};
+use salp_hw::lock::Mutex;
 use salp_hw::uart::Pl011;
-use spin::{Mutex, Once};
+use spin::Once;
 
 /// Ctrl-^: shows the next VM's console, and after the last one the log.
 pub const SWITCH_KEY: u8 = 0x1e;

@@ -15,7 +15,7 @@ use salp_core::exit::skip::{condition_holds, skip, skip_a64};
 use salp_core::exit::sysreg::{self, SysRegAction};
 use salp_core::sched::VcpuRef;
 use salp_core::stage2::{Access, Fault};
-use salp_core::vgic::{AccessSize, VcpuSet};
+use salp_core::vgic::{AccessSize, VcpuSet, Vgic};
 use salp_hw::memory::Ram;
 use salp_hw::{cpu, psci, switch};
 
@@ -62,8 +62,16 @@ pub fn synchronous(this: &mut Resident<'_>) -> Next {
             if matches!(wait.kind(), WaitKind::Wfi | WaitKind::Wfit) { Next::Sleep } else { Next::Reschedule }
         }
         Exit::InstructionAbort(abort) => instruction_abort(this, abort),
-        Exit::Coprocessor(_) | Exit::Smc { .. } | Exit::Fp(_) | Exit::Hidden(_) | Exit::Unknown => undefined(this),
-        Exit::Reflect { .. } | Exit::Debug { .. } | Exit::SError { .. } | Exit::Unexpected { .. } => {
+        Exit::Coprocessor(_) | Exit::Fp(_) => {
+            if condition_holds(esr as u32 & 0x1ff_ffff, this.context.regs.pstate) {
+                return undefined(this);
+            }
+            skip(&mut this.context.regs, esr);
+            Next::Guest
+        }
+        Exit::Smc { .. } | Exit::Hidden(_) | Exit::Unknown => undefined(this),
+        Exit::Reflect { esr } => take(this, Cause::Reflect { esr, far }),
+        Exit::Debug { .. } | Exit::SError { .. } | Exit::Unexpected { .. } => {
             let pc = this.context.regs.pc;
             this.vm.crash(this.index, format_args!("unexpected exception, ESR {esr:#x} at {pc:#x}"));
             Next::Off
@@ -218,7 +226,7 @@ fn data_abort(this: &mut Resident<'_>, abort: DataAbort) -> Next {
     if ipa < this.vm.spec.ram().start {
         return mmio(this, ipa, abort).unwrap_or_else(|| take(this, cause(&abort)));
     }
-    let access = if abort.is_write() && !abort.on_table_walk() { Access::Write } else { Access::Read };
+    let access = if abort.wants_write() { Access::Write } else { Access::Read };
     match resolve(this, ipa, access) {
         Some(next) => next,
         None => take(this, cause(&abort)),
@@ -229,7 +237,7 @@ fn instruction_abort(this: &mut Resident<'_>, abort: InstructionAbort) -> Next {
     let ipa = if abort.ipa_valid() { Some(abort.ipa()) } else { cpu::translate_stage1(abort.va().0, false).map(Ipa) };
     if abort.is_stage2_fault()
         && let Some(ipa) = ipa
-        && let Some(next) = resolve(this, ipa, Access::Execute)
+        && let Some(next) = resolve(this, ipa, if abort.wants_write() { Access::Write } else { Access::Execute })
     {
         return next;
     }
@@ -266,20 +274,19 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
     let (vm, index) = (this.vm, this.index);
     let mut value = 0;
     match target {
-        Device::Gicd => this.cpu.with_vgic(vm, index, |vgic| {
-            if is_write {
-                return vgic.dist_write(offset, size, written);
-            }
-            value = vgic.dist_read(offset, size);
-            vgic.dist_needs_sync(offset)
-        }),
-        Device::Gicr(owner) => this.cpu.with_vgic(vm, index, |vgic| {
-            if is_write {
-                return vgic.redist_write(owner, offset, size, written);
-            }
-            value = vgic.redist_read(owner, offset, size);
-            vgic.redist_needs_sync(owner, offset)
-        }),
+        Device::Gicd if is_write => this.cpu.with_vgic(vm, index, |vgic| vgic.dist_write(offset, size, written)),
+        Device::Gicr(owner) if is_write => {
+            this.cpu.with_vgic(vm, index, |vgic| vgic.redist_write(owner, offset, size, written));
+        }
+        Device::Gicd => {
+            fold_before_read(this, |vgic| vgic.dist_needs_sync(offset));
+            value = vm.vgic.lock().dist_read(offset, size);
+        }
+        Device::Gicr(owner) => {
+            fold_before_read(this, |vgic| vgic.redist_needs_sync(owner, offset));
+            value = vm.vgic.lock().redist_read(owner, offset, size);
+        }
+        Device::Flash => value = u64::MAX,
         Device::Uart => value = uart(this, offset, size, is_write.then_some(written)),
         Device::Rtc => {
             let now = machine::wall_clock();
@@ -301,6 +308,20 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
     }
     skip_a64(&mut this.context.regs);
     Some(Next::Guest)
+}
+
+/// Takes back from list registers what a read is about to report. Another CPU's are kicked, not waited for: a guest that
+/// polls an interrupt on another vCPU sees it change one read later.
+fn fold_before_read(this: &mut Resident<'_>, stale: impl FnOnce(&Vgic) -> VcpuSet) {
+    let (vm, index) = (this.vm, this.index);
+    let stale = stale(&vm.vgic.lock());
+    if stale.contains(index) {
+        this.cpu.with_vgic(vm, index, |_| VcpuSet::EMPTY);
+    }
+    let others = stale.without(index);
+    if !others.is_empty() {
+        vm.notify(others);
+    }
 }
 
 fn uart(this: &mut Resident<'_>, offset: u64, size: AccessSize, written: Option<u64>) -> u64 {

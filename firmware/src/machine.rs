@@ -16,9 +16,10 @@ use salp_core::frames::{FrameStore, Frames, Kind};
 use salp_core::sched::{CpuSet, Scheduler, VcpuRef};
 use salp_hw::boot::{self, Boot, MAX_VMS};
 use salp_hw::gic::Gic;
+use salp_hw::lock::{Mutex, RwLock};
 use salp_hw::own::Own;
 use salp_hw::{cpu, gic, memory, psci};
-use spin::{Mutex, Once, RwLock};
+use spin::Once;
 
 /// How long a vCPU runs while others wait, in milliseconds.
 const SLICE_MS: u64 = 2;
@@ -108,6 +109,7 @@ pub fn main(index: usize) -> ! {
         start_vms(boot, machine);
     } else {
         CPUS_READY.fetch_add(1, Ordering::Release);
+        cpu::send_event();
     }
     vcpu::run(index, redistributor)
 }
@@ -171,7 +173,7 @@ fn start_other_cpus(boot: &Boot) {
         }
     }
     while CPUS_READY.load(Ordering::Acquire) < started {
-        core::hint::spin_loop();
+        cpu::wait_for_event();
     }
 }
 

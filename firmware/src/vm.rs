@@ -14,9 +14,9 @@ use salp_core::frames::{FrameStore, Kind, OutOfMemory};
 use salp_core::sched::{VCPUS_PER_VM, VcpuRef};
 use salp_core::stage2::{AddressSpace, CreateError, MapError, MemAttr, Policy};
 use salp_core::vgic::{VcpuSet, Vgic};
+use salp_hw::lock::Mutex;
 use salp_hw::memory::{Ram, VmTlb};
 use salp_hw::own::Own;
-use spin::Mutex;
 
 /// Where a VM is in its life. Only the vCPU that finds a VM `Running` decides what comes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 //! Time from the virtual counter. Before: guests. After: the generic timer.
 
-use core::hint;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::rt::sysreg;
@@ -49,7 +48,7 @@ pub fn wait_until(milliseconds: u64, mut condition: impl FnMut() -> bool) -> boo
         if sysreg::cntvct() > end {
             return condition();
         }
-        hint::spin_loop();
+        crate::rt::cpu::relax();
     }
 }
 
@@ -57,7 +56,7 @@ pub fn wait_until(milliseconds: u64, mut condition: impl FnMut() -> bool) -> boo
 pub fn spin(microseconds: u64) {
     let end = sysreg::cntvct() + ticks(microseconds);
     while sysreg::cntvct() < end {
-        hint::spin_loop();
+        crate::rt::cpu::relax();
     }
 }
 

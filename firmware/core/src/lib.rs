@@ -6,16 +6,16 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
-pub mod calls;
 pub mod bootset;
+pub mod calls;
 pub mod context;
 pub mod dev;
 pub mod entropy;
 pub mod exit;
-pub mod vgic;
 pub mod frames;
 pub mod place;
 pub mod sched;
 pub mod stage2;
 #[cfg(test)]
 mod testing;
+pub mod vgic;

@@ -3,13 +3,7 @@
 use core::ops::Range;
 
 /// Finds the lowest `size` bytes in `banks` and `within` that overlap none of `taken`, aligned to a power of two.
-pub fn find(
-    banks: &[Range<u64>],
-    taken: &[Range<u64>],
-    within: Range<u64>,
-    size: u64,
-    align: u64,
-) -> Option<u64> {
+pub fn find(banks: &[Range<u64>], taken: &[Range<u64>], within: Range<u64>, size: u64, align: u64) -> Option<u64> {
     let starts = banks.iter().map(|bank| bank.start).chain(taken.iter().map(|range| range.end));
     starts
         .filter_map(|start| start.max(within.start).checked_next_multiple_of(align))

@@ -247,6 +247,19 @@ pub fn stir(seed: &mut [u8; 32]) {
     }
 }
 
+/// Waits until another CPU sends an event.
+pub fn wait_for_event() {
+    // SAFETY: waits, changes nothing.
+    unsafe { core::arch::asm!("wfe", options(nostack, preserves_flags)) };
+}
+
+/// Ends [`wait_for_event`] on every CPU. What was written before is seen by them.
+pub fn send_event() {
+    dsb!("ish");
+    // SAFETY: signals, changes nothing.
+    unsafe { core::arch::asm!("sev", options(nostack, preserves_flags)) };
+}
+
 /// What a CPU needs to start, laid out for `secondary_cpu` in entry.S, read with caches off.
 #[repr(C, align(64))]
 struct StartRecord {

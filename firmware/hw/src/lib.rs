@@ -12,6 +12,7 @@ pub mod boot;
 pub mod cpu;
 pub mod crash;
 pub mod gic;
+pub mod lock;
 pub mod memory;
 pub mod mmu;
 pub mod own;

@@ -85,7 +85,7 @@ fn ipi(count: u64) {
         return;
     }
     while READY.load(Ordering::Acquire) == 0 {
-        core::hint::spin_loop();
+        crate::rt::cpu::relax();
     }
     let round_trips = |count| {
         let start = sysreg::cntvct();

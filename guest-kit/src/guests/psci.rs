@@ -168,7 +168,7 @@ fn note_context(context: u64) {
 fn note_and_wait(context: u64) {
     note_context(context);
     while GO.load(Ordering::Acquire) == 0 {
-        core::hint::spin_loop();
+        crate::rt::cpu::relax();
     }
 }
 
@@ -230,12 +230,12 @@ fn racer(rounds: u64) {
     for round in 1..=rounds {
         READY.fetch_add(1, Ordering::AcqRel);
         while ROUND.load(Ordering::Acquire) < round {
-            core::hint::spin_loop();
+            crate::rt::cpu::relax();
         }
         ANSWERS[1].store(turn_last_on(), Ordering::Release);
         READY.fetch_add(1, Ordering::AcqRel);
         while READY.load(Ordering::Acquire) != 0 {
-            core::hint::spin_loop();
+            crate::rt::cpu::relax();
         }
     }
 }

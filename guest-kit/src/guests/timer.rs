@@ -357,11 +357,11 @@ static STAMPS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 fn answer_stamps(rounds: u64) {
     for round in 1..=rounds {
         while STAMPS[0].load(Ordering::Acquire) < round {
-            core::hint::spin_loop();
+            crate::rt::cpu::relax();
         }
         STAMPS[1].store(sysreg::cntvct(), Ordering::Release);
         while STAMPS[0].load(Ordering::Acquire) == round {
-            core::hint::spin_loop();
+            crate::rt::cpu::relax();
         }
     }
 }

@@ -63,3 +63,10 @@ pub fn run_started(context: u64) {
         entry => unsafe { transmute::<usize, fn(u64)>(entry)(context) },
     }
 }
+
+/// Waits a moment in a loop that polls another CPU, by YIELD: an emulator that runs one CPU at a time goes on to the next.
+#[inline]
+pub fn relax() {
+    // SAFETY: a hint.
+    unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
+}

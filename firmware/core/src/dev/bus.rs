@@ -20,6 +20,10 @@ pub const UART_INTID: u32 = 33;
 /// The interrupt of the PL031: SPI 2.
 pub const RTC_INTID: u32 = 34;
 
+/// The two banks of flash below the GIC. They are erased and read-only: what looks for an environment or variables there,
+/// as U-Boot does, finds none.
+pub const FLASH: core::ops::Range<Ipa> = Ipa(0)..Ipa(0x0800_0000);
+
 /// A device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Device {
@@ -31,6 +35,8 @@ pub enum Device {
     Uart,
     /// The clock.
     Rtc,
+    /// Erased flash: reads as ones, ignores writes.
+    Flash,
 }
 
 /// Returns the device at `ipa` in a VM of `vcpus` vCPUs, and the offset of `ipa` in it. `None` where nothing answers: the
@@ -46,6 +52,9 @@ pub fn find(ipa: Ipa, vcpus: usize) -> Option<(Device, u64)> {
     }
     if let Some(offset) = within(UART, PRIMECELL_SIZE) {
         return Some((Device::Uart, offset));
+    }
+    if FLASH.contains(&ipa) {
+        return Some((Device::Flash, ipa.0));
     }
     within(RTC, PRIMECELL_SIZE).map(|offset| (Device::Rtc, offset))
 }
