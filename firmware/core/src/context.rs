@@ -82,7 +82,7 @@ impl El1Regs {
 pub type PauthKeys = [u64; 10];
 
 /// FP and SIMD registers. The layout is known to assembly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(16))]
 pub struct FpRegs {
     /// q0 to q31.
@@ -91,12 +91,6 @@ pub struct FpRegs {
     pub fpcr: u64,
     /// FPSR.
     pub fpsr: u64,
-}
-
-impl Default for FpRegs {
-    fn default() -> Self {
-        Self { q: [0; 32], fpcr: 0, fpsr: 0 }
-    }
 }
 
 /// Breakpoints and watchpoints, switched only for a vCPU that has touched them.
