@@ -16,6 +16,7 @@ use std::ops::Range;
 const VALID: u64 = 1;
 const TABLE_OR_PAGE: u64 = 2;
 const WRITABLE: u64 = 1 << 7;
+const ACCESS_FLAG: u64 = 1 << 10;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 /// Names a VM.
@@ -58,7 +59,7 @@ pub struct Machine<'a> {
     roots: RefCell<BTreeMap<VmName, Pa>>,
     tlbs: RefCell<BTreeMap<(VmName, usize), SoftTlb>>,
     live: RefCell<Option<BTreeSet<Pa>>>,
-    /// How many pages were copied or zeroed and not yet synchronised for the guest.
+    /// Pages and blocks that EL2 has filled and not yet synchronised for a guest.
     unsynced: RefCell<BTreeSet<Pa>>,
     /// How many invalidations there were.
     pub invalidations: Cell<usize>,
@@ -145,7 +146,7 @@ impl<'a> Machine<'a> {
             } else {
                 assert!(level != Level::One, "blocks of 1 GiB are not in use");
                 assert!(level != Level::Three || raw & TABLE_OR_PAGE != 0, "a reserved descriptor");
-                assert_ne!(raw & 1 << 10, 0, "the access flag is set");
+                assert_ne!(raw & ACCESS_FLAG, 0, "the access flag is set");
                 walk.leaf = Some((Pa((raw & ADDRESS) + (ipa.page().0 - start.0)), raw & WRITABLE != 0));
                 return walk;
             }
@@ -206,6 +207,13 @@ impl<'a> Machine<'a> {
         .contains(&node)
     }
 
+    /// Fails if an entry maps a page that EL2 has filled and not synchronised.
+    fn check_synced(&self, entry: u64) {
+        let is_leaf = entry & VALID != 0 && entry & ACCESS_FLAG != 0;
+        let is_unsynced = is_leaf && self.unsynced.borrow().contains(&Pa(entry & ADDRESS));
+        assert!(!is_unsynced, "a page was not synchronised for the guest");
+    }
+
     fn change_tlb(&self, vm: VmName, only: Option<usize>, f: impl Fn(&mut SoftTlb)) {
         self.invalidations.set(self.invalidations.get() + 1);
         for (_, tlb) in self
@@ -226,6 +234,7 @@ impl TableMem for Machine<'_> {
 
     fn write(&self, node: Pa, index: usize, value: u64) {
         assert!(!self.is_live(node), "a plain store to {node}, which an MMU can reach");
+        self.check_synced(value);
         self.with_page(node, |page| page[index] = value);
     }
 
@@ -238,20 +247,21 @@ impl TableMem for Machine<'_> {
         if old & VALID != 0 {
             assert_eq!(old & !WRITABLE, value & !WRITABLE, "entry {index} of {node} changed without a break");
         }
-        assert!(!self.unsynced.borrow().contains(&Pa(value & ADDRESS)), "a page was not synchronised for the guest");
+        self.check_synced(value);
         self.check_tlbs();
     }
 
     fn zero_page(&self, page: Pa) {
         assert!(!self.is_live(page), "{page} is a node that an MMU can reach");
         self.with_page(page, |page| page.fill(0));
-        self.unsynced.borrow_mut().remove(&page);
+        self.unsynced.borrow_mut().insert(page);
     }
 
     fn zero_block(&self, block: Pa) {
         assert!(block.is_aligned(BLOCK_SIZE));
         for page in 0..ENTRIES as u64 {
-            self.zero_page(Pa(block.0 + page * PAGE_SIZE));
+            self.with_page(Pa(block.0 + page * PAGE_SIZE), |page| page.fill(0));
+            self.unsynced.borrow_mut().remove(&Pa(block.0 + page * PAGE_SIZE));
         }
         self.unsynced.borrow_mut().insert(block);
     }
@@ -260,6 +270,7 @@ impl TableMem for Machine<'_> {
         assert!(!self.is_live(to), "{to} is a node that an MMU can reach");
         let bytes = self.with_page(from, |page| page.clone());
         self.with_page(to, |page| *page = bytes);
+        self.unsynced.borrow_mut().insert(to);
     }
 
     fn sync_for_guest(&self, pa: Pa, bytes: u64, _: Filled) {

@@ -153,7 +153,7 @@ fn run(ops: &[Op]) {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 1 } else { 96 },
+        cases: 96,
         failure_persistence: None,
         max_shrink_iters: 400,
         ..ProptestConfig::default()
@@ -161,7 +161,7 @@ proptest! {
 
     #[test]
     fn vms_that_write_fork_seal_revert_and_die_in_any_order_read_what_they_wrote(
-        ops in prop::collection::vec(op(), 1..if cfg!(miri) { 8 } else { 80 })
+        ops in prop::collection::vec(op(), 1..80)
     ) {
         run(&ops);
     }

@@ -253,8 +253,9 @@ fn the_source_keeps_its_block_whole_if_the_clone_dies_first() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps")]
 fn a_chain_of_a_hundred_clones_keeps_every_generation_apart() {
-    let depth = if cfg!(miri) { 4 } else { 100 };
+    let depth = 100;
     on_machine(|world| {
         let places = places();
         world.create(Policy::SmallPages).unwrap();
@@ -401,6 +402,7 @@ fn written(world: &mut World<'_>, policy: Policy) -> usize {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps")]
 fn running_out_of_memory_at_any_allocation_changes_nothing() {
     for policy in [Policy::Blocks, Policy::SmallPages] {
         for ipa in places() {
@@ -423,9 +425,6 @@ fn running_out_of_memory_at_any_allocation_changes_nothing() {
                 },
                 |world, vm| world.guest_write(vm, 0, ipa, 5),
             );
-            if cfg!(miri) {
-                return;
-            }
         }
         with_every_allocation_failing(
             ForkError::OutOfMemory,
@@ -468,9 +467,10 @@ fn a_fork_touches_root_entries_only() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "too many steps")]
 fn dirty_pages_cost_as_many_frames_and_their_nodes() {
     // Half of a block at a time, so that every block has both shared and private pages.
-    let pages = if cfg!(miri) { 8 } else { 700 };
+    let pages = 700;
     on_machine(|world| {
         let source = world.create(Policy::SmallPages).unwrap();
         let at = |page: u64| Ipa(RAM.start.0 + page / 256 * BLOCK_SIZE + page % 256 * PAGE_SIZE);

@@ -227,6 +227,10 @@ impl<'a> World<'a> {
     /// Checks everything.
     pub fn check(&self) {
         self.machine.check_tlbs();
+        if cfg!(miri) {
+            // Looking at every entry takes Miri minutes.
+            return;
+        }
         let mut recount = Recount::default();
         for vm in &self.vms {
             self.check_bytes(vm);
