@@ -213,8 +213,8 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
         }
     }
     log!("ready");
-    for slot in 0..MAX_VMS {
-        if VMS[slot].read().is_some() {
+    for (slot, vm) in VMS.iter().enumerate() {
+        if vm.read().is_some() {
             let kicks = machine.scheduler.lock().turn_on(VcpuRef::new(slot, 0));
             kick(kicks);
         }

@@ -99,22 +99,20 @@ impl Cpu {
     }
 
     /// Takes one pending physical interrupt. Returns false if there was none.
-    fn take_interrupt(&mut self, mut resident: Option<(&Vm, usize)>) -> bool {
+    fn take_interrupt(&mut self, resident: Option<(&Vm, usize)>) -> bool {
         let intid = gic::acknowledge();
         if intid >= gic::SPURIOUS {
             return false;
         }
         gic::drop_priority(intid);
         match intid {
-            gic::VIRTUAL_TIMER | gic::PHYSICAL_TIMER => match &mut resident {
-                // It stays active until the guest deactivates it through its list register.
-                Some((vm, index)) => {
-                    let (vm, index) = (*vm, *index);
+            gic::VIRTUAL_TIMER | gic::PHYSICAL_TIMER => {
+                if let Some((vm, index)) = resident {
+                    // It stays active until the guest deactivates it through its list register.
                     self.with_vgic(vm, index, |vgic| vgic.set_line(intid, index, true));
                     return true;
                 }
-                None => {}
-            },
+            }
             gic::EL2_TIMER => {
                 cpu::set_alarm(None);
                 let kicks = machine::get().scheduler.lock().expire(cpu::counter());

@@ -115,19 +115,18 @@ impl From<OutOfMemory> for VmError {
     }
 }
 
-fn allocate<T>(value: T) -> Result<Own<T>, OutOfMemory> {
+/// Puts `value` into a frame of its own.
+///
+/// # Errors
+///
+/// No frame is free.
+pub fn own<T>(value: T) -> Result<Own<T>, OutOfMemory> {
     Ok(Own::new(Store.with(|frames| frames.alloc(Kind::Hyp))?, value))
 }
 
-/// Puts `value` into `slot` of memory of its own, and gives the memory back.
-pub fn free<T>(own: Own<T>) {
+fn free<T>(own: Own<T>) {
     let frame = own.release();
     Store.with(|frames| frames.free(frame));
-}
-
-/// Allocates a frame for `value`.
-pub fn own<T>(value: T) -> Result<Own<T>, OutOfMemory> {
-    allocate(value)
 }
 
 fn new_vgic(vcpus: usize) -> Vgic {
@@ -157,13 +156,13 @@ impl Vm {
     }
 
     fn assemble(slot: usize, spec: VmSpec<'static>, memory: AddressSpace) -> Result<Self, (AddressSpace, OutOfMemory)> {
-        let vgic = match allocate(Mutex::new(new_vgic(spec.vcpus()))) {
+        let vgic = match own(Mutex::new(new_vgic(spec.vcpus()))) {
             Ok(vgic) => vgic,
             Err(error) => return Err((memory, error)),
         };
         let mut vcpus = [const { None }; VCPUS_PER_VM];
         for index in 0..spec.vcpus() {
-            match allocate(Vcpu { context: Mutex::new(Context::default()) }) {
+            match own(Vcpu { context: Mutex::new(Context::default()) }) {
                 Ok(vcpu) => vcpus[index] = Some(vcpu),
                 Err(error) => {
                     vcpus.into_iter().flatten().for_each(free);

@@ -127,7 +127,7 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
     sets.map(|set| set.start..page_up(set.end)).chain(board.reserved.iter().cloned()).for_each(&mut take);
 
     // Tables and stacks come from the image's gigabyte, which the early map has.
-    let gigabyte = loaded.image.0 >> 30 << 30..(loaded.image.0 >> 30) + 1 << 30;
+    let gigabyte = loaded.image.0 >> 30 << 30..((loaded.image.0 >> 30) + 1) << 30;
     let cpus = board.cpus.len() as u64;
     let stack_pages = (STACK_PAGES + CRASH_STACK_PAGES + 1) * cpus;
     let pages = (TABLE_PAGES + stack_pages) * PAGE_SIZE;

@@ -232,7 +232,7 @@ pub fn translate_stage1(va: u64, is_write: bool) -> Option<u64> {
     isb!();
     let par = read!(par_el1);
     write!(par_el1, saved);
-    (par & 1 == 0).then(|| par & 0x000f_ffff_ffff_f000 | va & 0xfff)
+    (par & 1 == 0).then_some(par & 0x000f_ffff_ffff_f000 | va & 0xfff)
 }
 
 /// Stirs what differs between two starts of one machine into a seed: counters, and RNDR where there is one.
