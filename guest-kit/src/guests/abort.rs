@@ -35,7 +35,11 @@ fn check_abort(fault: Option<Exception>, access: &Access, address: u64) -> Outco
     check_eq!(fault.class(), class::DATA_ABORT, "{name} at {address:#x}: EC");
     check_eq!(fault.status(), EXTERNAL, "{name} at {address:#x}: DFSC");
     check_eq!(fault.esr >> 25 & 1, 1, "{name} at {address:#x}: IL");
-    check_eq!(fault.esr >> 6 & 1 == 1, access.writes, "{name} at {address:#x}: WnR");
+    // An atomic where not even a read is possible has WnR 0 (Arm ARM D24.2.40). QEMU's stage 2 puts 1 into ESR_EL2, which
+    // a hypervisor that emulates nothing there hands on: it cannot tell this atomic from a store.
+    if !is_atomic(access) {
+        check_eq!(fault.esr >> 6 & 1 == 1, access.writes, "{name} at {address:#x}: WnR");
+    }
     // FnV may say that FAR is not valid.
     check!(fault.esr & 1 << 10 != 0 || fault.far == address, "{name} at {address:#x}: FAR {:#x}", fault.far);
     check_eq!(fault.elr, access.code(), "{name} at {address:#x}: ELR");
@@ -44,10 +48,15 @@ fn check_abort(fault: Option<Exception>, access: &Access, address: u64) -> Outco
     Ok(())
 }
 
+/// Returns true for the instructions that load and store in one (FEAT_LSE).
+fn is_atomic(access: &Access) -> bool {
+    ["ldadd", "cas "].iter().any(|name| access.name.starts_with(name))
+}
+
 fn all(select: impl Fn(&Access) -> bool, address: impl Fn(u64) -> u64) -> Outcome {
     let atomics = sysreg::id_aa64isar0() >> 20 & 0xf != 0;
     for access in ACCESSES.iter().filter(|access| select(access) && access.name != "dc zva, x0") {
-        if !atomics && ["ldadd", "cas "].iter().any(|name| access.name.starts_with(name)) {
+        if !atomics && is_atomic(access) {
             continue;
         }
         for hole in HOLES {
