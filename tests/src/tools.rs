@@ -28,18 +28,19 @@ pub fn both(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
 
-/// Returns the runner, built once.
+/// Returns the runner, built once; coreutils' `timeout` ends it after so many seconds, with status 124.
 ///
 /// # Panics
 ///
 /// If it cannot be built.
-pub fn salp() -> Command {
+pub fn salp(seconds: u32) -> Command {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
         succeed(cargo().args(["build", "--quiet", "--package", "salp-qemu"]));
         paths::target().join("debug/salp")
     });
-    let mut command = Command::new(program);
+    let mut command = Command::new("timeout");
+    command.arg(seconds.to_string()).arg(program);
     command.current_dir(paths::checkout()).stdin(Stdio::null());
     command
 }
