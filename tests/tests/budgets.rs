@@ -1,0 +1,39 @@
+//! Sizes and instruction counts that must not grow.
+
+use salp_qemu::image::BUDGET;
+use salp_tests::figures::{self, FIGURES};
+use salp_tests::machine::image;
+use salp_tests::{Setup, guest};
+
+#[test]
+fn the_release_image_is_small() {
+    let image = image();
+    assert!(image.size <= BUDGET, "\n{}", image.report());
+    assert!(image.size > 64 << 10, "this is not a whole image:\n{}", image.report());
+}
+
+#[test]
+fn nearly_all_memory_is_for_guests() {
+    for mib in [2048, 4096] {
+        let ended = Setup::of(guest("tiny").mib(16)).mib(mib).run().all_off();
+        let lines = ended.lines("salp");
+        let free = lines.iter().find_map(|line| line.split_once(" MiB free for VMs")?.0.parse::<u64>().ok());
+        let free = free.unwrap_or_else(|| panic!("{}", ended.text));
+        // 8 MiB and 0.4 % of RAM; one more because the log counts whole MiB.
+        let limit = 8 + mib * 4 / 1000 + 1;
+        assert!(mib - free <= limit, "{} of {mib} MiB are not for guests, more than {limit}", mib - free);
+    }
+}
+
+#[test]
+fn operations_take_no_more_instructions_than_budgeted() {
+    let measured = figures::measure();
+    let mut over = Vec::new();
+    for figure in FIGURES {
+        match measured.get(figure.name) {
+            Some(&value) if value <= figure.budget => {}
+            value => over.push(format!("{}: {value:?}, the budget is {}", figure.name, figure.budget)),
+        }
+    }
+    assert!(over.is_empty(), "{}\nall: {measured:#?}", over.join("\n"));
+}
