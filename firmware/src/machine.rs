@@ -107,6 +107,7 @@ pub fn main(index: usize) -> ! {
         machine.gic.lock().enable_shared(boot.board.uart.interrupt);
         start_other_cpus(boot);
         start_vms(boot, machine);
+        crash_on_request(boot);
     } else {
         CPUS_READY.fetch_add(1, Ordering::Release);
         cpu::send_event();
@@ -162,6 +163,23 @@ fn first_cpu(boot: &'static Boot) {
         running: AtomicUsize::new(0),
         all_ended_well: AtomicBool::new(true),
     });
+}
+
+/// Crashes on the operator's request (`crash=panic` or `crash=overflow` on EL2's command line), to see what a crash
+/// report looks like and where it arrives.
+fn crash_on_request(boot: &Boot) {
+    #[inline(never)]
+    fn overflow(depth: u64) -> u64 {
+        let filler = core::hint::black_box([depth; 64]);
+        overflow(core::hint::black_box(depth.wrapping_add(1))).wrapping_add(filler[0])
+    }
+    match boot.board.option("crash") {
+        Some("panic") => panic!("the operator asked for it"),
+        Some("overflow") => {
+            overflow(0);
+        }
+        _ => {}
+    }
 }
 
 fn start_other_cpus(boot: &Boot) {

@@ -55,7 +55,7 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
             Some(vcpu) => this.run_vcpu(vcpu),
             None => {
                 cpu::wait_for_interrupt();
-                while this.take_interrupt(None) {}
+                while this.take_interrupt(None) != Taken::None {}
             }
         }
     }
@@ -98,11 +98,11 @@ impl Cpu {
         }
     }
 
-    /// Takes one pending physical interrupt. Returns false if there was none.
-    fn take_interrupt(&mut self, resident: Option<(&Vm, usize)>) -> bool {
+    /// Takes one pending physical interrupt. A kick is left to the caller: it means that the vGIC has changed.
+    fn take_interrupt(&mut self, resident: Option<(&Vm, usize)>) -> Taken {
         let intid = gic::acknowledge();
         if intid >= gic::SPURIOUS {
-            return false;
+            return Taken::None;
         }
         gic::drop_priority(intid);
         match intid {
@@ -110,7 +110,7 @@ impl Cpu {
                 if let Some((vm, index)) = resident {
                     // It stays active until the guest deactivates it through its list register.
                     self.with_vgic(vm, index, |vgic| vgic.set_line(intid, index, true));
-                    return true;
+                    return Taken::Other;
                 }
             }
             gic::EL2_TIMER => {
@@ -118,7 +118,7 @@ impl Cpu {
                 let kicks = machine::get().scheduler.lock().expire(cpu::counter());
                 machine::kick(kicks & !(1 << self.index));
             }
-            gic::KICK | gic::MAINTENANCE => {
+            gic::MAINTENANCE => {
                 if let Some((vm, index)) = resident {
                     self.with_vgic(vm, index, |_| VcpuSet::EMPTY);
                 }
@@ -127,7 +127,7 @@ impl Cpu {
             _ => {}
         }
         gic::deactivate(intid);
-        true
+        if intid == gic::KICK { Taken::Kick } else { Taken::Other }
     }
 
     /// Changes the VM's interrupt state while vCPU `index` is resident: folds, changes, fills, and tells the others.
@@ -176,6 +176,14 @@ impl Cpu {
             deactivate &= deactivate - 1;
         }
     }
+}
+
+/// What [`Cpu::take_interrupt`] took.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    None,
+    Kick,
+    Other,
 }
 
 const TIMERS: u32 = 1 << gic::VIRTUAL_TIMER | 1 << gic::PHYSICAL_TIMER;
@@ -245,7 +253,10 @@ impl Resident<'_> {
             let next = match switch::enter(&mut self.context.regs) {
                 Exit::Synchronous => exits::synchronous(self),
                 Exit::Irq => {
-                    self.take_interrupts();
+                    if self.take_interrupts() {
+                        let (vm, index) = (self.vm, self.index);
+                        self.cpu.with_vgic(vm, index, |_| VcpuSet::EMPTY);
+                    }
                     Next::Reschedule
                 }
                 Exit::SError => exits::serror(self),
@@ -271,8 +282,16 @@ impl Resident<'_> {
         }
     }
 
-    fn take_interrupts(&mut self) {
-        while self.cpu.take_interrupt(Some((self.vm, self.index))) {}
+    /// Takes all pending physical interrupts. Returns true if there was a kick among them.
+    fn take_interrupts(&mut self) -> bool {
+        let mut kicked = false;
+        loop {
+            match self.cpu.take_interrupt(Some((self.vm, self.index))) {
+                Taken::None => return kicked,
+                Taken::Kick => kicked = true,
+                Taken::Other => {}
+            }
+        }
     }
 
     /// Returns true if another vCPU is due; else sets the alarm for when one is.
@@ -295,11 +314,12 @@ impl Resident<'_> {
             let mut devices = self.vm.devices.lock();
             console::flush(self.vm.slot, self.vm.name(), &mut devices.line);
         }
+        let mut refresh = false;
         loop {
             if self.vm.fate() != Fate::Running {
                 return Some(Leave::Off);
             }
-            if self.has_pending() {
+            if self.has_pending(refresh) {
                 machine::get().scheduler.lock().looked(self.cpu.index);
                 return None;
             }
@@ -311,23 +331,21 @@ impl Resident<'_> {
             let clock = if self.index == 0 { exits::tick_clock(self.vm) } else { None };
             let clock = clock.map(|seconds| now.saturating_add(u64::from(seconds) * cpu::counter_frequency()));
             match wait {
-                Wait::GoOn => {
-                    let (vm, index) = (self.vm, self.index);
-                    self.cpu.with_vgic(vm, index, |_| VcpuSet::EMPTY);
-                }
+                Wait::GoOn => refresh = true,
                 Wait::Leave => return Some(Leave::Sleeps { deadline: None }),
                 Wait::Wait => {
                     cpu::set_alarm(alarm.into_iter().chain(clock).min());
                     cpu::wait_for_interrupt();
-                    self.take_interrupts();
+                    refresh = self.take_interrupts();
                 }
             }
         }
     }
 
     /// Returns true if the guest has an interrupt that ends its WFI (Arm ARM D1.6.2: masked by PSTATE or not).
-    pub fn has_pending(&mut self) -> bool {
-        if self.cpu.lrs.used == 0 && self.cpu.lrs.hcr & !1 == 0 {
+    /// `refresh`: the vGIC may have changed since the list registers were filled.
+    fn has_pending(&mut self, refresh: bool) -> bool {
+        if !refresh && self.cpu.lrs.used == 0 && self.cpu.lrs.hcr & !1 == 0 {
             // Everything that is pending and enabled is listed when there is room.
             return false;
         }
