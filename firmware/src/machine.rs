@@ -34,6 +34,8 @@ pub struct Machine {
     pub boot_set: Pa,
     /// Stage 2 makes guest accesses cacheable whatever the guest says (FEAT_S2FWB).
     pub force_write_back: bool,
+    /// CPUs may share TLB entries of a VM (FEAT_TTCNP).
+    pub common_not_private: bool,
     /// What decides PSTATE when an exception is given to a guest.
     pub inject_features: Features,
     /// What guests read from ID registers.
@@ -146,6 +148,7 @@ fn first_cpu(boot: &'static Boot) {
         gic: Mutex::new(boot::gic().unwrap_or_else(|error| panic!("{error}"))),
         boot_set: Pa(boot_set.map_or(0, |set| set.start)),
         force_write_back: fwb,
+        common_not_private: cpu::id_register(7, 2) & 0xf != 0,
         inject_features: Features {
             pan: cpu::id_register(7, 1) >> 20 & 0xf != 0,
             ssbs: cpu::id_register(4, 1) >> 4 & 0xf != 0,

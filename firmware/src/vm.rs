@@ -146,7 +146,7 @@ impl Vm {
     /// Says what is missing; everything taken is given back.
     pub fn new(machine: &Machine, slot: usize, spec: VmSpec<'static>) -> Result<Self, VmError> {
         let memory = Self::load(machine, &spec)?;
-        match Self::assemble(slot, spec, memory) {
+        match Self::assemble(machine, slot, spec, memory) {
             Ok(vm) => Ok(vm),
             Err((memory, error)) => {
                 memory.destroy(&Store, &Ram, &VmTlb { vttbr: 0 });
@@ -155,7 +155,12 @@ impl Vm {
         }
     }
 
-    fn assemble(slot: usize, spec: VmSpec<'static>, memory: AddressSpace) -> Result<Self, (AddressSpace, OutOfMemory)> {
+    fn assemble(
+        machine: &Machine,
+        slot: usize,
+        spec: VmSpec<'static>,
+        memory: AddressSpace,
+    ) -> Result<Self, (AddressSpace, OutOfMemory)> {
         let vgic = match own(Mutex::new(new_vgic(spec.vcpus()))) {
             Ok(vgic) => vgic,
             Err(error) => return Err((memory, error)),
@@ -171,7 +176,7 @@ impl Vm {
                 }
             }
         }
-        let vttbr = vttbr(slot, memory.root());
+        let vttbr = vttbr(machine, slot, memory.root());
         let vm = Self {
             slot,
             spec,
@@ -290,7 +295,7 @@ impl Vm {
     /// There is no memory to load it again.
     pub fn restart(&self, machine: &Machine) -> Result<(), VmError> {
         let fresh = Self::load(machine, &self.spec)?;
-        let vttbr = vttbr(self.slot, fresh.root());
+        let vttbr = vttbr(machine, self.slot, fresh.root());
         let old = core::mem::replace(&mut *self.memory.lock(), fresh);
         old.destroy(&Store, &Ram, &self.tlb());
         self.vttbr.store(vttbr, Ordering::Relaxed);
@@ -328,9 +333,9 @@ impl Vm {
     }
 }
 
-fn vttbr(slot: usize, root: Pa) -> u64 {
-    // VMID 0 stands for "none".
-    (slot as u64 + 1) << 48 | root.0
+/// VTTBR_EL2. VMID 0 stands for "none". CnP: every CPU has the same tables for a VMID, so they may share TLB entries.
+fn vttbr(machine: &Machine, slot: usize, root: Pa) -> u64 {
+    (slot as u64 + 1) << 48 | root.0 | u64::from(machine.common_not_private)
 }
 
 const _: () = assert!(size_of::<Vm>() <= 4096 && size_of::<Mutex<Vgic>>() <= 4096);
