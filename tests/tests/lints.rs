@@ -36,7 +36,7 @@ fn clippy_finds_nothing_in_what_runs_on_the_machine() {
 
 #[test]
 fn documentation_has_no_broken_links() {
-    succeed(cargo().env("RUSTDOCFLAGS", "-D warnings").args(["doc", "--quiet", "--no-deps"]));
+    succeed(cargo().env("RUSTDOCFLAGS", "-D rustdoc::broken_intra_doc_links").args(["doc", "--quiet", "--no-deps"]));
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn debian_with_pages_of_16_kib_reaches_its_shell_and_turns_off() {
 
 #[test]
 fn u_boot_reaches_its_prompt_and_turns_off() {
-    let mut machine = Setup::of(stock("u-boot")).start();
+    let mut machine = Setup::of(stock("u-boot")).attach("u-boot").start();
     machine.expect("U-Boot 20");
     machine.expect("Hit any key to stop autoboot");
     machine.send("\r");
@@ -77,7 +77,7 @@ fn u_boot_reaches_its_prompt_and_turns_off() {
 
 #[test]
 fn u_boot_resets_its_vm() {
-    let mut machine = Setup::of(stock("u-boot")).start();
+    let mut machine = Setup::of(stock("u-boot")).attach("u-boot").start();
     machine.expect("Hit any key to stop autoboot");
     machine.send("\r");
     machine.expect("=> ");
