@@ -3,7 +3,9 @@
 //! Two views. In the log view every line has a prefix, `salp| ` or `NAME| `; keys go to the first VM. Attached to a VM its
 //! bytes go both ways as they are, and nobody else's are shown. One key goes round the views.
 
+use crate::{exits, machine};
 use core::fmt::{self, Write};
+use heapless::Deque;
 use salp_hw::lock::Mutex;
 use salp_hw::uart::Pl011;
 use spin::Once;
@@ -24,13 +26,14 @@ struct Console {
     uart: Pl011,
     attached: Option<usize>,
     line: Line,
-    held_key: Option<u8>,
+    /// Keys for which the VM had no room yet.
+    typed: Deque<u8, 1024>,
 }
 
 /// Takes the console.
 pub fn init() {
     CONSOLE.call_once(|| {
-        Mutex::new(Console { uart: salp_hw::boot::console(), attached: None, line: Line::Fresh, held_key: None })
+        Mutex::new(Console { uart: salp_hw::boot::console(), attached: None, line: Line::Fresh, typed: Deque::new() })
     });
 }
 
@@ -147,26 +150,39 @@ impl LineBuffer {
     }
 }
 
-/// A byte that arrived on the serial line, or was put back.
-pub fn input() -> Option<u8> {
-    let mut console = CONSOLE.get()?.lock();
-    console.held_key.take().or_else(|| console.uart.receive())
+/// Takes what was typed and gives it to the VM that has the console, as far as its FIFO has room; the rest waits in a
+/// queue. The switch key is seen at once, whatever a VM does with its keys.
+pub fn take_keys() {
+    let Some(console) = CONSOLE.get() else { return };
+    loop {
+        let byte = console.lock().uart.receive();
+        match byte {
+            Some(SWITCH_KEY) => {
+                console.lock().typed.clear();
+                machine::next_console();
+            }
+            // A full queue drops the key, as a full FIFO does.
+            Some(byte) => drop(console.lock().typed.push_back(byte)),
+            None => break,
+        }
+    }
+    give_keys();
 }
 
-/// Puts a key back for which its VM has no room, and takes no more until [`resume_input`]: the line's own flow control
-/// holds the rest.
-pub fn stall_input(key: u8) {
+/// Gives waiting keys to the VM that has the console.
+pub fn give_keys() {
     let Some(console) = CONSOLE.get() else { return };
-    let mut console = console.lock();
-    console.held_key = Some(key);
-    console.uart.listen(false);
-}
-
-/// Takes keys again: a VM has room.
-pub fn resume_input() {
-    let Some(console) = CONSOLE.get() else { return };
-    console.lock().uart.listen(true);
-    crate::vcpu::console_input();
+    let Some(slot) = machine::console_vm() else { return };
+    let slot = machine::slot(slot).read();
+    let Some(vm) = slot.as_deref() else { return };
+    loop {
+        // The lock is not held while the VM takes the key: that may print.
+        let Some(byte) = console.lock().typed.pop_front() else { return };
+        if !exits::type_key(vm, byte) {
+            let _ = console.lock().typed.push_front(byte);
+            return;
+        }
+    }
 }
 
 /// Returns the VM that the console is attached to.

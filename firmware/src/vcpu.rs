@@ -2,7 +2,7 @@
 //!
 //! Lock order: VM slot (read) → vCPU context → VM memory → vGIC → devices → power → scheduler → console, frame table.
 
-use crate::console::{self, SWITCH_KEY};
+use crate::console;
 use crate::exits::{self, Next};
 use crate::machine;
 use crate::vm::{Fate, Vm};
@@ -123,7 +123,7 @@ impl Cpu {
                     self.with_vgic(vm, index, |_| VcpuSet::EMPTY);
                 }
             }
-            uart if uart == boot::get().board.uart.interrupt => console_input(),
+            uart if uart == boot::get().board.uart.interrupt => console::take_keys(),
             _ => {}
         }
         gic::deactivate(intid);
@@ -371,24 +371,6 @@ fn retract_stopped_timers(vgic: &mut Vgic, index: usize) {
         if waiting >> timer & 1 != 0 && !gic::timer_output(timer) {
             // Its own change: the caller fills this vCPU's list registers next.
             let _ = vgic.set_line(timer, index, false);
-        }
-    }
-}
-
-/// Gives what was typed to the VM that has the console.
-pub fn console_input() {
-    while let Some(byte) = console::input() {
-        if byte == SWITCH_KEY {
-            machine::next_console();
-            continue;
-        }
-        let Some(slot) = machine::console_vm() else { continue };
-        let slot = machine::slot(slot).read();
-        if let Some(vm) = slot.as_deref()
-            && !exits::type_key(vm, byte)
-        {
-            console::stall_input(byte);
-            return;
         }
     }
 }

@@ -50,15 +50,6 @@ impl Pl011 {
         Self { registers }
     }
 
-    /// Turns the receive interrupt on or off.
-    pub fn listen(&self, on: bool) {
-        if on {
-            self.registers.imsc.write(IM::RX::SET + IM::RT::SET);
-        } else {
-            self.registers.imsc.set(0);
-        }
-    }
-
     /// Sends one byte, waiting while the transmit FIFO is full.
     pub fn send(&self, byte: u8) {
         while self.registers.fr.is_set(FR::TXFF) {
