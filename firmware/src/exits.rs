@@ -4,7 +4,7 @@ use crate::console;
 use crate::machine::{self, Store};
 use crate::vcpu::Resident;
 use crate::vm::{Fate, Vm};
-use salp_core::addr::Ipa;
+use salp_core::addr::{Ipa, Va};
 use salp_core::calls::psci::Wake;
 use salp_core::calls::{self, Action, Callee};
 use salp_core::context::Context;
@@ -13,6 +13,7 @@ use salp_core::exit::decode::{DataAbort, Exit, InstructionAbort, SysReg, SysRegA
 use salp_core::exit::inject::{self, Cause, Source};
 use salp_core::exit::skip::{condition_holds, skip, skip_a64};
 use salp_core::exit::sysreg::{self, SysRegAction};
+use salp_core::exit::walk;
 use salp_core::sched::VcpuRef;
 use salp_core::stage2::{Access, Fault};
 use salp_core::vgic::{AccessSize, VcpuSet, Vgic};
@@ -210,7 +211,8 @@ pub fn resume(vm: &Vm, index: usize, context: &mut Context) -> bool {
 
 #[inline]
 fn data_abort(this: &mut Resident<'_>, abort: DataAbort) -> Next {
-    let cause = |abort: &DataAbort| Cause::of_data(abort, inject::start_level(cpu::tcr_el1(), abort.va().0));
+    let vm = this.vm;
+    let cause = |abort: &DataAbort| Cause::of_data(abort, || walk_level(vm, abort.va(), abort.ipa()));
     if !abort.is_stage2_fault() {
         return take(this, cause(&abort));
     }
@@ -241,8 +243,21 @@ fn instruction_abort(this: &mut Resident<'_>, abort: InstructionAbort) -> Next {
     {
         return next;
     }
-    let start = inject::start_level(cpu::tcr_el1(), abort.va().0);
-    take(this, Cause::of_instruction(&abort, start))
+    let vm = this.vm;
+    take(this, Cause::of_instruction(&abort, || walk_level(vm, abort.va(), abort.ipa())))
+}
+
+/// Returns the level at which the running guest's own tables lead its walk for `va` to `table`, where nothing is.
+#[cold]
+fn walk_level(vm: &Vm, va: Va, table: Ipa) -> u8 {
+    // SCTLR_EL1.EE: the guest's tables are big-endian.
+    const EE: u64 = 1 << 25;
+    let (_, sctlr_el1) = cpu::el1_vectors();
+    walk::walk_level(cpu::tcr_el1(), cpu::ttbr_el1(), va, table, |at| {
+        let mut bytes = [0; 8];
+        vm.memory.lock().read(&Ram, at, &mut bytes).ok()?;
+        Some(if sctlr_el1 & EE == 0 { u64::from_le_bytes(bytes) } else { u64::from_be_bytes(bytes) })
+    })
 }
 
 /// Gives the guest memory at `ipa`. `None` if there is no RAM.
@@ -346,7 +361,7 @@ fn uart(this: &mut Resident<'_>, offset: u64, size: AccessSize, written: Option<
         this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(UART_INTID, 0, after));
     }
     if stalled {
-        console::resume_input();
+        console::give_keys();
     }
     value
 }

@@ -208,6 +208,11 @@ pub fn tcr_el1() -> u64 {
     read!(tcr_el1)
 }
 
+/// Returns TTBR0_EL1 and TTBR1_EL1 of the running guest.
+pub fn ttbr_el1() -> (u64, u64) {
+    (read!(ttbr0_el1), read!(ttbr1_el1))
+}
+
 /// Returns MDSCR_EL1 of the running guest.
 pub fn mdscr() -> u64 {
     read!(mdscr_el1)

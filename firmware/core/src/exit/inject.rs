@@ -67,36 +67,21 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Returns the cause with which a data abort goes back to the guest. `start_level` is where the guest's walks start.
-    pub fn of_data(abort: &DataAbort, start_level: u8) -> Self {
+    /// Returns the cause with which a data abort goes back to the guest. `level` is asked only after one on the
+    /// guest's table walk, for the level of stage 1 ([`super::walk`]).
+    pub fn of_data(abort: &DataAbort, level: impl FnOnce() -> u8) -> Self {
         Self::DataAbort {
             va: abort.far,
             write: abort.is_write() && !abort.on_table_walk(),
             cache_maintenance: abort.is_cache_maintenance(),
-            walk: abort.on_table_walk().then_some(start_level),
+            walk: abort.on_table_walk().then(level),
         }
     }
 
-    /// Returns the cause with which an instruction abort goes back to the guest.
-    pub fn of_instruction(abort: &InstructionAbort, start_level: u8) -> Self {
-        Self::InstructionAbort { va: abort.far, walk: abort.on_table_walk().then_some(start_level) }
+    /// Returns the cause with which an instruction abort goes back to the guest; `level` as above.
+    pub fn of_instruction(abort: &InstructionAbort, level: impl FnOnce() -> u8) -> Self {
+        Self::InstructionAbort { va: abort.far, walk: abort.on_table_walk().then(level) }
     }
-}
-
-/// Returns the level at which the guest's stage 1 walk for `va` starts (Arm ARM D8.2.6). The syndrome of an abort on a
-/// walk tells the level of stage 2, not of stage 1; the guest is told the start, where a bad TTBR shows.
-pub fn start_level(tcr_el1: u64, va: u64) -> u8 {
-    let upper = va & 1 << 55 != 0;
-    let size = (if upper { tcr_el1 >> 16 } else { tcr_el1 }) & 0x3f;
-    // TG0 and TG1 number the granules differently (Arm ARM D24.2.185).
-    let page_bits = match (upper, if upper { tcr_el1 >> 30 } else { tcr_el1 >> 14 } & 3) {
-        (false, 1) | (true, 3) => 16,
-        (false, 2) | (true, 1) => 14,
-        _ => 12,
-    };
-    let input_bits = 64 - size.clamp(12, 48);
-    let levels = (input_bits - page_bits).div_ceil(page_bits - 3);
-    4u64.saturating_sub(levels.max(1)) as u8
 }
 
 /// The guest's state at its exception vector.
@@ -268,14 +253,14 @@ mod tests {
     #[test]
     fn aborts_keep_what_the_guest_needs_to_know() {
         let Exit::DataAbort(store) = decode(0x9301_0046, 0xabc, 0) else { panic!() };
-        let cause = Cause::of_data(&store, 0);
+        let cause = Cause::of_data(&store, || unreachable!());
         assert_eq!(cause, Cause::DataAbort { va: 0xabc, write: true, cache_maintenance: false, walk: None });
         let Exit::DataAbort(walk) = decode(0x9200_00c6, 0xabc, 0) else { panic!() };
-        assert_eq!(take(&source(0x3c5), Cause::of_data(&walk, 1), LINUX).esr_el1, 0x9600_0015);
+        assert_eq!(take(&source(0x3c5), Cause::of_data(&walk, || 1), LINUX).esr_el1, 0x9600_0015);
         let Exit::DataAbort(cache) = decode(0x9200_0146, 0xabc, 0) else { panic!() };
-        assert_eq!(take(&source(0x3c5), Cause::of_data(&cache, 1), LINUX).esr_el1, 0x9600_0150);
+        assert_eq!(take(&source(0x3c5), Cause::of_data(&cache, || 1), LINUX).esr_el1, 0x9600_0150);
         let Exit::InstructionAbort(fetch) = decode(0x8200_0086, 0xabc, 0) else { panic!() };
-        assert_eq!(Cause::of_instruction(&fetch, 3), Cause::InstructionAbort { va: 0xabc, walk: Some(3) });
+        assert_eq!(Cause::of_instruction(&fetch, || 3), Cause::InstructionAbort { va: 0xabc, walk: Some(3) });
     }
 
     #[test]
@@ -288,18 +273,6 @@ mod tests {
         assert_eq!(reflect(0xca00_0022, 0x3c5), (0xce00_0022, None), "single step at EL1");
         assert_eq!(reflect(0xd200_0022, 0x3c0), (0xd200_0022, Some(5)), "watchpoint at EL0");
         assert_eq!(reflect(0x8a00_0000, 0x3c0), (0x8a00_0000, Some(5)), "PC alignment");
-    }
-
-    #[test]
-    fn the_walk_starts_where_tcr_says() {
-        const LINUX_48: u64 = 16 | 16 << 16 | 2 << 30;
-        const LINUX_39: u64 = 25 | 25 << 16 | 2 << 30;
-        const LINUX_47_16K: u64 = 17 | 17 << 16 | 2 << 14 | 1 << 30;
-        const LINUX_42_64K: u64 = 22 | 22 << 16 | 1 << 14 | 3 << 30;
-        let kernel = 0xffff_8000_0000_0000;
-        for (tcr, level) in [(LINUX_48, 0), (LINUX_39, 1), (LINUX_47_16K, 1), (LINUX_42_64K, 2)] {
-            assert_eq!((start_level(tcr, 0), start_level(tcr, kernel)), (level, level), "{tcr:#x}");
-        }
     }
 
     #[test]
@@ -321,7 +294,6 @@ mod tests {
             let taken = take(&from, cause, Features { pan: true, ssbs: true, mte: true });
             assert_eq!(taken.pstate & 0x3df, 0x3c5);
             assert_eq!(taken.pstate & (SS | BTYPE | UAO | IL | ALLINT | AARCH32), 0);
-            assert!(start_level(random.spread(), random.spread()) <= 3);
         }
     }
 }

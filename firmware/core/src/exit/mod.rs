@@ -4,6 +4,7 @@
 //! - [`decode`]: what happened.
 //! - [`sysreg`], [`idregs`]: what a trapped system register access answers.
 //! - [`inject`]: the exception that a guest takes when what it did is not allowed.
+//! - [`walk`]: at which level the guest's own table walk went wrong.
 //! - [`skip`]: going on after an emulated instruction.
 
 pub mod decode;
@@ -11,6 +12,7 @@ pub mod idregs;
 pub mod inject;
 pub mod skip;
 pub mod sysreg;
+pub mod walk;
 
 #[cfg(test)]
 pub(crate) mod tests {
