@@ -37,3 +37,9 @@ fn operations_take_no_more_instructions_than_budgeted() {
     }
     assert!(over.is_empty(), "{}\nall: {measured:#?}", over.join("\n"));
 }
+
+#[test]
+fn a_kernel_boots_in_hardly_more_instructions_than_without_salp() {
+    let (salp, bare) = (figures::boot_to_init(false).clock, figures::boot_to_init(true).clock);
+    assert!(salp <= bare * 1.010, "{salp} s under Salp, {bare} s without");
+}

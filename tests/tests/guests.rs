@@ -65,13 +65,7 @@ fn floating_point_registers_are_kept_beside_another_vm() {
 
 #[test]
 fn accesses_to_nowhere_are_external_aborts() {
-    passes(guest("abort").cpus(4).append("only=simple_accesses,cache_zero,unaligned_device,fetch,on_every_vcpu"));
-}
-
-#[test]
-#[ignore = "fails: WnR of atomics is 1, a table walk's abort names the wrong level"]
-fn atomics_and_table_walks_to_nowhere_are_external_aborts() {
-    passes(guest("abort").cpus(4).append("only=other_accesses,beyond_ram,table_walk"));
+    passes(guest("abort").cpus(4));
 }
 
 #[test]
