@@ -49,6 +49,7 @@ pub struct Setup {
     qemu: Option<Qemu>,
     icount: bool,
     attach: Option<String>,
+    option: Option<String>,
     limit: Duration,
     vms: Vec<Vm>,
 }
@@ -63,6 +64,7 @@ impl Setup {
             qemu: None,
             icount: false,
             attach: None,
+            option: None,
             limit: LIMIT,
             vms: Vec::new(),
         }
@@ -115,6 +117,12 @@ impl Setup {
         self
     }
 
+    /// Adds a word to EL2's command line.
+    pub fn option(mut self, word: &str) -> Self {
+        self.option = Some(word.into());
+        self
+    }
+
     /// Limits how long the machine may take.
     pub fn seconds(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
@@ -132,6 +140,7 @@ impl Setup {
         let needed = pack::memory_needed(&vms, boot_set.as_deref().unwrap_or_default());
         let mut options = vec!["idle=poweroff".to_string()];
         options.extend(self.attach.iter().map(|name| format!("attach={name}")));
+        options.extend(self.option.clone());
         let payload = Payload::Firmware { image: image().bin.clone(), boot_set, options: options.join(" ") };
         self.start_payload(payload, needed.max(1 << 30))
     }

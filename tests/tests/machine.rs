@@ -1,5 +1,6 @@
 //! Machines of all shapes; VMs beside each other, VMs that crash, and requests that are refused.
 
+use salp_qemu::machine::Outcome;
 use salp_qemu::setup::Qemu;
 use salp_tests::machine::{lines_of, qemu};
 use salp_tests::tools::{both, salp};
@@ -245,5 +246,14 @@ fn more_than_the_machine_has_is_refused() {
         let output = up(words);
         assert_eq!(output.status.code(), Some(1), "{}", both(&output));
         assert!(both(&output).contains(reason), "{words:?}: {}", both(&output));
+    }
+}
+
+#[test]
+fn a_crash_of_el2_is_reported_with_functions_and_resets_the_machine() {
+    for crash in ["panic", "overflow"] {
+        let ended = Setup::builtin().option(&format!("crash={crash}")).run();
+        ended.check(ended.outcome == Outcome::Reset, format_args!("{:?}", ended.outcome));
+        ended.says("salp_firmware::machine::");
     }
 }
