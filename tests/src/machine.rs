@@ -262,7 +262,7 @@ impl Ended {
     /// As it says.
     pub fn all_off(self) -> Self {
         self.check(self.outcome == Outcome::Off, format_args!("the machine ended with {:?}", self.outcome));
-        self.check(!self.text.contains("salp| panic"), "EL2 panicked");
+        self.check(!self.text.contains("salp| PANIC"), "EL2 panicked");
         self
     }
 

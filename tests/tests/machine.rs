@@ -174,7 +174,7 @@ fn a_guest_that_ruins_itself_ruins_nobody_else() {
         machine.expect("memory| DONE passed=1 failed=0 ");
         machine.expect("salp| memory: is off");
         let text = machine.stop().text;
-        assert!(text.contains("crash| crash: ") && !text.contains("panic"), "{text}");
+        assert!(text.contains("crash| crash: ") && !text.contains("salp| PANIC"), "{text}");
     }
 }
 
@@ -254,6 +254,7 @@ fn a_crash_of_el2_is_reported_with_functions_and_resets_the_machine() {
     for crash in ["panic", "overflow"] {
         let ended = Setup::builtin().option(&format!("crash={crash}")).run();
         ended.check(ended.outcome == Outcome::Reset, format_args!("{:?}", ended.outcome));
+        ended.says("salp| PANIC on CPU 0x0");
         ended.says("salp_firmware::machine::");
     }
 }

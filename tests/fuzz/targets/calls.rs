@@ -11,10 +11,24 @@ use salp_core::entropy::Drbg;
 #[derive(arbitrary::Arbitrary, Debug)]
 enum Step {
     /// A call of one of the services: the low bits choose the function.
-    Service { caller: u8, owner: u8, function: u8, wide: bool, args: [u64; 3] },
+    Service {
+        caller: u8,
+        owner: u8,
+        function: u8,
+        wide: bool,
+        args: [u64; 3],
+    },
     /// A start in RAM, which random addresses do not find.
-    CpuOn { caller: u8, target: u8, offset: u32 },
-    Any { imm: u16, caller: u8, x: [u64; 18] },
+    CpuOn {
+        caller: u8,
+        target: u8,
+        offset: u32,
+    },
+    Any {
+        imm: u16,
+        caller: u8,
+        x: [u64; 18],
+    },
     Wake(u8),
     Started(u8),
 }
@@ -36,8 +50,7 @@ fuzz_target!(|input: Input| {
     let mitigations = Mitigations { branch_predictor, store_bypass, branch_history };
     for step in input.steps {
         let mut call = |imm, caller: u8, x: &[u64; 18]| {
-            let callee =
-                Callee { power: &mut power, entropy: &mut entropy, mitigations: &mitigations, ram: RAM };
+            let callee = Callee { power: &mut power, entropy: &mut entropy, mitigations: &mitigations, ram: RAM };
             // As in the machine: the caller is a vCPU that is there.
             let caller = usize::from(caller) % usize::from(input.vcpus.clamp(1, 8));
             if let Action::TurnOn { vcpu, .. } = dispatch(imm, x, caller, callee) {

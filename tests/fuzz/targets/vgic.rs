@@ -6,17 +6,55 @@ use salp_core::vgic::{AccessSize, ListRegisters, Vgic};
 
 #[derive(arbitrary::Arbitrary, Debug)]
 enum Step {
-    DistWrite { offset: u16, size: u8, value: u64 },
-    DistRead { offset: u16, size: u8 },
-    RedistWrite { vcpu: u8, offset: u32, size: u8, value: u64 },
-    RedistRead { vcpu: u8, offset: u32, size: u8 },
-    Line { intid: u8, vcpu: u8, level: bool },
-    Pulse { intid: u32, vcpu: u8 },
-    Sgi { vcpu: u8, value: u64, group1: bool },
-    Deactivate { vcpu: u8, intid: u32 },
-    MapHw { intid: u8, pintid: u8 },
+    DistWrite {
+        offset: u16,
+        size: u8,
+        value: u64,
+    },
+    DistRead {
+        offset: u16,
+        size: u8,
+    },
+    RedistWrite {
+        vcpu: u8,
+        offset: u32,
+        size: u8,
+        value: u64,
+    },
+    RedistRead {
+        vcpu: u8,
+        offset: u32,
+        size: u8,
+    },
+    Line {
+        intid: u8,
+        vcpu: u8,
+        level: bool,
+    },
+    Pulse {
+        intid: u32,
+        vcpu: u8,
+    },
+    Sgi {
+        vcpu: u8,
+        value: u64,
+        group1: bool,
+    },
+    Deactivate {
+        vcpu: u8,
+        intid: u32,
+    },
+    MapHw {
+        intid: u8,
+        pintid: u8,
+    },
     /// What the guest did with its list registers while it ran: their states, and how often it ended what is in none.
-    Run { vcpu: u8, vmcr: u64, states: u32, eoi_count: u8 },
+    Run {
+        vcpu: u8,
+        vmcr: u64,
+        states: u32,
+        eoi_count: u8,
+    },
     Reset,
 }
 
