@@ -33,6 +33,9 @@ pub enum Next {
     Off,
 }
 
+/// A guest that reads its console's registers this often without a write waits for a key: its prompt is shown.
+const POLLS_BEFORE_FLUSH: u8 = 16;
+
 const CLASS_HVC64: u8 = 0x16;
 /// Traps while the vGIC asks for it (ICH_HCR_EL2.TDIR).
 const ICC_DIR_EL1: SysReg = SysReg::new(3, 0, 12, 11, 1);
@@ -255,7 +258,7 @@ fn walk_level(vm: &Vm, va: Va, table: Ipa) -> u8 {
     let (_, sctlr_el1) = cpu::el1_vectors();
     walk::walk_level(cpu::tcr_el1(), cpu::ttbr_el1(), va, table, |at| {
         let mut bytes = [0; 8];
-        vm.memory.lock().read(&Ram, at, &mut bytes).ok()?;
+        vm.memory.lock().as_ref()?.read(&Ram, at, &mut bytes).ok()?;
         Some(if sctlr_el1 & EE == 0 { u64::from_le_bytes(bytes) } else { u64::from_be_bytes(bytes) })
     })
 }
@@ -263,7 +266,7 @@ fn walk_level(vm: &Vm, va: Va, table: Ipa) -> u8 {
 /// Gives the guest memory at `ipa`. `None` if there is no RAM.
 fn resolve(this: &mut Resident<'_>, ipa: Ipa, access: Access) -> Option<Next> {
     let vm = this.vm;
-    let result = vm.memory.lock().fault(&Store, &Ram, &vm.tlb(), ipa, access);
+    let result = vm.memory.lock().as_mut()?.fault(&Store, &Ram, &vm.tlb(), ipa, access);
     match result {
         Ok(_) => Some(Next::Guest),
         Err(Fault::OutsideRam) => None,
@@ -346,12 +349,19 @@ fn uart(this: &mut Resident<'_>, offset: u64, size: AccessSize, written: Option<
         let before = devices.uart.interrupt();
         let value = match written {
             Some(value) => {
+                devices.polls = 0;
                 if let Some(byte) = devices.uart.write(offset, size, value) {
                     console::output(vm.slot, vm.name(), &mut devices.line, byte);
                 }
                 0
             }
-            None => devices.uart.read(offset, size),
+            None => {
+                devices.polls = devices.polls.saturating_add(1);
+                if devices.polls == POLLS_BEFORE_FLUSH {
+                    console::flush(vm.slot, vm.name(), &mut devices.line);
+                }
+                devices.uart.read(offset, size)
+            }
         };
         let has_room = devices.uart.room() > 0;
         (value, before, devices.uart.interrupt(), has_room && core::mem::take(&mut devices.typing_stalled))

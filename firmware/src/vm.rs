@@ -54,6 +54,8 @@ pub struct Devices {
     pub rtc: Pl031,
     /// The line that the console is writing.
     pub line: LineBuffer,
+    /// Reads of the console's registers since it last wrote.
+    pub polls: u8,
     /// A key waits for room in the console's FIFO.
     pub typing_stalled: bool,
 }
@@ -70,8 +72,8 @@ pub struct Vm {
     pub slot: usize,
     /// Where it comes from: kept for a restart.
     pub spec: VmSpec<'static>,
-    /// Its memory.
-    pub memory: Mutex<AddressSpace>,
+    /// Its memory; none only between the end of one life and the start of the next.
+    pub memory: Mutex<Option<AddressSpace>>,
     /// Its interrupt controller.
     pub vgic: Own<Mutex<Vgic>>,
     /// Which vCPUs are on.
@@ -180,7 +182,7 @@ impl Vm {
         let vm = Self {
             slot,
             spec,
-            memory: Mutex::new(memory),
+            memory: Mutex::new(Some(memory)),
             vgic,
             power: Mutex::new(Power::new(spec.vcpus())),
             devices: Mutex::new(Devices {
@@ -188,6 +190,7 @@ impl Vm {
                 rtc: Pl031::new(machine::wall_clock()),
                 line: LineBuffer::EMPTY,
                 typing_stalled: false,
+                polls: 0,
             }),
             vcpus,
             fate: AtomicU8::new(Fate::Running as u8),
@@ -294,16 +297,18 @@ impl Vm {
     ///
     /// There is no memory to load it again.
     pub fn restart(&self, machine: &Machine) -> Result<(), VmError> {
+        // What it had comes back first: the machine may have no more than that.
+        self.give_memory_back();
         let fresh = Self::load(machine, &self.spec)?;
         let vttbr = vttbr(machine, self.slot, fresh.root());
-        let old = core::mem::replace(&mut *self.memory.lock(), fresh);
-        old.destroy(&Store, &Ram, &self.tlb());
+        *self.memory.lock() = Some(fresh);
         self.vttbr.store(vttbr, Ordering::Relaxed);
         *self.vgic.lock() = new_vgic(self.spec.vcpus());
         *self.power.lock() = Power::new(self.spec.vcpus());
         {
             let mut devices = self.devices.lock();
             devices.uart = Pl011::new();
+            devices.typing_stalled = false;
             devices.rtc = Pl031::new(machine::wall_clock());
         }
         self.counter_offset.store(salp_hw::cpu::counter(), Ordering::Relaxed);
@@ -312,10 +317,15 @@ impl Vm {
         Ok(())
     }
 
+    fn give_memory_back(&self) {
+        if let Some(memory) = self.memory.lock().take() {
+            memory.destroy(&Store, &Ram, &self.tlb());
+        }
+    }
+
     /// Gives everything back.
     pub fn destroy(self) {
-        let tlb = self.tlb();
-        self.memory.into_inner().destroy(&Store, &Ram, &tlb);
+        self.give_memory_back();
         free(self.vgic);
         self.vcpus.into_iter().flatten().for_each(free);
     }

@@ -96,9 +96,9 @@ pub struct FpRegs {
 /// Breakpoints and watchpoints, switched only for a vCPU that has touched them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DebugRegs {
-    /// DBGBVR<n>_EL1, DBGBCR<n>_EL1.
+    /// `DBGBVR<n>_EL1`, `DBGBCR<n>_EL1`.
     pub breakpoints: [(u64, u64); 16],
-    /// DBGWVR<n>_EL1, DBGWCR<n>_EL1.
+    /// `DBGWVR<n>_EL1`, `DBGWCR<n>_EL1`.
     pub watchpoints: [(u64, u64); 16],
 }
 
@@ -107,9 +107,9 @@ pub struct DebugRegs {
 pub struct VgicCpuRegs {
     /// ICH_VMCR_EL2: the guest's priority mask, binary points, group enables, EOI mode.
     pub vmcr: u64,
-    /// ICH_AP0R<n>_EL2: active priorities of group 0.
+    /// ICH_AP0R_EL2: active priorities of group 0.
     pub ap0r: [u64; 4],
-    /// ICH_AP1R<n>_EL2: active priorities of group 1.
+    /// ICH_AP1R_EL2: active priorities of group 1.
     pub ap1r: [u64; 4],
 }
 

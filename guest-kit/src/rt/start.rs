@@ -99,8 +99,8 @@ enable:
     msr     tcr_el1, x0
     adrp    x0, __level1_table
     msr     ttbr0_el1, x0
-    mov     x0, #(3 << 20)
-    msr     cpacr_el1, x0                   // FP and SIMD are not trapped
+    mov     x0, #(0x333 << 16)
+    msr     cpacr_el1, x0                   // FP and SIMD are not trapped, nor SVE and SME where they exist
     msr     mdscr_el1, xzr
     msr     osdlr_el1, xzr
     msr     oslar_el1, xzr

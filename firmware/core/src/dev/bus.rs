@@ -103,6 +103,8 @@ mod tests {
         assert_eq!(find(Ipa(0x0900_1000), 1), None);
         assert_eq!(find(Ipa(0x0901_0fff), 1), Some((Device::Rtc, 0xfff)));
         assert_eq!(find(Ipa(0x4000_0000), 1), None);
+        assert_eq!(find(Ipa(0x0400_0000), 1), Some((Device::Flash, 0x0400_0000)), "the second bank");
+        assert_eq!(find(Ipa(0x0802_0000), 1), None);
     }
 
     #[test]
@@ -112,7 +114,7 @@ mod tests {
             let vcpus = random.below(12) as usize;
             let near = [0, GICD.0, GICR.0, UART.0, RTC.0][random.below(5) as usize];
             if let Some((device, offset)) = find(Ipa(near.wrapping_add(random.spread())), vcpus) {
-                assert!(offset < 0x2_0000);
+                assert!(offset < if device == Device::Flash { FLASH.end.0 } else { 0x2_0000 });
                 assert!(!matches!(device, Device::Gicr(vcpu) if vcpu >= vcpus));
             }
         }
