@@ -1,7 +1,7 @@
 //! Any properties in the machine's device tree: an error, or facts.
 //!
 //! The tree itself is well formed. It comes from the firmware below, which Salp trusts, and the `fdt` crate panics on one
-//! whose structure block is garbage; a boot that stops there says so on the console.
+//! whose structure block is garbage or whose `#address-cells` is not a cell; a boot that stops there says so on the console.
 #![no_main]
 
 use libfuzzer_sys::{arbitrary, fuzz_target};
@@ -64,6 +64,7 @@ fn write(tree: &mut FdtWriter, node: &Node, depth: usize) -> Result<(), vm_fdt::
             continue;
         }
         match value {
+            _ if PROPERTIES[at].ends_with("-cells") => tree.property_u32(PROPERTIES[at], u32::from(*name) >> 5)?,
             Value::Cells(cells) => tree.property_array_u32(PROPERTIES[at], cells)?,
             Value::Name(value) => tree.property_string(PROPERTIES[at], VALUES[usize::from(*value) % VALUES.len()])?,
             Value::Bytes(bytes) => tree.property(PROPERTIES[at], bytes)?,
