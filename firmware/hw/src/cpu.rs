@@ -26,6 +26,8 @@ pub fn init(crash_stack: Va) {
     CNTHCTL_EL2.write(CNTHCTL_EL2::EL1PCTEN::SET + CNTHCTL_EL2::EL1PCEN::SET);
     write!(hstr_el2, 0u64);
     write!(mdcr_el2, mdcr(false));
+    // The CPU comes out of reset with its OS lock locked, which silences debug exceptions. Guests have one of their own.
+    write!(oslar_el1, 0u64);
     write!(vpidr_el2, read!(midr_el1));
     write!(cntv_ctl_el0, 0u64);
     write!(cntp_ctl_el0, 0u64);
