@@ -1,8 +1,8 @@
 //! Any properties in the machine's device tree: an error, or facts.
 //!
 //! The tree itself is well formed. It comes from the firmware below, which Salp trusts, and the `fdt` crate panics on one
-//! whose structure block is garbage or whose `#address-cells` is not a cell; a boot that stops there says so on the
-//! console.
+//! whose structure block is garbage or whose `#address-cells` is not a cell. Such a boot resets the machine without a word:
+//! the console's address is in that tree.
 #![no_main]
 
 use libfuzzer_sys::{arbitrary, fuzz_target};

@@ -5,7 +5,6 @@ use libfuzzer_sys::fuzz_target;
 use salp_core::bootset::BootSet;
 
 fuzz_target!(|bytes: &[u8]| {
-    // Records are read in place: as in the machine, where a set begins with a page.
     let words: Vec<u64> = bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect();
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let Ok(set) = BootSet::parse(&bytes) else { return };

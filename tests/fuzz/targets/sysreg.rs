@@ -3,18 +3,26 @@
 
 use libfuzzer_sys::{arbitrary, fuzz_target};
 use salp_core::exit::decode::SysRegAccess;
-use salp_core::exit::idregs::IdRegs;
+use salp_core::exit::idregs::{COUNT, IdRegs};
 use salp_core::exit::sysreg::{SysRegAction, access};
 
 #[derive(arbitrary::Arbitrary, Debug)]
 struct Input {
     accesses: Vec<(u32, u64)>,
-    cpu: [u64; 64],
-    other: [u64; 64],
+    // Not arrays: the fuzzer throws away inputs that are too short to fill them, and it starts with short ones.
+    cpu: Vec<u64>,
+    other: Vec<u64>,
+}
+
+/// The ID registers of a CPU; those that are not given are zero.
+fn registers(given: &[u64]) -> IdRegs {
+    let mut all = [0; COUNT];
+    all.iter_mut().zip(given).for_each(|(to, from)| *to = *from);
+    IdRegs::new(&all)
 }
 
 fuzz_target!(|input: Input| {
-    let ids = IdRegs::new(&input.cpu).meet(&IdRegs::new(&input.other));
+    let ids = registers(&input.cpu).meet(&registers(&input.other));
     for (iss, written) in input.accesses {
         let register = SysRegAccess(iss & 0x1ff_ffff);
         let action = access(register, written, &ids);
