@@ -1,7 +1,7 @@
 //! Reading a boot set (`salp_hvc::bootset`): untrusted bytes, checked before anything is made of them. Before: the boot
 //! loader; after: the VMs.
 
-use crate::addr::{Ipa, Pa};
+use crate::addr::Ipa;
 use core::fmt;
 use core::ops::Range;
 use salp_hvc::bootset::{
@@ -189,11 +189,6 @@ impl<'a> VmSpec<'a> {
             length: record.length.get(),
         })
     }
-}
-
-/// Returns the frames of a set at `base`.
-pub fn frames(base: Pa, size: u64) -> Range<Pa> {
-    base..Pa(base.0 + size)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! What this CPU is and how EL2 wants it: features, traps, and the start of the other CPUs.
 
 use crate::layout;
+use crate::psci;
 use crate::sysreg::{dsb, isb, read, write};
-use crate::{mmu, psci, switch};
 use aarch64_cpu::registers::{CNTHCTL_EL2, CPTR_EL2, HCR_EL2, Writeable};
 use salp_core::addr::{Pa, Va};
 
@@ -305,9 +305,3 @@ pub unsafe fn start(
     crate::memory::clean_to_coherency(scratch, size_of::<StartRecord>() as u64);
     psci::cpu_on(mpidr, layout::to_physical(image, Va(&raw const secondary_cpu as u64)), scratch)
 }
-
-/// Re-exported for the glue: which registers the world switch moves on this CPU.
-pub use switch::Features;
-
-/// Re-exported for the glue: stacks.
-pub use mmu::Stacks;
