@@ -44,6 +44,12 @@ pub const FLAG_RESTART_ON_CRASH: u32 = 1 << 0;
 /// [`VmRecord::flags`]: memory is given to the VM in pages of 4 KiB only, for density; without it EL2 prefers 2 MiB.
 pub const FLAG_SMALL_PAGES: u32 = 1 << 1;
 
+/// [`VmRecord::flags`]: the VM may make management calls ([`calls`](crate::calls)).
+pub const FLAG_MANAGER: u32 = 1 << 2;
+
+/// [`VmRecord::flags`]: the VM is frozen before its first instruction.
+pub const FLAG_FROZEN: u32 = 1 << 3;
+
 /// The start of a boot set.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
