@@ -31,6 +31,8 @@ const VMS: &str = "A VM is described by key=value with commas between; a comma i
   append=ARGS       boot arguments
   restart=no|on-crash
   pages=any|small   prefer blocks of 2 MiB, or give memory in pages of 4 KiB only
+  frozen=yes|no     freeze it before its first instruction, for cloning (default no)
+  manager=yes|no    let it make management calls: make, list, freeze and destroy VMs (default no)
   load=ADDR         where a flat binary is loaded (default 0x40080000)
   entry=ADDR        where it starts (default: where it is loaded)
 `--vm builtin` is the small guest that is packed in the image.";

@@ -471,6 +471,8 @@ mod tests {
             device_tree: RAM_BASE,
             restart: Restart::No,
             small_pages: false,
+            frozen: false,
+            manager: false,
             segments: vec![
                 Piece { ipa: RAM_BASE, bytes: vec![1; 100] },
                 Piece { ipa: RAM_BASE + 0x8_0000, bytes: vec![2; 5000] },
