@@ -185,6 +185,13 @@ pub fn give_keys() {
     }
 }
 
+/// Forgets a VM that is gone: the console shows the log if it was attached to it.
+pub fn forget(slot: usize) {
+    if attached() == Some(slot) {
+        attach(None, "");
+    }
+}
+
 /// Returns the VM that the console is attached to.
 pub fn attached() -> Option<usize> {
     CONSOLE.get()?.lock().attached

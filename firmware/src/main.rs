@@ -3,6 +3,8 @@
 //!
 //! - [`machine`]: what there is one of: the frame table, the scheduler, the console, the VMs.
 //! - [`vm`]: a VM put together from core's parts; [`vcpu`]: one CPU's loop; [`exits`]: what a guest asked for.
+//! - [`manage`] and [`monitor`]: what managers ask for; [`operation`]: doing it to VMs that stand still; [`fork`]: making VMs
+//!   out of VMs.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
@@ -10,7 +12,15 @@ mod console;
 #[cfg(target_os = "none")]
 mod exits;
 #[cfg(target_os = "none")]
+mod fork;
+#[cfg(target_os = "none")]
 mod machine;
+#[cfg(target_os = "none")]
+mod manage;
+#[cfg(target_os = "none")]
+mod monitor;
+#[cfg(target_os = "none")]
+mod operation;
 #[cfg(target_os = "none")]
 mod vcpu;
 #[cfg(target_os = "none")]

@@ -5,9 +5,11 @@
 use crate::console;
 use crate::exits::{self, Next};
 use crate::machine;
+use crate::operation;
 use crate::vm::{Fate, Vm};
+use core::sync::atomic::{AtomicU64, Ordering};
 use salp_core::context::Context;
-use salp_core::sched::{Leave, VcpuRef, Wait};
+use salp_core::sched::{Leave, Rest, VcpuRef, Wait};
 use salp_core::vgic::{ListRegisters, VcpuSet, Vgic, running_priority};
 use salp_hw::gic::{self, Redistributor};
 use salp_hw::switch::{self, Exit, Features};
@@ -33,6 +35,8 @@ pub struct Resident<'a> {
     pub index: usize,
     /// What is not in hardware.
     pub context: &'a mut Context,
+    /// How often it came back to EL2.
+    exits: &'a AtomicU64,
 }
 
 /// Runs vCPUs on this CPU for ever.
@@ -68,11 +72,15 @@ impl Cpu {
             match slot.as_deref().and_then(|vm| Some((vm, vm.vcpu(vcpu.index())?))) {
                 Some((vm, this)) => {
                     let mut context = this.context.lock();
+                    if let Some(answer) = this.answer.lock().take() {
+                        exits::answer(&mut context, answer);
+                    }
                     if let Some(entry) = vm.power.lock().started(vcpu.index()) {
                         *context = Context::reset(entry.pc, entry.context);
                     }
                     exits::resume(vm, vcpu.index(), &mut context);
-                    let mut resident = Resident { cpu: self, vm, index: vcpu.index(), context: &mut context };
+                    let (index, exits) = (vcpu.index(), &this.exits);
+                    let mut resident = Resident { cpu: self, vm, index, context: &mut context, exits };
                     resident.load();
                     let leave = resident.run();
                     resident.save(leave)
@@ -81,13 +89,16 @@ impl Cpu {
             }
         };
         let now = cpu::counter();
-        let (kicks, off) = {
+        let (kicks, rest) = {
             let mut scheduler = machine::get().scheduler.lock();
             let kicks = scheduler.leave(self.index, leave, now);
-            (kicks, scheduler.is_off(vcpu.slot()))
+            (kicks, scheduler.rest(vcpu.slot()))
         };
         machine::kick(kicks & !(1 << self.index));
-        if off {
+        if rest == Rest::Quiet {
+            operation::attend(vcpu.slot());
+        }
+        if rest == Rest::Off {
             let fate = machine::slot(vcpu.slot()).read().as_deref().and_then(|vm| {
                 vm.crash(vcpu.index(), format_args!("every vCPU is off: nothing can turn one on again"));
                 vm.begin_end()
@@ -247,9 +258,11 @@ impl Resident<'_> {
     fn run(&mut self) -> Leave {
         machine::get().scheduler.lock().looked(self.cpu.index);
         loop {
-            if self.vm.fate() != Fate::Running {
-                return Leave::Off;
+            if self.vm.control() != 0 {
+                // It is ending, or held: a sleeper that was preempted is a spurious end of its WFI.
+                return if self.vm.fate() == Fate::Running { Leave::Preempted } else { Leave::Off };
             }
+            self.exits.store(self.exits.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
             let next = match switch::enter(&mut self.context.regs) {
                 Exit::Synchronous => exits::synchronous(self),
                 Exit::Irq => {
@@ -277,6 +290,7 @@ impl Resident<'_> {
                         switch::load(self.context, &self.cpu.features);
                     }
                 }
+                Next::Block => return Leave::Blocked,
                 Next::Off => return Leave::Off,
             }
         }
@@ -316,8 +330,9 @@ impl Resident<'_> {
         }
         let mut refresh = false;
         loop {
-            if self.vm.fate() != Fate::Running {
-                return Some(Leave::Off);
+            if self.vm.control() != 0 {
+                let sleeps = Leave::Sleeps { deadline: None };
+                return Some(if self.vm.fate() == Fate::Running { sleeps } else { Leave::Off });
             }
             if self.has_pending(refresh) {
                 machine::get().scheduler.lock().looked(self.cpu.index);

@@ -1,6 +1,7 @@
 //! Who a VM is: what every clone has of its own before its first instruction. Before: [`crate::entropy`], where it comes
 //! from; after: [`crate::dev::guest`] and [`crate::calls::salp`], which tell the guest.
 
+use crate::entropy::Drbg;
 use salp_hvc::calls::{MAX_CONFIG, NAME};
 
 /// A VM's name: 1 to 31 bytes of `[A-Za-z0-9._-]`.
@@ -127,6 +128,34 @@ fn word(bytes: &[u8], at: usize) -> u64 {
 
 /// The random part of an identity: drawn ahead, so that a fork need not wait for it.
 pub type Seed = [u8; 32];
+
+const SEEDS: usize = 7;
+
+/// Seeds drawn ahead: a draw of the generator costs as much as half a fork.
+#[derive(Default)]
+pub struct Seeds {
+    seeds: [Seed; SEEDS],
+    left: usize,
+}
+
+impl Seeds {
+    /// Returns a seed that nobody gets again.
+    pub fn take(&mut self, entropy: &mut Drbg) -> Seed {
+        if self.left == 0 {
+            self.refill(entropy);
+        }
+        self.left = self.left.saturating_sub(1);
+        core::mem::take(&mut self.seeds[self.left % SEEDS])
+    }
+
+    /// Draws what was taken. Called when nobody waits.
+    pub fn refill(&mut self, entropy: &mut Drbg) {
+        if self.left < SEEDS {
+            entropy.draw(self.seeds.as_flattened_mut());
+            self.left = SEEDS;
+        }
+    }
+}
 
 /// Who a VM is. No two VMs, and no two states that one VM was brought back from, have the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -260,6 +289,20 @@ mod tests {
         back.renew(&[3; 32]);
         assert_eq!((back.uuid, back.epoch), (clone.uuid, 2));
         assert_ne!(back.generation, clone.generation);
+    }
+
+    #[test]
+    fn no_seed_is_given_twice() {
+        let mut entropy = Drbg::new(b"test");
+        let mut seeds = Seeds::default();
+        let mut given = std::collections::BTreeSet::new();
+        for n in 0..50 {
+            assert!(given.insert(seeds.take(&mut entropy)));
+            if n % 5 == 0 {
+                seeds.refill(&mut entropy);
+            }
+        }
+        assert!(!given.contains(&[0; 32]));
     }
 
     proptest! {

@@ -594,10 +594,33 @@ impl<'a> Scheduler<'a> {
         Some((first + BUCKETS as u64) << self.bucket_shift)
     }
 
+    /// Returns how far the VM in `slot` has come to rest: asked by the CPU that a vCPU of it has just left.
+    pub fn rest(&self, slot: usize) -> Rest {
+        let nodes = self.nodes_of(slot);
+        if nodes.iter().all(|node| node.state == State::Off) {
+            Rest::Off
+        } else if nodes.first().is_some_and(|node| node.held) && self.is_quiet(slot) {
+            Rest::Quiet
+        } else {
+            Rest::Active
+        }
+    }
+
     /// Returns true if every vCPU of the VM in `slot` is off.
     pub fn is_off(&self, slot: usize) -> bool {
         self.nodes_of(slot).iter().all(|node| node.state == State::Off)
     }
+}
+
+/// How far a VM has come to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It is not held, or a vCPU of it is still on a CPU.
+    Active,
+    /// It is held, and no vCPU of it is on a CPU.
+    Quiet,
+    /// Every vCPU of it is off.
+    Off,
 }
 
 /// What a vCPU that has nothing to do does next.
