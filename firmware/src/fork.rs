@@ -88,7 +88,6 @@ pub fn clones(source: &Vm, spec: &CloneSpec, let_go: impl FnOnce()) -> Result<Ma
             start(clone, &activities);
         }
     }
-    machine.replenish();
     Ok(Made { count: made as u64, first: places.first_id })
 }
 
@@ -108,7 +107,7 @@ impl Places {
         let first_number = if spec.name.is_some() { 1 } else { source.last_number.load(Ordering::Relaxed) + 1 };
         let is_single = spec.name.is_some() && spec.count == 1;
         let mut this = Self { slots: heapless::Vec::new(), first_id: 0, first_number, base, is_single };
-        let mut directory = machine::get().directory.lock();
+        let mut directory = machine::DIRECTORY.lock();
         for offset in 0..=u16::MAX {
             match directory.take(&this.name(offset)) {
                 Ok(place) => {
@@ -152,7 +151,7 @@ impl Places {
 
     /// Gives back all but the first `kept`.
     fn give_back(&self, kept: usize) {
-        let mut directory = machine::get().directory.lock();
+        let mut directory = machine::DIRECTORY.lock();
         self.slots.iter().skip(kept).for_each(|&(slot, _)| directory.give_back(slot.into()));
     }
 }
@@ -172,14 +171,14 @@ fn status_of(error: PlaceError) -> i64 {
 /// A status; nothing is left of the attempt then.
 pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     let machine = machine::get();
-    let place = machine.directory.lock().take(&name).map_err(status_of)?;
+    let place = machine::DIRECTORY.lock().take(&name).map_err(status_of)?;
     let activities = activities(source);
     let holds = hold::SNAPSHOT | source.control() & hold::FROZEN;
     let birth = Birth { place, name, index: 0, config: &Config::EMPTY, holds };
     match copy(machine, source, &birth) {
         Ok(snapshot) => machine.publish(snapshot),
         Err(error) => {
-            machine.directory.lock().give_back(place.slot);
+            machine::DIRECTORY.lock().give_back(place.slot);
             return Err(error);
         }
     }
@@ -310,7 +309,5 @@ pub fn revert(vm: &Vm, snapshot: &Vm) -> Result<(), i64> {
     for index in told.iter() {
         let _ = scheduler.wake(VcpuRef::new(vm.slot, index));
     }
-    drop(scheduler);
-    machine.replenish();
     Ok(())
 }

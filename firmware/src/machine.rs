@@ -50,8 +50,6 @@ pub struct Machine {
     pub mitigations: Mitigations,
     /// Random numbers.
     pub entropy: Mutex<Drbg>,
-    /// Which VM is where.
-    pub directory: Mutex<Directory>,
     seeds: Mutex<Seeds>,
     /// VMs that stand still for want of memory, or might.
     starved: AtomicBool,
@@ -64,6 +62,8 @@ pub struct Machine {
 static FRAMES: Once<Mutex<Frames<'static>>> = Once::new();
 static MACHINE: Once<Machine> = Once::new();
 static VMS: [RwLock<Option<Own<Vm>>>; MAX_VMS] = [const { RwLock::new(None) }; MAX_VMS];
+/// Which VM is where.
+pub static DIRECTORY: Mutex<Directory> = Mutex::new(Directory::new());
 static MPIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 static CPUS_READY: AtomicU32 = AtomicU32::new(0);
 
@@ -180,7 +180,6 @@ fn first_cpu(boot: &'static Boot) {
             branch_history: answer(0x8000_3fff),
         },
         entropy: Mutex::new(Drbg::new(&seed)),
-        directory: Mutex::new(Directory::new()),
         seeds: Mutex::new(Seeds::default()),
         starved: AtomicBool::new(false),
         wide_vmid: cpu::has_wide_vmids(),
@@ -243,7 +242,7 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
     log!("{} MiB free for VMs, boot set of {} KiB", free >> 20, set.size() >> 10);
     let mut first = None;
     if !machine.wide_vmid {
-        machine.directory.lock().limit(255);
+        DIRECTORY.lock().limit(255);
     }
     for spec in set.vms() {
         let name = spec.name();
@@ -261,7 +260,6 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
             }
         }
     }
-    machine.replenish();
     log!("ready");
     for (slot, vm) in VMS.iter().enumerate() {
         if let Some(vm) = vm.read().as_deref() {
@@ -280,14 +278,14 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
 
 fn add_vm(machine: &'static Machine, spec: salp_core::bootset::VmSpec<'static>) -> Result<usize, vm::VmError> {
     let name = Name::new(spec.name().as_bytes()).ok_or(vm::VmError::NameTaken)?;
-    let place = machine.directory.lock().take(&name).map_err(|error| match error {
+    let place = DIRECTORY.lock().take(&name).map_err(|error| match error {
         PlaceError::TooMany => vm::VmError::TooMany,
         PlaceError::NameTaken => vm::VmError::NameTaken,
     })?;
     match Vm::new(machine, place, name, spec) {
         Ok(vm) => machine.publish(vm),
         Err(error) => {
-            machine.directory.lock().give_back(place.slot);
+            DIRECTORY.lock().give_back(place.slot);
             return Err(error);
         }
     }
@@ -358,7 +356,7 @@ impl Machine {
         Store.with(|frames| frames.free(frame));
         self.scheduler.lock().forget(slot);
         console::forget(slot);
-        self.directory.lock().give_back(slot);
+        DIRECTORY.lock().give_back(slot);
         self.memory_may_be_back();
         operation::deliver(asker, operation::Answer::of(salp_hvc::status::OK));
     }
@@ -368,9 +366,12 @@ impl Machine {
         self.seeds.lock().take(&mut self.entropy.lock())
     }
 
-    /// Makes identities ready for VMs to come. Called when nobody waits.
+    /// Makes identities ready for VMs to come. Called by CPUs that have nothing to do.
     pub fn replenish(&self) {
-        self.seeds.lock().refill(&mut self.entropy.lock());
+        let mut seeds = self.seeds.lock();
+        if seeds.is_short() {
+            seeds.refill(&mut self.entropy.lock());
+        }
     }
 
     /// Lets VMs go on that stand still for want of memory, if there is some: called when frames were given back, and when a

@@ -81,7 +81,7 @@ fn write(manager: &Vm, to: Ipa, from: &[u8]) -> Result<(), i64> {
 pub fn next(after: u64) -> Option<VmInfo> {
     let mut after = after;
     loop {
-        let place = machine::get().directory.lock().after(after)?;
+        let place = machine::DIRECTORY.lock().after(after)?;
         if let Some(vm) = machine::slot(place.slot).read().as_deref().filter(|vm| vm.id == place.id) {
             return Some(describe(vm));
         }
@@ -171,7 +171,7 @@ pub fn machine_info() -> MachineInfo {
         nodes: bytes(Kind::Node).into(),
         hypervisor: bytes(Kind::Hyp).into(),
         images: bytes(Kind::Image).into(),
-        vms: (machine.directory.lock().count() as u32).into(),
+        vms: (machine::DIRECTORY.lock().count() as u32).into(),
         starved: machine.count_starved().into(),
     }
 }

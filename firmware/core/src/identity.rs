@@ -148,12 +148,15 @@ impl Seeds {
         core::mem::take(&mut self.seeds[self.left % SEEDS])
     }
 
-    /// Draws what was taken. Called when nobody waits.
+    /// Returns true if it is time to refill.
+    pub const fn is_short(&self) -> bool {
+        self.left < SEEDS
+    }
+
+    /// Draws all anew.
     pub fn refill(&mut self, entropy: &mut Drbg) {
-        if self.left < SEEDS {
-            entropy.draw(self.seeds.as_flattened_mut());
-            self.left = SEEDS;
-        }
+        entropy.draw(self.seeds.as_flattened_mut());
+        self.left = SEEDS;
     }
 }
 
