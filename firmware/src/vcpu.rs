@@ -123,7 +123,7 @@ impl Cpu {
                     self.with_vgic(vm, index, |_| VcpuSet::EMPTY);
                 }
             }
-            uart if uart == boot::get().board.uart.interrupt => console::take_keys(),
+            uart if uart == boot::get().board.uart.interrupt.id => console::take_keys(),
             _ => {}
         }
         gic::deactivate(intid);
