@@ -3,6 +3,7 @@
 //!
 //! - [`machine`]: what there is one of: the frame table, the scheduler, the console, the VMs.
 //! - [`vm`]: a VM put together from core's parts; [`vcpu`]: one CPU's loop; [`exits`]: what a guest asked for.
+//! - [`console`]: the line of people; [`monitor`]: the line of programs.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
@@ -11,6 +12,8 @@ mod console;
 mod exits;
 #[cfg(target_os = "none")]
 mod machine;
+#[cfg(target_os = "none")]
+mod monitor;
 #[cfg(target_os = "none")]
 mod vcpu;
 #[cfg(target_os = "none")]
