@@ -2,6 +2,7 @@
 //! function, on every CPU.
 
 use crate::console::{self, log};
+use crate::monitor;
 use crate::operation;
 use crate::vcpu;
 use crate::vm::{self, Fate, Vm};
@@ -126,6 +127,7 @@ pub fn main(index: usize) -> ! {
     memory::invalidate_all();
     if index == 0 {
         machine.gic.lock().enable_shared(boot.board.uart.interrupt);
+        monitor::init(machine);
         start_other_cpus(boot);
         start_vms(boot, machine);
         crash_on_request(boot);

@@ -5,6 +5,7 @@
 //! - [`vm`]: a VM put together from core's parts; [`vcpu`]: one CPU's loop; [`exits`]: what a guest asked for.
 //! - [`manage`] and [`monitor`]: what managers ask for; [`operation`]: doing it to VMs that stand still; [`fork`]: making VMs
 //!   out of VMs.
+//! - [`console`]: the line of people; [`monitor`]: the line of programs.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

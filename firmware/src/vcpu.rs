@@ -1,10 +1,12 @@
 //! One CPU's loop: take a vCPU, run it until it leaves, take the next; wait for an interrupt when there is none.
 //!
-//! Lock order: VM slot (read) → vCPU context → VM memory → vGIC → devices → power → scheduler → console, frame table.
+//! Lock order: monitor's line → VM slot (read) → vCPU context → VM memory → vGIC → devices → power → scheduler → console,
+//! frame table.
 
 use crate::console;
 use crate::exits::{self, Next};
 use crate::machine;
+use crate::monitor;
 use crate::operation;
 use crate::vm::{Fate, Vm};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +23,8 @@ pub struct Cpu {
     pub index: usize,
     /// Which registers the world switch moves.
     pub features: Features,
+    /// The monitor's line has bytes: they wait until no vCPU is loaded.
+    monitor_calls: bool,
     redistributor: Redistributor,
     lrs: ListRegisters,
 }
@@ -42,9 +46,12 @@ pub struct Resident<'a> {
 /// Runs vCPUs on this CPU for ever.
 pub fn run(index: usize, redistributor: Redistributor) -> ! {
     let lrs = ListRegisters::new(gic::list_registers());
-    let mut this = Cpu { index, features: Features::detect(), redistributor, lrs };
+    let mut this = Cpu { index, features: Features::detect(), monitor_calls: false, redistributor, lrs };
     let machine = machine::get();
     loop {
+        if core::mem::take(&mut this.monitor_calls) {
+            monitor::serve();
+        }
         let now = cpu::counter();
         let (next, alarm) = {
             let mut scheduler = machine.scheduler.lock();
@@ -135,7 +142,8 @@ impl Cpu {
                     self.with_vgic(vm, index, |_| VcpuSet::EMPTY);
                 }
             }
-            uart if uart == boot::get().board.uart.interrupt => console::take_keys(),
+            uart if uart == boot::get().board.uart.interrupt.id => console::take_keys(),
+            line if monitor::is_interrupt(line) => self.monitor_calls = true,
             _ => {}
         }
         gic::deactivate(intid);
@@ -309,8 +317,11 @@ impl Resident<'_> {
         }
     }
 
-    /// Returns true if another vCPU is due; else sets the alarm for when one is.
+    /// Returns true if another vCPU is due, or the monitor; else sets the alarm for when one is.
     fn reschedule(&mut self) -> bool {
+        if self.cpu.monitor_calls {
+            return true;
+        }
         let now = cpu::counter();
         let mut scheduler = machine::get().scheduler.lock();
         scheduler.looked(self.cpu.index);
@@ -349,6 +360,7 @@ impl Resident<'_> {
             match wait {
                 Wait::GoOn => refresh = true,
                 Wait::Leave => return Some(Leave::Sleeps { deadline: None }),
+                Wait::Wait if self.cpu.monitor_calls => return Some(Leave::Sleeps { deadline: None }),
                 Wait::Wait => {
                     cpu::set_alarm(alarm.into_iter().chain(clock).min());
                     cpu::wait_for_interrupt();
