@@ -13,6 +13,7 @@ pub mod dev;
 pub mod entropy;
 pub mod exit;
 pub mod frames;
+pub mod monitor;
 pub mod place;
 pub mod sched;
 pub mod stage2;
