@@ -15,6 +15,7 @@ pub mod entropy;
 pub mod exit;
 pub mod frames;
 pub mod identity;
+pub mod monitor;
 pub mod place;
 pub mod sched;
 pub mod stage2;
