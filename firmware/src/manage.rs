@@ -82,12 +82,18 @@ pub fn next(after: u64) -> Option<VmInfo> {
     let mut after = after;
     loop {
         let place = machine::DIRECTORY.lock().after(after)?;
-        if let Some(vm) = machine::slot(place.slot).read().as_deref().filter(|vm| vm.id == place.id) {
-            return Some(describe(vm));
+        if let Some(info) = info(place.id) {
+            return Some(info);
         }
         // It has a place already, or still, and is no more than that.
         after = place.id;
     }
+}
+
+/// Describes the VM with this identifier.
+pub fn info(id: u64) -> Option<VmInfo> {
+    let slot = machine::DIRECTORY.lock().by_id(id)?;
+    machine::slot(slot).read().as_deref().filter(|vm| vm.id == id).map(describe)
 }
 
 /// Returns what there is to know of a VM without looking at its memory.

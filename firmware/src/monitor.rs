@@ -1,25 +1,23 @@
 //! EL2's monitor: programs on the second line of the machine, a virtio console, send commands and read answers, a line
-//! each. People have [`console`](crate::console).
+//! each. People have [`console`](crate::console). [`commands`] carries the commands of both out.
 //!
 //! A command may end the VM that it came in on the time of. So bytes wait in the line until the CPU that takes its interrupt
 //! has left its vCPU and holds no lock ([`serve`]). Who holds the line is the machine's operator: guests may wait for him.
 //!
 //! A new reader does not know what the last one left unfinished: [`CANCEL`] forgets it.
 
+use crate::commands;
 use crate::console::log;
 use crate::machine::{Machine, Store};
-use crate::vm;
 use core::fmt::{self, Write};
-use core::str;
 use heapless::Vec;
 use salp_core::frames::{FrameStore, Kind};
+use salp_core::monitor::{CommandError, MAX_LINE, reply};
+use salp_hvc::status;
 use salp_hw::lock::Mutex;
 use salp_hw::own::Own;
 use salp_hw::virtio::{Broken, Line};
 use spin::Once;
-
-/// The greatest length of a command, in bytes.
-const MAX_COMMAND: usize = 2048;
 
 /// Forgets what has come of a line (ASCII CAN).
 const CANCEL: u8 = 0x18;
@@ -35,7 +33,7 @@ struct Monitor {
 
 struct Session {
     line: Line,
-    command: Vec<u8, MAX_COMMAND>,
+    command: Vec<u8, MAX_LINE>,
     /// The line became longer than a command may be.
     overlong: bool,
 }
@@ -48,9 +46,10 @@ pub fn init(machine: &Machine) {
         Err(error) => return log!("the monitor has no line: the virtio console is unusable: {error}"),
     };
     let interrupt = line.interrupt();
-    let Ok(session) = vm::own(Session { line, command: Vec::new(), overlong: false }) else {
+    let Ok(frame) = Store.with(|frames| frames.alloc(Kind::Hyp)) else {
         return log!("the monitor has no line: no frame is free");
     };
+    let session = Own::new(frame, Session { line, command: Vec::new(), overlong: false });
     LINE.call_once(|| Monitor { interrupt: interrupt.id, session: Mutex::new(Some(session)) });
     machine.gic.lock().enable_shared(interrupt);
 }
@@ -94,16 +93,14 @@ impl Session {
 
     fn answer(&mut self) -> Result<(), Broken> {
         let mut answer = Answer { line: &mut self.line, sent: Ok(()) };
-        let bytes = self.command.strip_suffix(b"\r").unwrap_or(&self.command);
-        let _ = match str::from_utf8(bytes) {
-            _ if self.overlong => writeln!(answer, "error invalid \"a command has at most {MAX_COMMAND} bytes\""),
-            Ok("") => Ok(()),
-            Ok(command) => {
-                carry_out(command, &mut answer);
-                Ok(())
-            }
-            Err(_) => answer.write_str("error invalid \"a command is UTF-8\"\n"),
-        };
+        if self.command.last() == Some(&b'\r') {
+            self.command.pop();
+        }
+        if self.overlong {
+            let _ = reply::error(&mut answer, status::INVALID, &CommandError::TooLong);
+        } else if !self.command.is_empty() {
+            commands::carry_out(&mut self.command, &mut answer);
+        }
         answer.sent.and_then(|()| self.line.flush())
     }
 }
@@ -119,9 +116,4 @@ impl Write for Answer<'_> {
         self.sent = self.sent.and_then(|()| self.line.write(text.as_bytes()));
         Ok(())
     }
-}
-
-/// Carries out one command and writes its answer.
-fn carry_out(_command: &str, answer: &mut impl Write) {
-    let _ = answer.write_str("error not-supported \"there is no such command\"\n");
 }

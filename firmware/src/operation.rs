@@ -3,10 +3,10 @@
 //!
 //! Before: [`crate::manage`] and [`crate::monitor`], who ask. After: [`crate::fork`], and the answer to the asker.
 
+use crate::commands;
 use crate::console::log;
 use crate::fork;
 use crate::machine;
-use crate::monitor;
 use crate::vm::{Fate, Vm, hold};
 use core::sync::atomic::Ordering;
 use salp_core::calls::manage::CloneSpec;
@@ -244,7 +244,7 @@ pub fn bury(vm: &Vm) {
 pub fn deliver(asker: Asker, answer: Answer) {
     match asker {
         Asker::Nobody => {}
-        Asker::Monitor => monitor::deliver(answer),
+        Asker::Monitor => commands::deliver(answer),
         Asker::Vcpu { vcpu, vm: id } => {
             let guard = machine::slot(vcpu.slot()).read();
             let Some(place) = guard.as_deref().filter(|vm| vm.id == id).and_then(|vm| vm.vcpu(vcpu.index())) else {

@@ -23,7 +23,7 @@ pub struct Cpu {
     pub index: usize,
     /// Which registers the world switch moves.
     pub features: Features,
-    /// The monitor's line has bytes: they wait until no vCPU is loaded.
+    /// Something was said to the monitor: it waits until no vCPU is loaded.
     monitor_calls: bool,
     redistributor: Redistributor,
     lrs: ListRegisters,
@@ -51,6 +51,7 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
     loop {
         if core::mem::take(&mut this.monitor_calls) {
             monitor::serve();
+            console::serve();
         }
         let now = cpu::counter();
         let (next, alarm) = {
@@ -142,7 +143,7 @@ impl Cpu {
                     self.with_vgic(vm, index, |_| VcpuSet::EMPTY);
                 }
             }
-            uart if uart == boot::get().board.uart.interrupt.id => console::take_keys(),
+            uart if uart == boot::get().board.uart.interrupt.id => self.monitor_calls |= console::take_keys(),
             line if monitor::is_interrupt(line) => self.monitor_calls = true,
             _ => {}
         }
