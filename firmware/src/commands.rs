@@ -123,18 +123,18 @@ fn on<'a>(id: u64, command: Command<'a>, target: Target<'a>, out: &mut dyn Write
                 name: cloning.name.map(|name| Name::new(name.as_bytes()).ok_or(here(status::INVALID))).transpose()?,
                 config: Config::new(cloning.config.as_bytes()).ok_or(here(status::INVALID))?,
             };
-            wait(operation::submit(id, &What::Clone(spec), Asker::Monitor)).map(Done::Clones).map_err(here)
+            wait(operation::submit(id, What::Clone(&spec), Asker::Monitor)).map(Done::Clones).map_err(here)
         }
         Command::Snapshot { name, .. } => {
             let name = Name::new(name.as_bytes()).ok_or(here(status::INVALID))?;
-            let answer = operation::submit(id, &What::Snapshot(name), Asker::Monitor);
+            let answer = operation::submit(id, What::Snapshot(name), Asker::Monitor);
             wait(answer).map(|[id, ..]| Done::Snapshot(id)).map_err(here)
         }
         Command::Revert { to, .. } => {
             let snapshot = identifier(to).map_err(|status| (status, to))?;
-            simple(operation::submit(id, &What::Revert(snapshot), Asker::Monitor))
+            simple(operation::submit(id, What::Revert(snapshot), Asker::Monitor))
         }
-        Command::Freeze(_) => simple(operation::submit(id, &What::Freeze, Asker::Monitor)),
+        Command::Freeze(_) => simple(operation::submit(id, What::Freeze, Asker::Monitor)),
         Command::Unfreeze(_) => simple(Some(operation::unfreeze(id))),
         Command::Destroy(_) => simple(operation::destroy(id, Asker::Monitor)),
         Command::Console(_) => simple(Some(operation::with(id, |vm| {

@@ -55,7 +55,8 @@ pub fn activities(vm: &Vm) -> Activities {
 pub fn clones(source: &Vm, spec: &CloneSpec, let_go: impl FnOnce()) -> Result<Made, i64> {
     let machine = machine::get();
     let mut let_go = Some(let_go);
-    let places = Places::take(source, spec)?;
+    let mut places = Places::new(source, spec);
+    places.take(source, spec)?;
     let activities = activities(source);
     let mut made = 0;
     let mut result = Ok(());
@@ -102,37 +103,41 @@ struct Places {
 }
 
 impl Places {
-    fn take(source: &Vm, spec: &CloneSpec) -> Result<Self, i64> {
+    #[inline(always)] // Four kilobytes, made in place.
+    fn new(source: &Vm, spec: &CloneSpec) -> Self {
         let base = spec.name.unwrap_or(source.full_name());
         let first_number = if spec.name.is_some() { 1 } else { source.last_number.load(Ordering::Relaxed) + 1 };
         let is_single = spec.name.is_some() && spec.count == 1;
-        let mut this = Self { slots: heapless::Vec::new(), first_id: 0, first_number, base, is_single };
+        Self { slots: heapless::Vec::new(), first_id: 0, first_number, base, is_single }
+    }
+
+    fn take(&mut self, source: &Vm, spec: &CloneSpec) -> Result<(), i64> {
         let mut directory = machine::DIRECTORY.lock();
         for offset in 0..=u16::MAX {
-            match directory.take(&this.name(offset)) {
+            match directory.take(&self.name(offset)) {
                 Ok(place) => {
-                    if this.slots.is_empty() {
-                        this.first_id = place.id;
+                    if self.slots.is_empty() {
+                        self.first_id = place.id;
                     }
-                    let _ = this.slots.push((place.slot as u16, offset));
-                    if this.slots.len() == spec.count as usize {
+                    let _ = self.slots.push((place.slot as u16, offset));
+                    if self.slots.len() == spec.count as usize {
                         if spec.name.is_none() {
-                            source.last_number.store(first_number + u64::from(offset), Ordering::Relaxed);
+                            source.last_number.store(self.first_number + u64::from(offset), Ordering::Relaxed);
                         }
-                        return Ok(this);
+                        return Ok(());
                     }
                 }
                 // Without a name of their own they get the next numbers that are free.
                 Err(PlaceError::NameTaken) if spec.name.is_none() => {}
                 Err(error) => {
                     drop(directory);
-                    this.give_back(0);
+                    self.give_back(0);
                     return Err(status_of(error));
                 }
             }
         }
         drop(directory);
-        this.give_back(0);
+        self.give_back(0);
         Err(status::NAME_TAKEN)
     }
 

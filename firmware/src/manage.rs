@@ -25,18 +25,18 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
             Ok([info.id.get(), 0, 0])
         }),
         Request::Clone { from, size } => match read_clone_request(manager, from, size) {
-            Ok((source, spec)) => return operation::submit(source, &What::Clone(spec), asker),
+            Ok((source, spec)) => return operation::submit(source, What::Clone(&spec), asker),
             Err(error) => Err(error),
         },
-        Request::Freeze { vm } => return operation::submit(vm, &What::Freeze, asker),
+        Request::Freeze { vm } => return operation::submit(vm, What::Freeze, asker),
         Request::Unfreeze { vm } => return Some(operation::unfreeze(vm)),
         Request::Destroy { vm } if vm == manager.id => Err(status::INVALID),
         Request::Destroy { vm } => return operation::destroy(vm, asker),
         Request::Snapshot { vm, name } => match read_name(manager, name) {
-            Ok(name) => return operation::submit(vm, &What::Snapshot(name), asker),
+            Ok(name) => return operation::submit(vm, What::Snapshot(name), asker),
             Err(error) => Err(error),
         },
-        Request::Revert { vm, snapshot } => return operation::submit(vm, &What::Revert(snapshot), asker),
+        Request::Revert { vm, snapshot } => return operation::submit(vm, What::Revert(snapshot), asker),
         Request::Memory { vm, to } => {
             memory(vm).and_then(|memory| write(manager, to, memory.as_bytes())).map(|()| [0; 3])
         }

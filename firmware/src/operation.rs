@@ -16,10 +16,10 @@ use salp_hvc::status;
 use salp_hw::lock::Mutex;
 
 /// What is done to a VM that stands still.
-#[derive(Clone, Debug)]
-pub enum What {
+#[derive(Clone, Copy, Debug)]
+pub enum What<'a> {
     /// Clones are made of it.
-    Clone(CloneSpec),
+    Clone(&'a CloneSpec),
     /// It goes on standing still.
     Freeze,
     /// Its state is kept under a name.
@@ -71,8 +71,33 @@ impl From<Result<[u64; 3], i64>> for Answer {
 
 /// An operation that waits for its VM to stand still.
 struct Waiting {
-    what: What,
+    what: Kept,
     asker: Asker,
+}
+
+/// [`What`], kept for later.
+#[allow(clippy::large_enum_variant)] // There are few places, each as large as the largest.
+enum Kept {
+    Clone(CloneSpec),
+    Other(What<'static>),
+}
+
+impl Kept {
+    fn new(what: What<'_>) -> Self {
+        match what {
+            What::Clone(spec) => Self::Clone(spec.clone()),
+            What::Freeze => Self::Other(What::Freeze),
+            What::Snapshot(name) => Self::Other(What::Snapshot(name)),
+            What::Revert(id) => Self::Other(What::Revert(id)),
+        }
+    }
+
+    fn as_what(&self) -> What<'_> {
+        match self {
+            Self::Clone(spec) => What::Clone(spec),
+            Self::Other(what) => *what,
+        }
+    }
 }
 
 /// Names a waiting operation.
@@ -85,7 +110,7 @@ const TICKETS: usize = 4;
 static WAITING: [Mutex<Option<Waiting>>; TICKETS] = [const { Mutex::new(None) }; TICKETS];
 
 /// Does this to the VM with identifier `id`. Returns the answer if it is done; else the asker gets it later.
-pub fn submit(id: u64, what: &What, asker: Asker) -> Option<Answer> {
+pub fn submit(id: u64, what: What<'_>, asker: Asker) -> Option<Answer> {
     let machine = machine::get();
     let Some(slot) = machine::DIRECTORY.lock().by_id(id) else { return Some(Answer::of(status::NOT_FOUND)) };
     let guard = machine::slot(slot).read();
@@ -104,7 +129,7 @@ pub fn submit(id: u64, what: &What, asker: Asker) -> Option<Answer> {
     let free = WAITING.iter().enumerate().find_map(|(index, place)| {
         let mut place = place.lock();
         place.is_none().then(|| {
-            *place = Some(Waiting { what: what.clone(), asker });
+            *place = Some(Waiting { what: Kept::new(what), asker });
             Ticket(index)
         })
     });
@@ -120,7 +145,7 @@ pub fn submit(id: u64, what: &What, asker: Asker) -> Option<Answer> {
     None
 }
 
-fn check(vm: &Vm, what: &What, asker: Asker) -> Result<(), i64> {
+fn check(vm: &Vm, what: What<'_>, asker: Asker) -> Result<(), i64> {
     if matches!(asker, Asker::Vcpu { vcpu, .. } if vcpu.slot() == vm.slot) {
         // It would wait for itself.
         return Err(status::INVALID);
@@ -149,12 +174,12 @@ pub fn attend(slot: usize) {
 fn take_up(vm: &Vm) {
     let Some(ticket) = vm.pending.lock().take() else { return };
     let Some(waiting) = WAITING[ticket.0 % TICKETS].lock().take() else { return };
-    let answer = perform(vm, &waiting.what);
+    let answer = perform(vm, waiting.what.as_what());
     deliver(waiting.asker, answer);
 }
 
 /// Carries out an operation on a VM that stands still and is busy with it, and lets it go on.
-fn perform(vm: &Vm, what: &What) -> Answer {
+fn perform(vm: &Vm, what: What<'_>) -> Answer {
     let mut is_let_go = false;
     let result = match what {
         What::Clone(spec) => fork::clones(vm, spec, || {
@@ -169,8 +194,8 @@ fn perform(vm: &Vm, what: &What) -> Answer {
             }
             Ok([0; 3])
         }
-        What::Snapshot(name) => fork::snapshot(vm, *name).map(|id| [id, 0, 0]),
-        What::Revert(id) => revert(vm, *id).map(|()| [0; 3]),
+        What::Snapshot(name) => fork::snapshot(vm, name).map(|id| [id, 0, 0]),
+        What::Revert(id) => revert(vm, id).map(|()| [0; 3]),
     };
     if !is_let_go {
         finish(vm);
@@ -216,7 +241,7 @@ pub fn destroy(id: u64, asker: Asker) -> Option<Answer> {
             return None;
         }
         // Whoever begins its end answers; here it is this call.
-        let Some(_) = vm.begin_end() else { return None };
+        vm.begin_end()?;
         *vm.mourner.lock() = Asker::Nobody;
     }
     machine::end_vm(slot, Fate::Destroyed);

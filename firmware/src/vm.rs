@@ -94,6 +94,7 @@ pub struct Vcpu {
 
 impl Vcpu {
     /// Returns a vCPU with these registers.
+    #[inline(always)]
     pub fn new(context: Context) -> Self {
         Self { context: Mutex::new(context), answer: Mutex::new(None), exits: AtomicU64::new(0) }
     }
@@ -203,6 +204,7 @@ impl VmFrames {
     }
 
     /// Puts `value` into one of them.
+    #[inline(always)]
     pub fn fill<T>(&mut self, value: T) -> Own<T> {
         Own::new(self.0.pop().expect("one for the VM, one for its vGIC, one for each vCPU"), value)
     }
@@ -304,6 +306,7 @@ impl Vm {
     }
 
     /// Makes a VM of its parts. It does not run yet.
+    #[inline(always)]
     pub fn put_together(machine: &Machine, place: Place, spec: VmSpec<'static>, parts: Parts) -> Self {
         let vttbr = vttbr(machine, place.slot, parts.memory.root());
         Self {

@@ -181,6 +181,7 @@ pub struct Identity {
 
 impl Identity {
     /// Returns the identity of a VM that starts from the beginning.
+    #[inline(always)]
     pub fn new(name: Name, seed: &Seed) -> Self {
         let mut identity = Self {
             name,
@@ -196,6 +197,7 @@ impl Identity {
     }
 
     /// Returns the identity of a clone.
+    #[inline(always)]
     pub fn of_clone(name: Name, seed: &Seed, index: u32, epoch: u32, config: &Config) -> Self {
         let mut identity = Self::new(name, seed);
         identity.index = index;
