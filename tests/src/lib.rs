@@ -13,6 +13,7 @@ pub mod tools;
 pub mod vm;
 
 pub use machine::{Ended, Running, Setup};
+pub use salp_qemu::monitor::Reply;
 pub use vm::{Vm, guest, linux, stock};
 
 /// Returns whether the long variants of tests are asked for: `SALP_LONG=1`.

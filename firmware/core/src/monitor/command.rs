@@ -1,7 +1,7 @@
 //! From a line to a [`Command`]. Before: [`super::words`]; after: EL2.
 
 use super::MAX_LINE;
-use super::words::{WordError, Words};
+use super::words::{Word, WordError, Words};
 use core::fmt;
 use salp_hvc::calls::{MAX_CLONES, MAX_CONFIG, NAME, RESERVE_ALL};
 
@@ -256,8 +256,12 @@ impl<'a> Arguments<'a> {
 
 fn cloning<'a>(arguments: &mut Arguments<'a>) -> Result<Command<'a>, CommandError<'a>> {
     let (mut source, mut count, mut prefix, mut reserve) = (None, None, None, None);
-    while let Some(word) = arguments.next()? {
+    while let Some(Word { text: word, is_quoted }) = arguments.words.take()? {
         match word {
+            // What is quoted is no option: a name may look like one.
+            _ if is_quoted || !word.starts_with("--") => {
+                once(&mut source, word, target(word)?).map_err(|_| CommandError::Extra(word, arguments.form))?
+            }
             "--count" => once(&mut count, word, clones(arguments.word()?)?)?,
             "--name" => once(&mut prefix, word, name(arguments.word()?)?)?,
             "--reserve" => once(&mut reserve, word, percent(arguments.word()?)?)?,
@@ -265,9 +269,7 @@ fn cloning<'a>(arguments: &mut Arguments<'a>) -> Result<Command<'a>, CommandErro
                 let pair = arguments.word()?;
                 arguments.config.push(pair)?;
             }
-            _ if word.starts_with("--") => return Err(CommandError::Option(word, arguments.form)),
-            _ if source.is_some() => return Err(CommandError::Extra(word, arguments.form)),
-            _ => source = Some(target(word)?),
+            _ => return Err(CommandError::Option(word, arguments.form)),
         }
     }
     let source = source.ok_or(CommandError::Missing(arguments.form))?;
@@ -418,6 +420,8 @@ mod tests {
             r#"clone --count 10 #3 --config role=worker --name w --config motto="\"two words\"" --reserve 25% --config empty="#,
             Command::Clone(all),
         );
+        let odd = Cloning { source: Target::Name("--count"), name: Some("--name"), ..usual };
+        is(r#"clone "--count" --name --name"#, Command::Clone(odd));
         is("clone web --reserve all", Command::Clone(Cloning { reserve: 100, ..usual }));
         is("clone web --reserve none", Command::Clone(usual));
     }
