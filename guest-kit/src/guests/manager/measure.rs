@@ -1,7 +1,7 @@
 //! How long it takes to make clones. A clone's own first reading of the counter is on its console; the host puts both
 //! together.
 
-use super::{destroy, frozen_source, make, sleep, source, wait_acknowledged, wait_gone};
+use super::{destroy, frozen_source, make, sleep, source, wait_acknowledged, wait_frozen, wait_gone};
 use crate::machine::number;
 use crate::rt::{cpu, sysreg};
 use crate::salp::{Name, Request};
@@ -39,6 +39,20 @@ pub fn many() {
     clones.for_each(destroy);
     test::bench("destroy_idle", count, (sysreg::cntpct() - start) / count);
     destroy(id);
+}
+
+/// Clones a frozen VM, then its clone when that has frozen itself, and so on.
+pub fn chain() {
+    let mut parent = frozen_source();
+    for round in 0..number("times", 10) {
+        let name = Name::new(format_args!("link-{round}"));
+        let made = make(&Request::new(parent, 1, name).config("then=again\n"));
+        wait_frozen(made.clones.first);
+        made.tell(&name);
+        destroy(parent);
+        parent = made.clones.first;
+    }
+    destroy(parent);
 }
 
 /// Clones a VM while it runs, and destroys each clone at once. Between the calls this vCPU yields again and again, as the

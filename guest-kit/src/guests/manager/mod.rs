@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | `clone_frozen` | `frozen then=off` | clones it `times=` times, one after the other |
 //! | `clone_many` | `frozen then=wait brief` | makes `count=` clones by one call, and destroys them |
+//! | `chain` | `frozen` | clones it, then its clone, `times=` deep; each is destroyed when its clone is there |
 //! | `clone_running` | `spin` | clones it `times=` times while it runs, and destroys each |
 //! | `dirty` | `dirty` | what clones pay for shared memory, and how much of their own they have |
 //! | `revert` | `dirty do=pages` | brings it back `times=` times |
@@ -41,6 +42,7 @@ pub fn main() {
     match words::get(machine::bootargs(), "do").unwrap_or("tour") {
         "clone_frozen" => measure::one_by_one(),
         "clone_many" => measure::many(),
+        "chain" => measure::chain(),
         "clone_running" => measure::running(),
         "dirty" => memory::dirty(),
         "revert" => memory::revert(),
