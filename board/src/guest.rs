@@ -278,7 +278,7 @@ fn owned(strings: &[&str]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::Board;
+    use crate::facts::{Board, Interrupt, Trigger};
     use fdt::Fdt;
 
     fn tree(guest: &Guest<'_>) -> Vec<u8> {
@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(ids, [0, 1, 2, 3]);
         let board = Board::from_device_tree(&blob).expect("a machine that our own reader understands");
         assert_eq!(board.boot_set, Some(initrd));
-        assert_eq!(board.uart.interrupt, 33);
+        assert_eq!(board.uart.interrupt, Interrupt { id: 33, trigger: Trigger::Level });
         assert_eq!((board.gic.distributor, board.gic.redistributors), (GICD, GICR));
         assert_eq!(board.rtc, Some(0x0901_0000));
     }

@@ -8,6 +8,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64};
 use salp_core::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use salp_core::stage2::{Filled, Level, TableMem, Tlb};
 
+core::arch::global_asm!(include_str!("copy.S"));
+
 /// Returns the smallest data cache line, in bytes.
 fn data_line() -> u64 {
     4 << (read!(ctr_el0) >> 16 & 0xf)

@@ -61,6 +61,8 @@ pub struct Machine<'a> {
     live: RefCell<Option<BTreeSet<Pa>>>,
     /// Pages and blocks that EL2 has filled and not yet synchronised for a guest.
     unsynced: RefCell<BTreeSet<Pa>>,
+    /// Pages of guests that EL2 has written to and not synchronised since.
+    cached: RefCell<BTreeSet<Pa>>,
     /// How many invalidations there were.
     pub invalidations: Cell<usize>,
 }
@@ -77,6 +79,7 @@ impl<'a> Machine<'a> {
             tlbs: RefCell::default(),
             live: RefCell::default(),
             unsynced: RefCell::default(),
+            cached: RefCell::default(),
             invalidations: Cell::new(0),
         }
     }
@@ -184,6 +187,11 @@ impl<'a> Machine<'a> {
         self.with_page(pa.page(), |page| page[pa.page_offset() as usize / 8] = value);
     }
 
+    /// Returns true if caches may hold what EL2 wrote to the page: a guest that maps it as device memory does not see it.
+    pub fn is_cached(&self, page: Pa) -> bool {
+        self.cached.borrow().contains(&page)
+    }
+
     fn with_page<R>(&self, pa: Pa, f: impl FnOnce(&mut Page) -> R) -> R {
         assert!(pa.is_aligned(PAGE_SIZE));
         let untouched = || Box::new(std::array::from_fn(|index| (self.untouched)(Pa(pa.0 + index as u64 * 8))));
@@ -276,6 +284,7 @@ impl TableMem for Machine<'_> {
     fn sync_for_guest(&self, pa: Pa, bytes: u64, _: Filled) {
         assert!(bytes == PAGE_SIZE || bytes == BLOCK_SIZE);
         self.unsynced.borrow_mut().remove(&pa);
+        self.cached.borrow_mut().remove(&pa);
     }
 
     fn copy_from_guest(&self, from: Pa, to: &mut [u8]) {
@@ -289,6 +298,7 @@ impl TableMem for Machine<'_> {
 
     fn copy_to_guest(&self, to: Pa, from: &[u8]) {
         assert!(to.page_offset() + from.len() as u64 <= PAGE_SIZE);
+        self.cached.borrow_mut().insert(to.page());
         self.with_page(to.page(), |page| {
             for (at, &byte) in (to.page_offset() as usize..).zip(from) {
                 let mut word = page[at / 8].to_le_bytes();
