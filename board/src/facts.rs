@@ -15,6 +15,9 @@ pub const MAX_BANKS: usize = 8;
 /// The greatest number of reserved ranges.
 pub const MAX_RESERVED: usize = 16;
 
+/// The greatest number of virtio devices that EL2 looks at.
+pub const MAX_VIRTIO: usize = 32;
+
 /// A range of physical addresses, in bytes.
 pub type PhysRange = Range<u64>;
 
@@ -41,6 +44,9 @@ pub struct Board<'a> {
     pub seed: &'a [u8],
     /// Wall-clock time of the machine: a PL031, if there is one.
     pub rtc: Option<u64>,
+    /// Places of virtio devices, in the order of the tree. Most are empty on a board that has a place for each device
+    /// that it might get: the registers say.
+    pub virtio: Vec<Virtio, MAX_VIRTIO>,
 }
 
 /// Where the interrupt controller is (binding `arm,gic-v3`).
@@ -57,8 +63,35 @@ pub struct Gic {
 pub struct Uart {
     /// Its registers.
     pub registers: PhysRange,
-    /// Its interrupt: an INTID.
-    pub interrupt: u32,
+    /// Its interrupt.
+    pub interrupt: Interrupt,
+}
+
+/// A place of a virtio device (binding `virtio,mmio`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Virtio {
+    /// Its registers.
+    pub registers: PhysRange,
+    /// Its interrupt.
+    pub interrupt: Interrupt,
+}
+
+/// A shared interrupt (SPI).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interrupt {
+    /// Its INTID.
+    pub id: u32,
+    /// When it is pending.
+    pub trigger: Trigger,
+}
+
+/// When an interrupt is pending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// From the moment that its line rises.
+    Edge,
+    /// While its line is high.
+    Level,
 }
 
 /// Why the device tree is not enough to run on.
@@ -113,6 +146,7 @@ impl<'a> Board<'a> {
             options: found.options,
             seed: found.seed,
             rtc: found.rtc,
+            virtio: found.virtio,
         })
     }
 
@@ -137,6 +171,7 @@ struct Found<'a> {
     options: &'a str,
     seed: &'a [u8],
     rtc: Option<u64>,
+    virtio: Vec<Virtio, MAX_VIRTIO>,
 }
 
 impl<'a> Found<'a> {
@@ -207,6 +242,13 @@ impl<'a> Found<'a> {
             self.uart = registers.zip(interrupt).map(|(registers, interrupt)| Uart { registers, interrupt });
         } else if self.rtc.is_none() && is("arm,pl031") {
             self.rtc = ranges(node).next().map(|(start, _)| start);
+        } else if is("virtio,mmio") {
+            let registers = ranges(node).next().and_then(to_range);
+            let interrupt = node.property("interrupts").and_then(|property| spi(property.value));
+            if let Some((registers, interrupt)) = registers.zip(interrupt) {
+                // EL2 can do without those for which there is no room.
+                let _ = self.virtio.push(Virtio { registers, interrupt });
+            }
         }
     }
 }
@@ -244,9 +286,70 @@ fn integer(bytes: &[u8]) -> Option<u64> {
     }
 }
 
-/// Reads the INTID out of a GIC interrupt specifier (type, number, flags) of an SPI.
-fn spi(bytes: &[u8]) -> Option<u32> {
+/// Reads a GIC interrupt specifier (type, number, flags) of an SPI.
+fn spi(bytes: &[u8]) -> Option<Interrupt> {
+    /// Rising and falling edge among the flags.
+    const EDGES: u64 = 0b0011;
     let kind = integer(bytes.get(..4)?)?;
     let number = integer(bytes.get(4..8)?)?;
-    (kind == 0 && number < 988).then(|| number as u32 + 32)
+    let flags = integer(bytes.get(8..12)?)?;
+    let trigger = if flags & EDGES != 0 { Trigger::Edge } else { Trigger::Level };
+    (kind == 0 && number < 988).then(|| Interrupt { id: number as u32 + 32, trigger })
+}
+
+#[cfg(all(test, feature = "guest"))]
+mod tests {
+    extern crate alloc;
+
+    use super::*;
+    use alloc::format;
+    use vm_fdt::FdtWriter;
+
+    /// Returns the tree of a machine with virtio devices, by `reg` and `interrupts`.
+    fn tree(devices: &[(&[u32], &[u32])]) -> alloc::vec::Vec<u8> {
+        let write = || {
+            let mut tree = FdtWriter::new()?;
+            let root = tree.begin_node("")?;
+            tree.property_u32("#address-cells", 1)?;
+            tree.property_u32("#size-cells", 1)?;
+            let nodes: [(&str, &str, &[u32], &[u32]); 3] = [
+                ("memory", "memory", &[0x4000_0000, 0x1000_0000], &[]),
+                ("intc", "arm,gic-v3", &[0x800_0000, 0x1_0000, 0x80a_0000, 0x10_0000], &[]),
+                ("pl011", "arm,pl011", &[0x900_0000, 0x1000], &[0, 1, 4]),
+            ];
+            let devices = devices.iter().map(|&(reg, interrupts)| ("virtio_mmio", "virtio,mmio", reg, interrupts));
+            for (index, (name, compatible, reg, interrupts)) in nodes.into_iter().chain(devices).enumerate() {
+                let node = tree.begin_node(&format!("{name}@{index}"))?;
+                tree.property_string("compatible", compatible)?;
+                tree.property_array_u32("reg", reg)?;
+                tree.property_array_u32("interrupts", interrupts)?;
+                tree.end_node(node)?;
+            }
+            tree.end_node(root)?;
+            tree.finish()
+        };
+        write().expect("a device tree")
+    }
+
+    #[test]
+    fn virtio_devices_are_known_by_their_registers_and_interrupt() {
+        let blob = tree(&[(&[0xa00_0000, 0x200], &[0, 16, 1]), (&[0xa00_0200, 0x200], &[0, 17, 4])]);
+        let board = Board::from_device_tree(&blob).expect("a machine");
+        let place =
+            |start, id, trigger| Virtio { registers: start..start + 0x200, interrupt: Interrupt { id, trigger } };
+        assert_eq!(board.virtio, [place(0xa00_0000, 48, Trigger::Edge), place(0xa00_0200, 49, Trigger::Level)]);
+    }
+
+    #[test]
+    fn virtio_devices_that_make_no_sense_are_left_out() {
+        let blob = tree(&[(&[0xa00_0000], &[0, 16, 1]), (&[0xa00_0200, 0x200], &[1, 17, 4]), (&[], &[])]);
+        assert!(Board::from_device_tree(&blob).expect("a machine").virtio.is_empty());
+    }
+
+    #[test]
+    fn virtio_devices_beyond_those_that_there_is_room_for_are_left_out() {
+        let device: (&[u32], &[u32]) = (&[0xa00_0000, 0x200], &[0, 16, 1]);
+        let blob = tree(&[device; MAX_VIRTIO + 1]);
+        assert_eq!(Board::from_device_tree(&blob).expect("a machine").virtio.len(), MAX_VIRTIO);
+    }
 }

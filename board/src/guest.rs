@@ -1,7 +1,8 @@
 //! The machine that a guest sees: the memory map of QEMU's `virt` board, written as a device tree.
 //!
 //! Whoever makes a boot set (the runner, the management guest) calls [`device_tree`]; EL2 emulates what it says. Every
-//! device with registers is one row of [`DEVICES`].
+//! device of `virt` with registers is one row of [`DEVICES`]; what `virt` lacks is how a guest learns who it is
+//! (`salp_hvc::device`).
 
 extern crate alloc;
 
@@ -10,6 +11,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
+use salp_hvc::device;
 use vm_fdt::FdtWriter;
 
 /// The guest physical address at which RAM starts.
@@ -26,6 +28,12 @@ pub const GICR: Range<u64> = 0x080A_0000..0x0900_0000;
 
 /// An interrupt specifier's trigger: active high, level sensitive (binding `arm,gic-v3`).
 const LEVEL_HIGH: u32 = 4;
+
+/// An interrupt specifier's trigger: a rising edge.
+const EDGE_RISING: u32 = 1;
+
+/// The INTID of the first shared interrupt.
+const FIRST_SPI: u32 = 32;
 
 /// The private interrupts of the generic timer, in the order of binding `arm,armv8-timer`: secure physical, non-secure
 /// physical, virtual, hypervisor. Numbers of PPIs: the INTID less 16.
@@ -170,6 +178,7 @@ pub fn device_tree(guest: &Guest<'_>) -> Result<Vec<u8>, GuestError> {
         tree.property_string_list("clock-names", owned(device.clocks))?;
         tree.end_node(node)?;
     }
+    identity(&mut tree)?;
     tree.end_node(root)?;
     Ok(tree.finish()?)
 }
@@ -240,6 +249,22 @@ fn gic(tree: &mut FdtWriter) -> Result<(), GuestError> {
     Ok(())
 }
 
+/// Writes the nodes by which a guest learns who it is: the registers, and the VM generation id by binding
+/// `microsoft,vmgenid`, whose page is no memory to the guest.
+fn identity(tree: &mut FdtWriter) -> Result<(), GuestError> {
+    let registers = tree.begin_node(&format!("salp@{:x}", device::BASE))?;
+    tree.property_string("compatible", device::COMPATIBLE)?;
+    tree.property_array_u64("reg", &[device::BASE, device::SIZE])?;
+    tree.end_node(registers)?;
+
+    let generation = tree.begin_node(&format!("rng@{:x}", device::GENERATION_PAGE))?;
+    tree.property_string("compatible", "microsoft,vmgenid")?;
+    tree.property_array_u64("reg", &[device::GENERATION_PAGE, 0x1000])?;
+    tree.property_array_u32("interrupts", &[0, device::GENERATION_INTID - FIRST_SPI, EDGE_RISING])?;
+    tree.end_node(generation)?;
+    Ok(())
+}
+
 fn cells(tree: &mut FdtWriter) -> Result<(), GuestError> {
     tree.property_u32("#address-cells", 2)?;
     tree.property_u32("#size-cells", 2)?;
@@ -253,7 +278,7 @@ fn owned(strings: &[&str]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::facts::Board;
+    use crate::facts::{Board, Interrupt, Trigger};
     use fdt::Fdt;
 
     fn tree(guest: &Guest<'_>) -> Vec<u8> {
@@ -274,7 +299,7 @@ mod tests {
         assert_eq!(ids, [0, 1, 2, 3]);
         let board = Board::from_device_tree(&blob).expect("a machine that our own reader understands");
         assert_eq!(board.boot_set, Some(initrd));
-        assert_eq!(board.uart.interrupt, 33);
+        assert_eq!(board.uart.interrupt, Interrupt { id: 33, trigger: Trigger::Level });
         assert_eq!((board.gic.distributor, board.gic.redistributors), (GICD, GICR));
         assert_eq!(board.rtc, Some(0x0901_0000));
     }
@@ -291,13 +316,30 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_finds_where_it_learns_who_it_is() {
+        let blob = tree(&Guest { vcpus: 1, memory: 16 << 20, bootargs: "", initrd: None });
+        let fdt = Fdt::new(&blob).expect("readable");
+        let place = |name| {
+            let region = fdt.find_compatible(&[name])?.reg()?.next()?;
+            Some((region.starting_address as u64, region.size?))
+        };
+        assert_eq!(place("salp,guest-1"), Some((0x090c_0000, 0x1000)));
+        assert_eq!(place("microsoft,vmgenid"), Some((0x3fff_f000, 0x1000)));
+        let generation = fdt.find_node("/rng@3ffff000").expect("a node");
+        let interrupt = generation.property("interrupts").expect("interrupts").value;
+        assert_eq!(interrupt, [0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1], "SPI 3, rising edge");
+        assert!(DEVICES.iter().all(|device| device.spi != 3));
+    }
+
+    #[test]
     fn redistributors_of_all_vcpus_fit_and_no_two_devices_overlap() {
         assert!(GICR.start + u64::from(MAX_VCPUS) * 0x2_0000 <= GICR.end);
         let mut ranges: Vec<Range<u64>> = DEVICES
             .iter()
             .map(|device| device.registers.start..device.registers.start + device.registers.size)
             .collect();
-        ranges.extend([GICD, GICR]);
+        ranges.extend([GICD, GICR, device::BASE..device::BASE + device::SIZE]);
+        ranges.push(device::GENERATION_PAGE..device::GENERATION_PAGE + 0x1000);
         ranges.sort_by_key(|range| range.start);
         assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start));
         assert!(ranges.last().is_some_and(|last| last.end <= RAM_BASE));

@@ -1,17 +1,23 @@
 //! The machine's console: EL2's log, and the consoles of the VMs behind one serial line.
 //!
-//! Two views. In the log view every line has a prefix, `salp| ` or `NAME| `; keys go to the first VM. Attached to a VM its
-//! bytes go both ways as they are, and nobody else's are shown. One key goes round the views.
+//! Three views. In the log view every line has a prefix, `salp| ` or `NAME| `; keys go to the first VM. Attached to a VM its
+//! bytes go both ways as they are, and nobody else's are shown. One key goes round these. Another one opens the monitor, where
+//! a person types commands; the same key leaves it.
 
-use crate::{exits, machine};
+use crate::{commands, exits, machine};
 use core::fmt::{self, Write};
 use heapless::Deque;
+use salp_core::monitor::editor::{Editor, EditorEvent};
 use salp_hw::lock::Mutex;
 use salp_hw::uart::Pl011;
 use spin::Once;
 
 /// Ctrl-^: shows the next VM's console, and after the last one the log.
 pub const SWITCH_KEY: u8 = 0x1e;
+/// Ctrl-_: opens the monitor, or leaves it.
+pub const MONITOR_KEY: u8 = 0x1f;
+
+const PROMPT: &str = "salp> ";
 
 static CONSOLE: Once<Mutex<Console>> = Once::new();
 
@@ -25,6 +31,8 @@ enum Line {
 struct Console {
     uart: Pl011,
     attached: Option<usize>,
+    /// The monitor is open, over the view that it was opened in.
+    monitor: bool,
     line: Line,
     /// Keys for which the VM had no room yet.
     typed: Deque<u8, 1024>,
@@ -33,13 +41,38 @@ struct Console {
 /// Takes the console.
 pub fn init() {
     CONSOLE.call_once(|| {
-        Mutex::new(Console { uart: salp_hw::boot::console(), attached: None, line: Line::Fresh, typed: Deque::new() })
+        Mutex::new(Console {
+            uart: salp_hw::boot::console(),
+            attached: None,
+            monitor: false,
+            line: Line::Fresh,
+            typed: Deque::new(),
+        })
     });
 }
 
 impl Console {
     fn text(&self, text: &str) {
         text.bytes().for_each(|byte| self.uart.send(byte));
+    }
+
+    fn prompt(&mut self, before: &str) {
+        if self.monitor {
+            self.text(before);
+            self.text(PROMPT);
+        }
+    }
+
+    fn toggle_monitor(&mut self) {
+        self.monitor = !self.monitor;
+        self.typed.clear();
+        self.fresh_line();
+        if self.monitor {
+            self.text("\r\nsalp| monitor; help lists the commands, Ctrl-_ leaves\r\n");
+            self.prompt("");
+        } else {
+            self.text("\r\nsalp| monitor left\r\n");
+        }
     }
 
     fn fresh_line(&mut self) {
@@ -78,7 +111,9 @@ pub fn output(slot: usize, name: &str, line: &mut LineBuffer, byte: u8) {
     {
         let console = console.lock();
         if console.attached == Some(slot) {
-            console.uart.send(byte);
+            if !console.monitor {
+                console.uart.send(byte);
+            }
             return;
         }
     }
@@ -86,6 +121,9 @@ pub fn output(slot: usize, name: &str, line: &mut LineBuffer, byte: u8) {
         b'\n' => {
             flush(slot, name, line);
             let mut console = console.lock();
+            if console.attached.is_some() || console.monitor {
+                return;
+            }
             if console.line != Line::Of(slot) {
                 console.fresh_line();
                 let _ = write!(console, "{name}| ");
@@ -110,7 +148,7 @@ pub fn flush(slot: usize, name: &str, line: &mut LineBuffer) {
         return;
     }
     let mut console = console.lock();
-    if console.attached.is_none() {
+    if console.attached.is_none() && !console.monitor {
         if console.line != Line::Of(slot) {
             console.fresh_line();
             let _ = write!(console, "{name}| ");
@@ -151,9 +189,10 @@ impl LineBuffer {
 }
 
 /// Takes what was typed and gives it to the VM that has the console, as far as its FIFO has room; the rest waits in a
-/// queue. The switch key is seen at once, whatever a VM does with its keys.
-pub fn take_keys() {
-    let Some(console) = CONSOLE.get() else { return };
+/// queue. The switch key is seen at once, whatever a VM does with its keys. Returns true if keys wait for the monitor
+/// ([`serve`]).
+pub fn take_keys() -> bool {
+    let Some(console) = CONSOLE.get() else { return false };
     loop {
         let byte = console.lock().uart.receive();
         match byte {
@@ -161,12 +200,65 @@ pub fn take_keys() {
                 console.lock().typed.clear();
                 machine::next_console();
             }
+            Some(MONITOR_KEY) => console.lock().toggle_monitor(),
             // A full queue drops the key, as a full FIFO does.
             Some(byte) => drop(console.lock().typed.push_back(byte)),
             None => break,
         }
     }
-    give_keys();
+    let monitor = console.lock().monitor;
+    if !monitor {
+        give_keys();
+    }
+    monitor
+}
+
+static EDITOR: Mutex<Editor> = Mutex::new(Editor::new());
+
+/// Gives waiting keys to the monitor and carries out the lines that they make. Called by a CPU that has no vCPU loaded and
+/// holds no lock.
+pub fn serve() {
+    let Some(console) = CONSOLE.get() else { return };
+    let mut editor = EDITOR.lock();
+    loop {
+        let key = {
+            let mut console = console.lock();
+            if console.monitor { console.typed.pop_front() } else { None }
+        };
+        let Some(key) = key else { return };
+        match editor.key(key) {
+            EditorEvent::Nothing => {}
+            EditorEvent::Echo(byte) => console.lock().uart.send(byte),
+            EditorEvent::Erase(count) => (0..count).for_each(|_| console.lock().text("\x08 \x08")),
+            EditorEvent::Full => console.lock().text("\x07"),
+            EditorEvent::Cancelled => console.lock().prompt("^C\r\n"),
+            EditorEvent::Line => {
+                console.lock().text("\r\n");
+                if !editor.line().is_empty() {
+                    commands::carry_out(editor.line(), &mut Screen);
+                }
+                console.lock().prompt("");
+            }
+        }
+    }
+}
+
+/// The console as the monitor writes to it.
+struct Screen;
+
+impl Write for Screen {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if let Some(console) = CONSOLE.get() {
+            let console = console.lock();
+            for byte in text.bytes() {
+                if byte == b'\n' {
+                    console.uart.send(b'\r');
+                }
+                console.uart.send(byte);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Gives waiting keys to the VM that has the console.
@@ -182,6 +274,13 @@ pub fn give_keys() {
             let _ = console.lock().typed.push_front(byte);
             return;
         }
+    }
+}
+
+/// Forgets a VM that is gone: the console shows the log if it was attached to it.
+pub fn forget(slot: usize) {
+    if attached() == Some(slot) {
+        attach(None, "");
     }
 }
 
@@ -202,4 +301,5 @@ pub fn attach(slot: Option<usize>, name: &str) {
         None => console.text("\r\nsalp| log of all VMs; Ctrl-^ shows the first VM's console\r\n"),
     }
     console.attached = slot;
+    console.monitor = false;
 }

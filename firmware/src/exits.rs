@@ -2,21 +2,25 @@
 
 use crate::console;
 use crate::machine::{self, Store};
+use crate::manage;
+use crate::operation::{Answer, Asker};
 use crate::vcpu::Resident;
-use crate::vm::{Fate, Vm};
+use crate::vm::{Fate, Freezer, Vm};
 use salp_core::addr::{Ipa, Va};
 use salp_core::calls::psci::Wake;
 use salp_core::calls::{self, Action, Callee};
 use salp_core::context::Context;
 use salp_core::dev::bus::{self, Device, RTC_INTID, UART_INTID};
+use salp_core::dev::guest;
 use salp_core::exit::decode::{DataAbort, Exit, InstructionAbort, SysReg, SysRegAccess, WaitKind, class, decode};
 use salp_core::exit::inject::{self, Cause, Source};
 use salp_core::exit::skip::{condition_holds, skip, skip_a64};
 use salp_core::exit::sysreg::{self, SysRegAction};
 use salp_core::exit::walk;
 use salp_core::sched::VcpuRef;
-use salp_core::stage2::{Access, Fault};
+use salp_core::stage2::{Access, Fault, IDENTITY_PAGE, Resolved};
 use salp_core::vgic::{AccessSize, VcpuSet, Vgic};
+use salp_hvc::status;
 use salp_hw::memory::Ram;
 use salp_hw::{cpu, psci, switch};
 
@@ -29,6 +33,8 @@ pub enum Next {
     Reschedule,
     /// The guest waits for an interrupt.
     Sleep,
+    /// The vCPU waits for the answer to a call.
+    Block,
     /// This vCPU is off.
     Off,
 }
@@ -161,10 +167,13 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
     let ram = this.vm.spec.ram();
     let action = {
         let mut power = this.vm.power.lock();
+        let mut identity = this.vm.identity.lock();
         let mut entropy = machine.entropy.lock();
         let callee = Callee {
             power: &mut power,
             entropy: &mut *entropy,
+            identity: &mut identity,
+            is_manager: this.vm.spec.is_manager(),
             mitigations: &machine.mitigations,
             ram: ram.start.0..ram.end.0,
         };
@@ -173,6 +182,20 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
     match action {
         Action::Return(value) => this.context.regs.x[0] = value,
         Action::Return4(values) => this.context.regs.x[..4].copy_from_slice(&values),
+        Action::Return8(values) => this.context.regs.x[..8].copy_from_slice(&values),
+        Action::Freeze => {
+            answer(this.context, Answer::of(status::OK));
+            if !this.vm.freeze_by(Freezer::Call(this.index)) {
+                answer(this.context, Answer::of(status::BUSY));
+            }
+        }
+        Action::Manage(request) => {
+            let asker = Asker::Vcpu { vcpu: VcpuRef::new(this.vm.slot, this.index), vm: this.vm.id };
+            match manage::carry_out(this.vm, request, asker) {
+                Some(done) => answer(this.context, done),
+                None => return Next::Block,
+            }
+        }
         Action::TurnOn { vcpu, .. } => {
             this.context.regs.x[0] = 0;
             let kicks = machine.scheduler.lock().turn_on(VcpuRef::new(this.vm.slot, vcpu));
@@ -195,6 +218,12 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
         }
     }
     Next::Guest
+}
+
+/// Sets the registers that a call of Salp's own returns.
+pub fn answer(context: &mut Context, answer: Answer) {
+    let [a, b, c] = answer.values;
+    context.regs.x[..4].copy_from_slice(&[answer.status as u64, a, b, c]);
 }
 
 /// Ends PSCI CPU_SUSPEND, if that is what the vCPU slept in. Returns true if its registers were replaced.
@@ -228,7 +257,7 @@ fn data_abort(this: &mut Resident<'_>, abort: DataAbort) -> Next {
             None => return Next::Guest,
         }
     };
-    if ipa < this.vm.spec.ram().start {
+    if ipa < this.vm.spec.ram().start && ipa.page() != IDENTITY_PAGE {
         return mmio(this, ipa, abort).unwrap_or_else(|| take(this, cause(&abort)));
     }
     let access = if abort.wants_write() { Access::Write } else { Access::Read };
@@ -266,13 +295,17 @@ fn walk_level(vm: &Vm, va: Va, table: Ipa) -> u8 {
 /// Gives the guest memory at `ipa`. `None` if there is no RAM.
 fn resolve(this: &mut Resident<'_>, ipa: Ipa, access: Access) -> Option<Next> {
     let vm = this.vm;
-    let result = vm.memory.lock().as_mut()?.fault(&Store, &Ram, &vm.tlb(), ipa, access);
+    let result = if ipa.page() == IDENTITY_PAGE && !vm.memory.lock().as_ref()?.has_identity_page(&Ram) {
+        vm.put_identity().map(|()| Resolved::Zeroed)
+    } else {
+        vm.memory.lock().as_mut()?.fault(&Store, &Ram, &vm.tlb(), ipa, access)
+    };
     match result {
         Ok(_) => Some(Next::Guest),
         Err(Fault::OutsideRam) => None,
         Err(Fault::OutOfMemory) => {
-            vm.crash(this.index, format_args!("the machine has no memory left for it (at {ipa})"));
-            Some(Next::Off)
+            vm.starve(ipa);
+            Some(Next::Guest)
         }
     }
 }
@@ -319,6 +352,15 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
             };
             this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(RTC_INTID, 0, line));
         }
+        Device::Guest if is_write => match guest::write(offset, written) {
+            Some(guest::Command::Acknowledge) => vm.identity.lock().acknowledged = true,
+            Some(guest::Command::Freeze) => {
+                // A store that is too late finds the VM frozen all the same.
+                vm.freeze_by(Freezer::Store(index));
+            }
+            None => {}
+        },
+        Device::Guest => value = guest::read(&vm.identity.lock(), &mut World, offset, size),
     }
     if !is_write {
         let loaded = bus::finish_load(value, size, abort.sign_extend(), abort.is_64bit());
@@ -326,6 +368,21 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
     }
     skip_a64(&mut this.context.regs);
     Some(Next::Guest)
+}
+
+/// What the guest device reads of the machine.
+struct World;
+
+impl guest::World for World {
+    fn time(&mut self) -> u64 {
+        machine::wall_clock_ns()
+    }
+
+    fn random(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        machine::get().entropy.lock().draw(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
 }
 
 /// Takes back from list registers what a read is about to report. Another CPU's are kicked, not waited for: a guest that

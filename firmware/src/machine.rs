@@ -2,6 +2,8 @@
 //! function, on every CPU.
 
 use crate::console::{self, log};
+use crate::monitor;
+use crate::operation;
 use crate::vcpu;
 use crate::vm::{self, Fate, Vm};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -9,17 +11,22 @@ use salp_board::facts::MAX_CPUS;
 use salp_core::addr::{PAGE_SIZE, Pa};
 use salp_core::bootset::BootSet;
 use salp_core::calls::arch::{Mitigation, Mitigations};
+use salp_core::directory::{Directory, MAX_VMS, PlaceError};
 use salp_core::entropy::Drbg;
 use salp_core::exit::idregs::IdRegs;
 use salp_core::exit::inject::Features;
 use salp_core::frames::{FrameStore, Frames, Kind};
+use salp_core::identity::{Name, Seed, Seeds};
 use salp_core::sched::{CpuSet, Scheduler, VcpuRef};
-use salp_hw::boot::{self, Boot, MAX_VMS};
+use salp_hw::boot::{self, Boot};
 use salp_hw::gic::Gic;
 use salp_hw::lock::{Mutex, RwLock};
 use salp_hw::own::Own;
 use salp_hw::{cpu, gic, memory, psci};
 use spin::Once;
+
+/// How many frames must be free before VMs go on that wait for memory.
+const ENOUGH: usize = 64;
 
 /// How long a vCPU runs while others wait, in milliseconds.
 const SLICE_MS: u64 = 2;
@@ -44,6 +51,9 @@ pub struct Machine {
     pub mitigations: Mitigations,
     /// Random numbers.
     pub entropy: Mutex<Drbg>,
+    seeds: Mutex<Seeds>,
+    /// VMs that stand still for want of memory, or might.
+    starved: AtomicBool,
     wide_vmid: bool,
     exit_when_idle: bool,
     running: AtomicUsize,
@@ -53,6 +63,8 @@ pub struct Machine {
 static FRAMES: Once<Mutex<Frames<'static>>> = Once::new();
 static MACHINE: Once<Machine> = Once::new();
 static VMS: [RwLock<Option<Own<Vm>>>; MAX_VMS] = [const { RwLock::new(None) }; MAX_VMS];
+/// Which VM is where.
+pub static DIRECTORY: Mutex<Directory> = Mutex::new(Directory::new());
 static MPIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 static CPUS_READY: AtomicU32 = AtomicU32::new(0);
 
@@ -91,6 +103,14 @@ pub fn wall_clock() -> u64 {
     up + *START.call_once(|| boot::get().board.rtc.map_or(0, boot::read_rtc).saturating_sub(up))
 }
 
+/// Returns the wall-clock time, in nanoseconds since 1970.
+pub fn wall_clock_ns() -> u64 {
+    let frequency = cpu::counter_frequency().max(1);
+    let seconds = wall_clock();
+    let part = cpu::counter() % frequency;
+    seconds.saturating_mul(1_000_000_000).saturating_add(part * 1_000_000_000 / frequency)
+}
+
 /// The main function of every CPU.
 pub fn main(index: usize) -> ! {
     let boot = boot::get();
@@ -107,6 +127,7 @@ pub fn main(index: usize) -> ! {
     memory::invalidate_all();
     if index == 0 {
         machine.gic.lock().enable_shared(boot.board.uart.interrupt);
+        monitor::init(machine);
         start_other_cpus(boot);
         start_vms(boot, machine);
         crash_on_request(boot);
@@ -161,6 +182,8 @@ fn first_cpu(boot: &'static Boot) {
             branch_history: answer(0x8000_3fff),
         },
         entropy: Mutex::new(Drbg::new(&seed)),
+        seeds: Mutex::new(Seeds::default()),
+        starved: AtomicBool::new(false),
         wide_vmid: cpu::has_wide_vmids(),
         exit_when_idle: boot.board.option("idle") == Some("poweroff"),
         running: AtomicUsize::new(0),
@@ -220,10 +243,13 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
     let free = stats.frames(Kind::Free) as u64 * PAGE_SIZE;
     log!("{} MiB free for VMs, boot set of {} KiB", free >> 20, set.size() >> 10);
     let mut first = None;
-    for (slot, spec) in set.vms().enumerate() {
+    if !machine.wide_vmid {
+        DIRECTORY.lock().limit(255);
+    }
+    for spec in set.vms() {
         let name = spec.name();
-        match add_vm(machine, slot, spec) {
-            Ok(()) => {
+        match add_vm(machine, spec) {
+            Ok(slot) => {
                 log!("{name}: {} vCPUs, {} KiB", spec.vcpus(), (spec.ram().end.0 - spec.ram().start.0) >> 10);
                 first.get_or_insert(slot);
                 if boot.board.option("attach") == Some(name) {
@@ -238,7 +264,11 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
     }
     log!("ready");
     for (slot, vm) in VMS.iter().enumerate() {
-        if vm.read().is_some() {
+        if let Some(vm) = vm.read().as_deref() {
+            if vm.is_held_by(vm::hold::FROZEN) {
+                vm.hold(vm::hold::FROZEN);
+                operation::attend(slot);
+            }
             let kicks = machine.scheduler.lock().turn_on(VcpuRef::new(slot, 0));
             kick(kicks);
         }
@@ -248,19 +278,20 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
     }
 }
 
-fn add_vm(
-    machine: &'static Machine,
-    slot: usize,
-    spec: salp_core::bootset::VmSpec<'static>,
-) -> Result<(), vm::VmError> {
-    let limit = if machine.wide_vmid { MAX_VMS } else { 255 };
-    if slot >= limit {
-        return Err(vm::VmError::TooMany);
+fn add_vm(machine: &'static Machine, spec: salp_core::bootset::VmSpec<'static>) -> Result<usize, vm::VmError> {
+    let name = Name::new(spec.name().as_bytes()).ok_or(vm::VmError::NameTaken)?;
+    let place = DIRECTORY.lock().take(&name).map_err(|error| match error {
+        PlaceError::TooMany => vm::VmError::TooMany,
+        PlaceError::NameTaken => vm::VmError::NameTaken,
+    })?;
+    match Vm::new(machine, place, name, spec) {
+        Ok(vm) => machine.publish(vm),
+        Err(error) => {
+            DIRECTORY.lock().give_back(place.slot);
+            return Err(error);
+        }
     }
-    let vm = Vm::new(machine, slot, spec)?;
-    *VMS[slot].write() = Some(vm::own(vm)?);
-    machine.running.fetch_add(1, Ordering::Relaxed);
-    Ok(())
+    Ok(place.slot)
 }
 
 /// Ends a VM whose last vCPU has left its CPU: gives its memory back, or starts it again.
@@ -269,10 +300,12 @@ pub fn end_vm(index: usize, fate: Fate) {
     let again = {
         let slot = VMS[index].read();
         let Some(vm) = slot.as_deref() else { return };
+        operation::bury(vm);
         let again = fate == Fate::Reset || fate == Fate::Crashed && vm.spec.restarts_on_crash();
         let what = match fate {
             Fate::Off => "is off",
             Fate::Reset => "restarts",
+            Fate::Destroyed => "is destroyed",
             _ if again => "crashed and restarts",
             _ => "crashed",
         };
@@ -288,17 +321,15 @@ pub fn end_vm(index: usize, fate: Fate) {
     };
     if again {
         let kicks = machine.scheduler.lock().turn_on(VcpuRef::new(index, 0));
-        return kick(kicks);
+        kick(kicks);
+        // It may have been asked to stand still in between.
+        return operation::attend(index);
     }
-    if let Some(vm) = VMS[index].write().take() {
-        let (vm, frame) = vm.into_inner();
-        vm.destroy();
-        Store.with(|frames| frames.free(frame));
-    }
-    if fate != Fate::Off {
+    machine.unpublish(index);
+    if !matches!(fate, Fate::Off | Fate::Destroyed) {
         machine.all_ended_well.store(false, Ordering::Relaxed);
     }
-    if machine.running.fetch_sub(1, Ordering::Relaxed) == 1 {
+    if machine.running.load(Ordering::Relaxed) == 0 {
         let stats = Store.with(|frames| frames.stats());
         log!("all VMs are off, {} KiB in use by guests", (stats.frames(Kind::Guest) + stats.frames(Kind::Node)) * 4);
         machine.idle();
@@ -306,6 +337,72 @@ pub fn end_vm(index: usize, fate: Fate) {
 }
 
 impl Machine {
+    /// Puts a VM into its slot. Nothing runs it yet.
+    pub fn publish(&self, vm: Own<Vm>) {
+        if !vm.is_held_by(vm::hold::SNAPSHOT) {
+            self.running.fetch_add(1, Ordering::Relaxed);
+        }
+        let slot = vm.slot;
+        *VMS[slot].write() = Some(vm);
+    }
+
+    /// Takes a VM that is on no CPU out of its slot and gives everything back that it had.
+    pub fn unpublish(&self, slot: usize) {
+        let Some(vm) = VMS[slot].write().take() else { return };
+        let asker = *vm.mourner.lock();
+        let (vm, frame) = vm.into_inner();
+        if !vm.is_held_by(vm::hold::SNAPSHOT) {
+            self.running.fetch_sub(1, Ordering::Relaxed);
+        }
+        vm.destroy();
+        Store.with(|frames| frames.free(frame));
+        self.scheduler.lock().forget(slot);
+        console::forget(slot);
+        DIRECTORY.lock().give_back(slot);
+        self.memory_may_be_back();
+        operation::deliver(asker, operation::Answer::of(salp_hvc::status::OK));
+    }
+
+    /// Returns the random part of an identity.
+    pub fn seed(&self) -> Seed {
+        self.seeds.lock().take(&mut self.entropy.lock())
+    }
+
+    /// Makes identities ready for VMs to come. Called by CPUs that have nothing to do.
+    pub fn replenish(&self) {
+        let mut seeds = self.seeds.lock();
+        if seeds.is_short() {
+            seeds.refill(&mut self.entropy.lock());
+        }
+    }
+
+    /// Lets VMs go on that stand still for want of memory, if there is some: called when frames were given back, and when a
+    /// VM has just come to stand still.
+    pub fn memory_may_be_back(&self) {
+        if !self.starved.load(Ordering::Acquire) || Store.with(|frames| frames.stats()).frames(Kind::Free) < ENOUGH {
+            return;
+        }
+        self.starved.store(false, Ordering::Release);
+        for slot in &VMS {
+            if let Some(vm) = slot.read().as_deref().filter(|vm| vm.is_held_by(vm::hold::NO_MEMORY)) {
+                vm.let_go(vm::hold::NO_MEMORY);
+            }
+        }
+    }
+
+    /// Returns how many VMs stand still for want of memory.
+    pub fn count_starved(&self) -> u32 {
+        let starves = |slot: &RwLock<Option<Own<Vm>>>| {
+            slot.read().as_deref().is_some_and(|vm| vm.is_held_by(vm::hold::NO_MEMORY))
+        };
+        VMS.iter().filter(|slot| starves(slot)).count() as u32
+    }
+
+    /// Notes that a VM stands still for want of memory.
+    pub fn note_starved(&self) {
+        self.starved.store(true, Ordering::Release);
+    }
+
     /// Every VM is off: the end, if the operator asked for it.
     fn idle(&self) {
         if self.exit_when_idle {
@@ -327,6 +424,6 @@ pub fn console_vm() -> Option<usize> {
 pub fn next_console() {
     let after = console::attached().map_or(0, |slot| slot + 1);
     let next = (after..MAX_VMS).find(|&slot| VMS[slot].read().is_some());
-    let name = next.and_then(|slot| VMS[slot].read().as_deref().map(Vm::name));
-    console::attach(next, name.unwrap_or_default());
+    let name = next.and_then(|slot| VMS[slot].read().as_deref().map(Vm::full_name));
+    console::attach(next, name.as_ref().map_or("", Name::as_str));
 }

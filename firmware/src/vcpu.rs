@@ -1,13 +1,17 @@
 //! One CPU's loop: take a vCPU, run it until it leaves, take the next; wait for an interrupt when there is none.
 //!
-//! Lock order: VM slot (read) → vCPU context → VM memory → vGIC → devices → power → scheduler → console, frame table.
+//! Lock order: monitor's line → VM slot (read) → vCPU context → VM memory → vGIC → devices → power → scheduler → console,
+//! frame table.
 
 use crate::console;
 use crate::exits::{self, Next};
 use crate::machine;
+use crate::monitor;
+use crate::operation;
 use crate::vm::{Fate, Vm};
+use core::sync::atomic::{AtomicU64, Ordering};
 use salp_core::context::Context;
-use salp_core::sched::{Leave, VcpuRef, Wait};
+use salp_core::sched::{Leave, Rest, VcpuRef, Wait};
 use salp_core::vgic::{ListRegisters, VcpuSet, Vgic, running_priority};
 use salp_hw::gic::{self, Redistributor};
 use salp_hw::switch::{self, Exit, Features};
@@ -19,6 +23,8 @@ pub struct Cpu {
     pub index: usize,
     /// Which registers the world switch moves.
     pub features: Features,
+    /// Something was said to the monitor: it waits until no vCPU is loaded.
+    monitor_calls: bool,
     redistributor: Redistributor,
     lrs: ListRegisters,
 }
@@ -33,14 +39,20 @@ pub struct Resident<'a> {
     pub index: usize,
     /// What is not in hardware.
     pub context: &'a mut Context,
+    /// How often it came back to EL2.
+    exits: &'a AtomicU64,
 }
 
 /// Runs vCPUs on this CPU for ever.
 pub fn run(index: usize, redistributor: Redistributor) -> ! {
     let lrs = ListRegisters::new(gic::list_registers());
-    let mut this = Cpu { index, features: Features::detect(), redistributor, lrs };
+    let mut this = Cpu { index, features: Features::detect(), monitor_calls: false, redistributor, lrs };
     let machine = machine::get();
     loop {
+        if core::mem::take(&mut this.monitor_calls) {
+            monitor::serve();
+            console::serve();
+        }
         let now = cpu::counter();
         let (next, alarm) = {
             let mut scheduler = machine.scheduler.lock();
@@ -54,6 +66,9 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
         match next {
             Some(vcpu) => this.run_vcpu(vcpu),
             None => {
+                if !operation::is_any_pausing() {
+                    machine.replenish();
+                }
                 cpu::wait_for_interrupt();
                 while this.take_interrupt(None) != Taken::None {}
             }
@@ -68,11 +83,15 @@ impl Cpu {
             match slot.as_deref().and_then(|vm| Some((vm, vm.vcpu(vcpu.index())?))) {
                 Some((vm, this)) => {
                     let mut context = this.context.lock();
+                    if let Some(answer) = this.answer.lock().take() {
+                        exits::answer(&mut context, answer);
+                    }
                     if let Some(entry) = vm.power.lock().started(vcpu.index()) {
                         *context = Context::reset(entry.pc, entry.context);
                     }
                     exits::resume(vm, vcpu.index(), &mut context);
-                    let mut resident = Resident { cpu: self, vm, index: vcpu.index(), context: &mut context };
+                    let (index, exits) = (vcpu.index(), &this.exits);
+                    let mut resident = Resident { cpu: self, vm, index, context: &mut context, exits };
                     resident.load();
                     let leave = resident.run();
                     resident.save(leave)
@@ -81,13 +100,16 @@ impl Cpu {
             }
         };
         let now = cpu::counter();
-        let (kicks, off) = {
+        let (kicks, rest) = {
             let mut scheduler = machine::get().scheduler.lock();
             let kicks = scheduler.leave(self.index, leave, now);
-            (kicks, scheduler.is_off(vcpu.slot()))
+            (kicks, scheduler.rest(vcpu.slot()))
         };
         machine::kick(kicks & !(1 << self.index));
-        if off {
+        if rest == Rest::Quiet {
+            operation::attend(vcpu.slot());
+        }
+        if rest == Rest::Off {
             let fate = machine::slot(vcpu.slot()).read().as_deref().and_then(|vm| {
                 vm.crash(vcpu.index(), format_args!("every vCPU is off: nothing can turn one on again"));
                 vm.begin_end()
@@ -123,7 +145,8 @@ impl Cpu {
                     self.with_vgic(vm, index, |_| VcpuSet::EMPTY);
                 }
             }
-            uart if uart == boot::get().board.uart.interrupt => console::take_keys(),
+            uart if uart == boot::get().board.uart.interrupt.id => self.monitor_calls |= console::take_keys(),
+            line if monitor::is_interrupt(line) => self.monitor_calls = true,
             _ => {}
         }
         gic::deactivate(intid);
@@ -247,9 +270,11 @@ impl Resident<'_> {
     fn run(&mut self) -> Leave {
         machine::get().scheduler.lock().looked(self.cpu.index);
         loop {
-            if self.vm.fate() != Fate::Running {
-                return Leave::Off;
+            if self.vm.control() != 0 {
+                // It is ending, or held: a sleeper that was preempted is a spurious end of its WFI.
+                return if self.vm.fate() == Fate::Running { Leave::Preempted } else { Leave::Off };
             }
+            self.exits.store(self.exits.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
             let next = match switch::enter(&mut self.context.regs) {
                 Exit::Synchronous => exits::synchronous(self),
                 Exit::Irq => {
@@ -277,6 +302,7 @@ impl Resident<'_> {
                         switch::load(self.context, &self.cpu.features);
                     }
                 }
+                Next::Block => return Leave::Blocked,
                 Next::Off => return Leave::Off,
             }
         }
@@ -294,8 +320,11 @@ impl Resident<'_> {
         }
     }
 
-    /// Returns true if another vCPU is due; else sets the alarm for when one is.
+    /// Returns true if another vCPU is due, or the monitor; else sets the alarm for when one is.
     fn reschedule(&mut self) -> bool {
+        if self.cpu.monitor_calls {
+            return true;
+        }
         let now = cpu::counter();
         let mut scheduler = machine::get().scheduler.lock();
         scheduler.looked(self.cpu.index);
@@ -316,8 +345,9 @@ impl Resident<'_> {
         }
         let mut refresh = false;
         loop {
-            if self.vm.fate() != Fate::Running {
-                return Some(Leave::Off);
+            if self.vm.control() != 0 {
+                let sleeps = Leave::Sleeps { deadline: None };
+                return Some(if self.vm.fate() == Fate::Running { sleeps } else { Leave::Off });
             }
             if self.has_pending(refresh) {
                 machine::get().scheduler.lock().looked(self.cpu.index);
@@ -333,6 +363,7 @@ impl Resident<'_> {
             match wait {
                 Wait::GoOn => refresh = true,
                 Wait::Leave => return Some(Leave::Sleeps { deadline: None }),
+                Wait::Wait if self.cpu.monitor_calls => return Some(Leave::Sleeps { deadline: None }),
                 Wait::Wait => {
                     cpu::set_alarm(alarm.into_iter().chain(clock).min());
                     cpu::wait_for_interrupt();

@@ -1,18 +1,22 @@
-//! A VM: core's parts put together, from a boot set's description to its last frame.
+//! A VM: core's parts put together, from a boot set's description to its last frame. [`crate::fork`] makes one out of
+//! another; [`crate::operation`] is what is done to one from outside.
 
 use crate::console::{LineBuffer, log};
 use crate::machine::{self, Machine, Store};
+use crate::operation::{Answer, Asker, Ticket};
 use core::fmt;
-use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use salp_core::addr::Pa;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use salp_core::addr::{Ipa, Pa};
 use salp_core::bootset::VmSpec;
 use salp_core::calls::psci::Power;
 use salp_core::context::Context;
 use salp_core::dev::pl011::Pl011;
 use salp_core::dev::pl031::Pl031;
+use salp_core::directory::Place;
 use salp_core::frames::{FrameStore, Kind, OutOfMemory};
+use salp_core::identity::{Identity, Name};
 use salp_core::sched::{VCPUS_PER_VM, VcpuRef};
-use salp_core::stage2::{AddressSpace, CreateError, MapError, MemAttr, Policy};
+use salp_core::stage2::{AddressSpace, CreateError, Fault, MapError, MemAttr, Policy};
 use salp_core::vgic::{VcpuSet, Vgic};
 use salp_hw::lock::Mutex;
 use salp_hw::memory::{Ram, VmTlb};
@@ -30,23 +34,41 @@ pub enum Fate {
     Reset,
     /// It cannot go on.
     Crashed,
+    /// A manager destroys it.
+    Destroyed,
     /// Its last vCPU has left; it is being taken down.
     Ending,
 }
 
 impl Fate {
-    fn of(value: u8) -> Self {
-        match value {
+    const MASK: u32 = 0xff;
+
+    fn of(control: u32) -> Self {
+        match control & Self::MASK {
             0 => Self::Running,
             1 => Self::Off,
             2 => Self::Reset,
             3 => Self::Crashed,
+            4 => Self::Destroyed,
             _ => Self::Ending,
         }
     }
 }
 
+/// Why a VM's vCPUs are kept off all CPUs: bits of one word, beside its [`Fate`]. It runs when there is none left.
+pub mod hold {
+    /// Frozen, by its own call or a manager's.
+    pub const FROZEN: u32 = 1 << 8;
+    /// The machine has no memory for it.
+    pub const NO_MEMORY: u32 = 1 << 9;
+    /// An operation needs it to stand still.
+    pub const OPERATION: u32 = 1 << 10;
+    /// It is a snapshot.
+    pub const SNAPSHOT: u32 = 1 << 11;
+}
+
 /// The devices of a VM that are emulated, and what goes with them.
+#[derive(Clone)]
 pub struct Devices {
     /// The console.
     pub uart: Pl011,
@@ -64,12 +86,31 @@ pub struct Devices {
 pub struct Vcpu {
     /// Its registers. Whoever holds the lock runs it.
     pub context: Mutex<Context>,
+    /// The answer to the call that it waits for.
+    pub answer: Mutex<Option<Answer>>,
+    /// How often it came back to EL2. Written by the CPU that runs it.
+    pub exits: AtomicU64,
+}
+
+impl Vcpu {
+    /// Returns a vCPU with these registers.
+    #[inline(always)]
+    pub fn new(context: Context) -> Self {
+        Self { context: Mutex::new(context), answer: Mutex::new(None), exits: AtomicU64::new(0) }
+    }
 }
 
 /// One virtual machine.
 pub struct Vm {
     /// Its place in the table of VMs.
     pub slot: usize,
+    /// Its identifier, never used again.
+    pub id: u64,
+    /// The VM that it is a clone or snapshot of, or 0.
+    pub source: u64,
+    /// The VM of the boot set that it descends from.
+    pub family: u64,
+    name: Name,
     /// Where it comes from: kept for a restart.
     pub spec: VmSpec<'static>,
     /// Its memory; none only between the end of one life and the start of the next.
@@ -80,11 +121,100 @@ pub struct Vm {
     pub power: Mutex<Power>,
     /// Its devices.
     pub devices: Mutex<Devices>,
+    /// Who it is.
+    pub identity: Mutex<Identity>,
+    /// What is to be done when it stands still.
+    pub pending: Mutex<Option<Ticket>>,
+    /// An operation has it.
+    pub is_busy: AtomicBool,
+    /// Who waits for its end.
+    pub mourner: Mutex<Asker>,
     /// Its vCPUs.
     vcpus: [Option<Own<Vcpu>>; VCPUS_PER_VM],
-    fate: AtomicU8,
+    /// [`Fate`] and [`hold`].
+    control: AtomicU32,
+    freezer: Mutex<Option<Freezer>>,
+    /// While an operation has it: the counter when that began; else how long it took, in ticks.
+    pause: AtomicU64,
+    /// The number in the name of the last clone that was named after it.
+    pub last_number: AtomicU64,
+    /// Its memory was sealed since it was frozen.
+    is_sealed: AtomicBool,
     vttbr: AtomicU64,
     counter_offset: AtomicU64,
+}
+
+/// What a VM gets that is made out of another one, by [`Vm::put_together`].
+pub struct Parts {
+    /// Its memory.
+    pub memory: AddressSpace,
+    /// Its interrupt controller.
+    pub vgic: Own<Mutex<Vgic>>,
+    /// Its vCPUs.
+    pub vcpus: [Option<Own<Vcpu>>; VCPUS_PER_VM],
+    /// Which of them are on.
+    pub power: Power,
+    /// Its devices.
+    pub devices: Devices,
+    /// Who it is.
+    pub identity: Identity,
+    /// The VM that it is made of, and the one of the boot set that they descend from; 0 and its own for a new one.
+    pub source: u64,
+    /// As said.
+    pub family: u64,
+    /// What is subtracted from the counter.
+    pub counter_offset: u64,
+    /// Why it does not run: [`hold`].
+    pub holds: u32,
+    /// Who froze it from inside.
+    pub freezer: Option<Freezer>,
+}
+
+/// The vCPU that froze its VM, and how: it goes on after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freezer {
+    /// By a call, which returns the clone's index.
+    Call(usize),
+    /// By a store to the guest device.
+    Store(usize),
+}
+
+/// The frames of a VM's own records: taken before anything else, so that what follows cannot run out of them.
+pub struct VmFrames(heapless::Vec<Pa, { VCPUS_PER_VM + 2 }>);
+
+impl VmFrames {
+    /// Takes the frames of a VM with so many vCPUs.
+    ///
+    /// # Errors
+    ///
+    /// There are not enough; none is taken.
+    pub fn take(vcpus: usize) -> Result<Self, OutOfMemory> {
+        let mut taken = Self(heapless::Vec::new());
+        let result = Store.with(|frames| {
+            (0..vcpus.min(VCPUS_PER_VM) + 2).try_for_each(|_| {
+                let _ = taken.0.push(frames.alloc(Kind::Hyp)?);
+                Ok(())
+            })
+        });
+        match result {
+            Ok(()) => Ok(taken),
+            Err(error) => {
+                taken.give_back();
+                Err(error)
+            }
+        }
+    }
+
+    /// Puts `value` into one of them.
+    #[inline(always)]
+    pub fn fill<T>(&mut self, value: T) -> Own<T> {
+        Own::new(self.0.pop().expect("one for the VM, one for its vGIC, one for each vCPU"), value)
+    }
+
+    /// Gives back those that are left.
+    pub fn give_back(self) {
+        Store.with(|frames| self.0.into_iter().for_each(|frame| frames.free(frame)));
+    }
 }
 
 /// Why a VM cannot be made.
@@ -98,6 +228,8 @@ pub enum VmError {
     Image(MapError),
     /// Its RAM makes no sense.
     BadRam,
+    /// Another one has its name.
+    NameTaken,
 }
 
 impl fmt::Display for VmError {
@@ -107,6 +239,7 @@ impl fmt::Display for VmError {
             Self::TooMany => f.write_str("there are too many VMs"),
             Self::Image(error) => write!(f, "its image cannot be mapped: {error:?}"),
             Self::BadRam => f.write_str("its RAM is empty or too large"),
+            Self::NameTaken => f.write_str("there is another VM of this name"),
         }
     }
 }
@@ -117,15 +250,7 @@ impl From<OutOfMemory> for VmError {
     }
 }
 
-/// Puts `value` into a frame of its own.
-///
-/// # Errors
-///
-/// No frame is free.
-pub fn own<T>(value: T) -> Result<Own<T>, OutOfMemory> {
-    Ok(Own::new(Store.with(|frames| frames.alloc(Kind::Hyp))?, value))
-}
-
+/// Gives a value and its frame back.
 fn free<T>(own: Own<T>) {
     let frame = own.release();
     Store.with(|frames| frames.free(frame));
@@ -146,59 +271,70 @@ impl Vm {
     /// # Errors
     ///
     /// Says what is missing; everything taken is given back.
-    pub fn new(machine: &Machine, slot: usize, spec: VmSpec<'static>) -> Result<Self, VmError> {
-        let memory = Self::load(machine, &spec)?;
-        match Self::assemble(machine, slot, spec, memory) {
-            Ok(vm) => Ok(vm),
-            Err((memory, error)) => {
-                memory.destroy(&Store, &Ram, &VmTlb { vttbr: 0 });
-                Err(error.into())
+    pub fn new(machine: &Machine, place: Place, name: Name, spec: VmSpec<'static>) -> Result<Own<Self>, VmError> {
+        let mut frames = VmFrames::take(spec.vcpus())?;
+        let memory = match Self::load(machine, &spec) {
+            Ok(memory) => memory,
+            Err(error) => {
+                frames.give_back();
+                return Err(error);
             }
-        }
-    }
-
-    fn assemble(
-        machine: &Machine,
-        slot: usize,
-        spec: VmSpec<'static>,
-        memory: AddressSpace,
-    ) -> Result<Self, (AddressSpace, OutOfMemory)> {
-        let vgic = match own(Mutex::new(new_vgic(spec.vcpus()))) {
-            Ok(vgic) => vgic,
-            Err(error) => return Err((memory, error)),
         };
-        let mut vcpus = [const { None }; VCPUS_PER_VM];
-        for index in 0..spec.vcpus() {
-            match own(Vcpu { context: Mutex::new(Context::default()) }) {
-                Ok(vcpu) => vcpus[index] = Some(vcpu),
-                Err(error) => {
-                    vcpus.into_iter().flatten().for_each(free);
-                    free(vgic);
-                    return Err((memory, error));
-                }
-            }
-        }
-        let vttbr = vttbr(machine, slot, memory.root());
-        let vm = Self {
-            slot,
-            spec,
-            memory: Mutex::new(Some(memory)),
-            vgic,
-            power: Mutex::new(Power::new(spec.vcpus())),
-            devices: Mutex::new(Devices {
+        let parts = Parts {
+            memory,
+            vgic: frames.fill(Mutex::new(new_vgic(spec.vcpus()))),
+            vcpus: core::array::from_fn(|index| {
+                (index < spec.vcpus()).then(|| frames.fill(Vcpu::new(Context::default())))
+            }),
+            power: Power::new(spec.vcpus()),
+            devices: Devices {
                 uart: Pl011::new(),
                 rtc: Pl031::new(machine::wall_clock()),
                 line: LineBuffer::EMPTY,
                 typing_stalled: false,
                 polls: 0,
-            }),
-            vcpus,
-            fate: AtomicU8::new(Fate::Running as u8),
-            vttbr: AtomicU64::new(vttbr),
-            counter_offset: AtomicU64::new(salp_hw::cpu::counter()),
+            },
+            identity: Identity::new(name, &machine.seed()),
+            source: 0,
+            family: place.id,
+            counter_offset: salp_hw::cpu::counter(),
+            holds: if spec.starts_frozen() { hold::FROZEN } else { 0 },
+            freezer: None,
         };
+        let vm = frames.fill(Self::put_together(machine, place, spec, parts));
+        frames.give_back();
         vm.reset_vcpus();
         Ok(vm)
+    }
+
+    /// Makes a VM of its parts. It does not run yet.
+    #[inline(always)]
+    pub fn put_together(machine: &Machine, place: Place, spec: VmSpec<'static>, parts: Parts) -> Self {
+        let vttbr = vttbr(machine, place.slot, parts.memory.root());
+        Self {
+            slot: place.slot,
+            id: place.id,
+            source: parts.source,
+            family: parts.family,
+            name: parts.identity.name,
+            spec,
+            memory: Mutex::new(Some(parts.memory)),
+            vgic: parts.vgic,
+            power: Mutex::new(parts.power),
+            devices: Mutex::new(parts.devices),
+            identity: Mutex::new(parts.identity),
+            pending: Mutex::new(None),
+            is_busy: AtomicBool::new(false),
+            mourner: Mutex::new(Asker::Nobody),
+            vcpus: parts.vcpus,
+            control: AtomicU32::new(Fate::Running as u32 | parts.holds),
+            freezer: Mutex::new(parts.freezer),
+            last_number: AtomicU64::new(0),
+            pause: AtomicU64::new(0),
+            is_sealed: AtomicBool::new(false),
+            vttbr: AtomicU64::new(vttbr),
+            counter_offset: AtomicU64::new(parts.counter_offset),
+        }
     }
 
     fn reset_vcpus(&self) {
@@ -230,8 +366,18 @@ impl Vm {
     }
 
     /// Returns the VM's name.
-    pub fn name(&self) -> &'static str {
-        self.spec.name()
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    /// Returns the VM's name, to keep.
+    pub fn full_name(&self) -> Name {
+        self.name
+    }
+
+    /// Returns how many vCPUs it has.
+    pub fn vcpus(&self) -> usize {
+        self.spec.vcpus()
     }
 
     /// Returns vCPU `index`.
@@ -239,10 +385,120 @@ impl Vm {
         self.vcpus.get(index)?.as_deref()
     }
 
+    /// Returns how often its vCPUs came back to EL2.
+    pub fn exits(&self) -> u64 {
+        self.vcpus.iter().flatten().map(|vcpu| vcpu.exits.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Returns 0 while the VM runs, else its [`Fate`] and the bits of [`hold`].
+    #[inline]
+    pub fn control(&self) -> u32 {
+        self.control.load(Ordering::Relaxed)
+    }
+
     /// Returns where the VM is in its life.
     #[inline]
     pub fn fate(&self) -> Fate {
-        Fate::of(self.fate.load(Ordering::Relaxed))
+        Fate::of(self.control())
+    }
+
+    /// Returns true if this holds the VM.
+    pub fn is_held_by(&self, why: u32) -> bool {
+        self.control() & why != 0
+    }
+
+    /// Keeps the VM's vCPUs off all CPUs for this reason. Returns true if none is on one; else the last to leave calls
+    /// [`crate::operation::attend`].
+    pub fn hold(&self, why: u32) -> bool {
+        let mut scheduler = machine::get().scheduler.lock();
+        self.control.fetch_or(why, Ordering::AcqRel);
+        let kicks = scheduler.hold(self.slot);
+        let quiet = scheduler.is_quiet(self.slot);
+        drop(scheduler);
+        machine::kick(kicks);
+        quiet
+    }
+
+    /// Takes back a reason to keep the VM's vCPUs off all CPUs; they go on if it was the last.
+    pub fn let_go(&self, why: u32) {
+        let mut scheduler = machine::get().scheduler.lock();
+        let before = self.control.fetch_and(!why, Ordering::AcqRel);
+        let released = before & why != 0 && before & !why & !Fate::MASK == 0;
+        let kicks = if released { scheduler.release(self.slot) } else { 0 };
+        drop(scheduler);
+        machine::kick(kicks);
+    }
+
+    /// Notes that an operation makes the VM stand still from now on.
+    pub fn pause_begins(&self) {
+        self.pause.store(salp_hw::cpu::counter(), Ordering::Relaxed);
+    }
+
+    /// Notes that the VM may go on.
+    pub fn pause_ends(&self) {
+        let began = self.pause.load(Ordering::Relaxed);
+        self.pause.store(salp_hw::cpu::counter().wrapping_sub(began), Ordering::Relaxed);
+    }
+
+    /// Returns for how long the VM stood still for the last operation, in nanoseconds.
+    pub fn last_pause(&self) -> u64 {
+        let frequency = salp_hw::cpu::counter_frequency().max(1);
+        (u128::from(self.pause.load(Ordering::Relaxed)) * 1_000_000_000 / u128::from(frequency)) as u64
+    }
+
+    /// Takes back a reason to keep a VM off all CPUs that the scheduler does not hold.
+    pub fn clear_hold(&self, why: u32) {
+        self.control.fetch_and(!why, Ordering::AcqRel);
+    }
+
+    /// Makes the VM frozen, or not, while an operation holds it.
+    pub fn set_frozen(&self, frozen: bool, freezer: Option<Freezer>) {
+        if frozen {
+            self.control.fetch_or(hold::FROZEN, Ordering::AcqRel);
+        } else {
+            self.control.fetch_and(!hold::FROZEN, Ordering::AcqRel);
+        }
+        *self.freezer.lock() = freezer;
+        self.is_sealed.store(false, Ordering::Relaxed);
+    }
+
+    /// Freezes the VM by one of its vCPUs. Returns false if another one was faster.
+    pub fn freeze_by(&self, freezer: Freezer) -> bool {
+        {
+            let mut first = self.freezer.lock();
+            if first.is_some() {
+                return false;
+            }
+            *first = Some(freezer);
+        }
+        self.hold(hold::FROZEN);
+        true
+    }
+
+    /// Returns who froze the VM from inside.
+    pub fn freezer(&self) -> Option<Freezer> {
+        *self.freezer.lock()
+    }
+
+    /// Lets a frozen VM go on. Returns false if it is not frozen.
+    pub fn unfreeze(&self) -> bool {
+        let was = self.is_held_by(hold::FROZEN) && !self.is_held_by(hold::SNAPSHOT);
+        if was {
+            *self.freezer.lock() = None;
+            self.is_sealed.store(false, Ordering::Relaxed);
+            self.let_go(hold::FROZEN);
+        }
+        was
+    }
+
+    /// Seals the memory of a frozen VM whose vCPUs are all off their CPUs, once: its clones read without a fault then. Returns
+    /// true if this call did it.
+    pub fn seal(&self) -> bool {
+        let is_due = self.is_held_by(hold::FROZEN) && !self.is_sealed.swap(true, Ordering::AcqRel);
+        if is_due && let Some(memory) = self.memory.lock().as_mut() {
+            memory.seal(&Store, &Ram, &self.tlb());
+        }
+        is_due
     }
 
     /// Returns VTTBR_EL2.
@@ -255,21 +511,29 @@ impl Vm {
         self.counter_offset.load(Ordering::Relaxed)
     }
 
+    /// Sets what is subtracted from the counter. The VM stands still.
+    pub fn set_counter_offset(&self, offset: u64) {
+        self.counter_offset.store(offset, Ordering::Relaxed);
+    }
+
     /// Returns the VM's TLB entries.
     pub fn tlb(&self) -> VmTlb {
         VmTlb { vttbr: self.vttbr() }
     }
 
-    /// Stops the VM for this reason, unless it is stopping already: every vCPU leaves its CPU.
-    pub fn stop(&self, fate: Fate) {
-        let running = Fate::Running as u8;
-        if self.fate.compare_exchange(running, fate as u8, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+    /// Stops the VM for this reason, unless it is stopping already: every vCPU leaves its CPU. Returns true if it did.
+    pub fn stop(&self, fate: Fate) -> bool {
+        let running =
+            |control: u32| (Fate::of(control) == Fate::Running).then_some(control & !Fate::MASK | fate as u32);
+        let stopped = self.control.fetch_update(Ordering::AcqRel, Ordering::Relaxed, running).is_ok();
+        if stopped {
             let mut scheduler = machine::get().scheduler.lock();
             let kicks =
                 (0..VCPUS_PER_VM).fold(0, |set, index| set | scheduler.turn_off(VcpuRef::new(self.slot, index)));
             drop(scheduler);
             machine::kick(kicks);
         }
+        stopped
     }
 
     /// Stops the VM because it cannot go on, with the reason in the log.
@@ -282,13 +546,12 @@ impl Vm {
 
     /// Claims the end of a VM whose vCPUs have all left. Exactly one caller gets it, and learns why the VM stopped.
     pub fn begin_end(&self) -> Option<Fate> {
-        let fate = self.fate();
-        if matches!(fate, Fate::Running | Fate::Ending) {
-            return None;
-        }
-        let claimed =
-            self.fate.compare_exchange(fate as u8, Fate::Ending as u8, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        claimed.then_some(fate)
+        let stopped = |control: u32| {
+            let is_due = !matches!(Fate::of(control), Fate::Running | Fate::Ending);
+            is_due.then_some(control & !Fate::MASK | Fate::Ending as u32)
+        };
+        let before = self.control.fetch_update(Ordering::AcqRel, Ordering::Relaxed, stopped).ok()?;
+        Some(Fate::of(before))
     }
 
     /// Starts again from the first state. The VM has no vCPU on any CPU.
@@ -313,8 +576,35 @@ impl Vm {
         }
         self.counter_offset.store(salp_hw::cpu::counter(), Ordering::Relaxed);
         self.reset_vcpus();
-        self.fate.store(Fate::Running as u8, Ordering::Release);
+        self.control.fetch_and(!Fate::MASK, Ordering::Release);
         Ok(())
+    }
+
+    /// Writes the VM generation id where the guest reads it.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory for the page.
+    pub fn put_identity(&self) -> Result<(), Fault> {
+        let generation = self.identity.lock().generation;
+        match self.memory.lock().as_mut() {
+            Some(memory) => memory.put_identity(&Store, &Ram, &self.tlb(), &generation),
+            None => Ok(()),
+        }
+    }
+
+    /// Stands still until the machine has memory again.
+    pub fn starve(&self, ipa: Ipa) {
+        if !self.is_held_by(hold::NO_MEMORY) {
+            log!(
+                "{}: the machine has no memory left for it (at {ipa}): it stands still until there is some",
+                self.name()
+            );
+        }
+        self.hold(hold::NO_MEMORY);
+        // Memory that came back in between must not be missed.
+        machine::get().note_starved();
+        machine::get().memory_may_be_back();
     }
 
     fn give_memory_back(&self) {

@@ -13,7 +13,8 @@
 //! (QEMU passes no device tree to an ELF that starts in the first MiB of RAM; the flat form gets one.)
 //!
 //! From the first instruction on: [`rt`] (entry, vectors, MMU, and all unsafe code) → [`machine`] (what the device tree
-//! says) → [`gic`], [`timer`], [`psci`] (drivers) → [`test`] (the console protocol) → [`guests`].
+//! says) → [`gic`], [`timer`], [`psci`], [`salp`], [`input`] (drivers and calls) → [`test`] (the console protocol) →
+//! [`guests`].
 //!
 //! Boot arguments are words `key` or `key=value`; every test guest understands `only=NAME,NAME…`, which selects cases.
 //!
@@ -26,12 +27,16 @@ pub mod gic;
 #[cfg(target_os = "none")]
 pub mod guests;
 #[cfg(target_os = "none")]
+pub mod input;
+#[cfg(target_os = "none")]
 pub mod machine;
 #[cfg(target_os = "none")]
 pub mod psci;
 pub mod random;
 #[cfg(target_os = "none")]
 pub mod rt;
+#[cfg(target_os = "none")]
+pub mod salp;
 #[cfg(target_os = "none")]
 pub mod test;
 #[cfg(target_os = "none")]

@@ -21,6 +21,21 @@ const STATUS: &str = "Exit status:
   4      QEMU failed
   128+N  ended by signal N";
 
+const KEYS: &str = "Keys:
+  Ctrl-]            leaves
+  Ctrl-^ (Ctrl-6)   goes to the next VM's console, and at last back to the log of all
+  Ctrl-_ (Ctrl-7)   opens EL2's monitor; `help` there lists its commands";
+
+const MONITOR: &str =
+    "The commands are those of the prompt that Ctrl-_ opens on the console; `salp monitor help` lists them.
+VM is a name, or #ID. Options of `salp monitor` itself go before the command.
+
+  salp monitor list
+  salp monitor clone web --count 10 --name w --config role=worker --reserve 50%
+  salp monitor --json stats w-3
+
+Exit status: 0 it was done, 1 it was not, 2 wrong arguments.";
+
 const VMS: &str = "A VM is described by key=value with commas between; a comma inside a value is written twice:
   name=N            1 to 31 of A-Z a-z 0-9 . _ - (default: the kernel's name)
   kernel=PATH       an arm64 Image (plain or gzip), an ELF, or a flat binary; or a stock guest:
@@ -31,6 +46,8 @@ const VMS: &str = "A VM is described by key=value with commas between; a comma i
   append=ARGS       boot arguments
   restart=no|on-crash
   pages=any|small   prefer blocks of 2 MiB, or give memory in pages of 4 KiB only
+  frozen=yes|no     freeze it before its first instruction, for cloning (default no)
+  manager=yes|no    let it make management calls: make, list, freeze and destroy VMs (default no)
   load=ADDR         where a flat binary is loaded (default 0x40080000)
   entry=ADDR        where it starts (default: where it is loaded)
 `--vm builtin` is the small guest that is packed in the image.";
@@ -52,8 +69,11 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start a machine with Salp and its VMs, and connect this terminal with its console
-    #[command(after_help = format!("{VMS}\n\n{STATUS}"))]
+    #[command(after_help = format!("{VMS}\n\n{KEYS}\n\n{STATUS}"))]
     Up(Up),
+    /// Send one command to the monitor of a machine that runs: list, clone, freeze, destroy VMs
+    #[command(after_help = MONITOR)]
+    Monitor(Monitor),
     /// Build the release image into target/salp and print its size by section
     Image,
     /// Check what this host needs (installing it, as root)
@@ -94,6 +114,9 @@ pub struct Up {
     /// Copy all that the machine writes to its serial line to this file
     #[arg(long, value_name = "FILE")]
     pub serial: Option<PathBuf>,
+    /// Make the socket of the monitor here instead of beside the others; it takes one JSON request a line
+    #[arg(long, value_name = "SOCKET")]
+    pub monitor: Option<PathBuf>,
     /// Wait for no debugger, but serve GDB on this port of the loopback address
     #[arg(long, value_name = "PORT")]
     pub gdb: Option<u16>,
@@ -103,6 +126,20 @@ pub struct Up {
     /// A VM: see below; may be given several times [default: one Debian guest]
     #[arg(long = "vm", value_name = "VM", value_parser = parse_vm)]
     pub vms: Vec<VmRequest>,
+}
+
+/// The options of `monitor`.
+#[derive(Clone, Debug, Args)]
+pub struct Monitor {
+    /// The machine's socket [default: that of the only machine that runs]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print the reply as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "WORDS")]
+    pub words: Vec<String>,
 }
 
 fn parse_size(text: &str) -> Result<u64, String> {
@@ -139,6 +176,16 @@ mod tests {
         let both = up(&["up", "--cpus", "4", "--memory", "2G", "--vm", "name=a,kernel=x", "--vm", "name=b,kernel=y"]);
         assert_eq!((both.cpus, both.memory), (4, Some(2 << 30)));
         assert_eq!(both.vms.iter().map(|vm| &*vm.name).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn words_for_the_monitor_keep_their_options() {
+        let words = ["salp", "monitor", "--json", "clone", "web", "--count", "3", "--json"];
+        let parsed = Arguments::try_parse_from(words).expect("understood");
+        let Some(Command::Monitor(monitor)) = parsed.command else { panic!("{parsed:?}") };
+        assert!(monitor.json && monitor.socket.is_none());
+        assert_eq!(monitor.words, ["clone", "web", "--count", "3", "--json"]);
+        assert!(Arguments::try_parse_from(["salp", "monitor"]).is_err());
     }
 
     #[test]

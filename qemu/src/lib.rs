@@ -5,9 +5,9 @@
 //!
 //! [`vm`] (what is asked for) → [`kernel`] (file formats) → [`place`] (where everything lies in guest memory, and the
 //! device tree) → [`pack`] (the boot set) → [`image`] (EL2, built and flattened, with [`symbols`]) → [`machine`] (QEMU,
-//! its [`console`] and [`qmp`]). [`prepare`] goes the whole way for stock guests and tests. Guests come from [`debian`]
-//! packages and get an [`initrd`], which may have [`modules`] of the kernel; [`setup`] finds or installs what the host must
-//! have; [`paths`] says where files go.
+//! its [`console`], [`qmp`] and [`monitor`]). [`prepare`] goes the whole way for stock guests and tests. Guests come from
+//! [`debian`] packages and get an [`initrd`], which may have [`modules`] of the kernel; [`setup`] finds or installs what
+//! the host must have; [`paths`] says where files go.
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod initrd;
 pub mod kernel;
 pub mod machine;
 pub mod modules;
+pub mod monitor;
 pub mod pack;
 pub mod paths;
 pub mod place;

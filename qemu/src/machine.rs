@@ -1,9 +1,10 @@
-//! A machine: QEMU with the image, a boot set, a serial line and QMP.
+//! A machine: QEMU with the image, a boot set, a serial line, QMP, and EL2's monitor if it is asked for.
 //!
 //! The end of the way from a command line: [`image`](crate::image) and [`pack`](crate::pack) come before.
 
 use crate::console::Console;
 use crate::kernel::Piece;
+use crate::monitor::{self, Monitor};
 use crate::place::Placed;
 use crate::qmp::{Cause, Qmp};
 use crate::setup::{self, Qemu};
@@ -28,6 +29,9 @@ use tempfile::TempDir;
 /// The line with which EL2 says that its VMs have been started.
 pub const READY: &str = "salp| ready";
 
+/// The socket of the line to EL2's monitor, beside those of QEMU.
+const MONITOR: &str = "monitor.el2";
+
 /// The greatest number of CPUs of a machine.
 pub const MAX_CPUS: u32 = 8;
 
@@ -51,6 +55,8 @@ pub struct Config {
     pub payload: Payload,
     /// Where the serial line is copied to.
     pub serial_log: Option<PathBuf>,
+    /// Whether EL2's monitor has a line of its own. Without it the machine has one device less.
+    pub monitor: bool,
     /// The port of a GDB server on the loopback address.
     pub gdb: Option<u16>,
     /// Further arguments for QEMU.
@@ -84,6 +90,7 @@ impl Config {
             icount: false,
             payload,
             serial_log: None,
+            monitor: false,
             gdb: None,
             extra: Vec::new(),
         }
@@ -156,6 +163,12 @@ impl Config {
             ),
         );
         add("-serial", "chardev:serial".into());
+        if self.monitor {
+            add("-global", "virtio-mmio.force-legacy=false".into());
+            add("-chardev", format!("socket,id=monitor,path={},server=on,wait=off", socket(MONITOR)));
+            add("-device", "virtio-serial-device".into());
+            add("-device", "virtconsole,chardev=monitor".into());
+        }
         add("-display", "none".into());
         if let Some(port) = self.gdb {
             add("-gdb", format!("tcp:127.0.0.1:{port}"));
@@ -268,8 +281,10 @@ impl Machine {
     /// A limit that the configuration breaks, or QEMU's own words.
     pub fn start(config: &Config) -> Result<Self> {
         config.check()?;
-        let directory =
-            tempfile::Builder::new().prefix("salp-").tempdir().context("cannot make a directory for sockets")?;
+        let directory = tempfile::Builder::new()
+            .prefix(monitor::client::DIRECTORY)
+            .tempdir()
+            .context("cannot make a directory for sockets")?;
         let arguments = config.arguments(directory.path())?;
         let errors = directory.path().join("stderr");
         // QEMU must not outlive its runner.
@@ -352,6 +367,22 @@ impl Machine {
     /// Returns the socket of the serial line.
     pub fn serial_socket(&self) -> PathBuf {
         self.directory.path().join("serial")
+    }
+
+    /// Connects to EL2's monitor; QEMU takes one connection at a time.
+    ///
+    /// # Errors
+    ///
+    /// What the socket answers, also if [`Config::monitor`] was not set.
+    pub fn monitor(&self) -> Result<Monitor> {
+        let path = self.directory.path().join(MONITOR);
+        let stream = UnixStream::connect(&path).with_context(|| format!("cannot connect to {}", path.display()))?;
+        Monitor::new(stream)
+    }
+
+    /// Returns where the socket of the monitor for scripts belongs, if a machine has one: other programs look there.
+    pub fn monitor_socket(&self) -> PathBuf {
+        self.directory.path().join(monitor::client::SOCKET)
     }
 
     /// Returns a QMP socket for other programs.
@@ -462,6 +493,33 @@ mod tests {
     use crate::vm::Restart;
 
     #[test]
+    fn the_monitor_is_all_that_its_line_adds_to_a_machine() {
+        let qemu = Qemu { program: "qemu".into(), data: None, version: (7, 2), models: Vec::new() };
+        let payload = Payload::Firmware { image: "image".into(), boot_set: None, options: String::new() };
+        let plain = Config::new(qemu, payload);
+        let words = |config: &Config| -> Vec<String> {
+            let words = config.arguments(Path::new("/d,d")).expect("arguments");
+            words.into_iter().map(|word| word.into_string().expect("text")).collect()
+        };
+        let with = words(&Config { monitor: true, ..plain.clone() });
+        let plain = words(&plain);
+        let added: Vec<&str> = with.iter().filter(|word| !plain.contains(word)).map(|word| &**word).collect();
+        assert_eq!(
+            added,
+            [
+                "-global",
+                "virtio-mmio.force-legacy=false",
+                "socket,id=monitor,path=/d,,d/monitor.el2,server=on,wait=off",
+                "-device",
+                "virtio-serial-device",
+                "-device",
+                "virtconsole,chardev=monitor",
+            ]
+        );
+        assert_eq!(with.len(), plain.len() + 8);
+    }
+
+    #[test]
     fn a_bare_guest_is_an_elf_that_starts_with_the_boot_protocol() {
         let vm = Placed {
             name: "x".into(),
@@ -471,6 +529,8 @@ mod tests {
             device_tree: RAM_BASE,
             restart: Restart::No,
             small_pages: false,
+            frozen: false,
+            manager: false,
             segments: vec![
                 Piece { ipa: RAM_BASE, bytes: vec![1; 100] },
                 Piece { ipa: RAM_BASE + 0x8_0000, bytes: vec![2; 5000] },

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ask;
 mod cli;
 mod up;
 
@@ -26,6 +27,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command.unwrap_or(Command::Up(arguments.up)) {
         Command::Up(options) => up::run(options),
         Command::Bare(options) => up::run_bare(options),
+        Command::Monitor(options) => ask::run(&options),
         Command::Image => {
             let image = salp_qemu::image::build()?;
             print!("{}", image.report());

@@ -6,7 +6,8 @@ use crate::place::Placed;
 use crate::vm::{Restart, Size, check_name};
 use anyhow::{Result, ensure};
 use salp_hvc::bootset::{
-    FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, Header, MAGIC, PAGE, SegmentRecord, VERSION, VmRecord,
+    FLAG_FROZEN, FLAG_MANAGER, FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, Header, MAGIC, PAGE, SegmentRecord, VERSION,
+    VmRecord,
 };
 use std::collections::HashMap;
 use zerocopy::IntoBytes;
@@ -47,12 +48,10 @@ pub fn pack(vms: &[Placed]) -> Result<Vec<u8>> {
     for vm in vms {
         let mut name = [0; 32];
         name[..vm.name.len()].copy_from_slice(vm.name.as_bytes());
-        let restart = if vm.restart == Restart::OnCrash { FLAG_RESTART_ON_CRASH } else { 0 };
-        let pages = if vm.small_pages { FLAG_SMALL_PAGES } else { 0 };
         vm_records.push(VmRecord {
             name,
             vcpus: vm.cpus.into(),
-            flags: (restart | pages).into(),
+            flags: flags(vm).into(),
             memory: vm.memory.into(),
             entry: vm.entry.into(),
             x0: vm.device_tree.into(),
@@ -79,6 +78,16 @@ pub fn pack(vms: &[Placed]) -> Result<Vec<u8>> {
         set[offset as usize..][..bytes.len()].copy_from_slice(bytes);
     }
     Ok(set)
+}
+
+fn flags(vm: &Placed) -> u32 {
+    let flags = [
+        (vm.restart == Restart::OnCrash, FLAG_RESTART_ON_CRASH),
+        (vm.small_pages, FLAG_SMALL_PAGES),
+        (vm.manager, FLAG_MANAGER),
+        (vm.frozen, FLAG_FROZEN),
+    ];
+    flags.into_iter().filter(|&(is_set, _)| is_set).map(|(_, flag)| flag).sum()
 }
 
 /// The space of a boot set as it fills: its end, and the gaps before it.
@@ -159,6 +168,8 @@ mod tests {
             device_tree: RAM_BASE,
             restart: Restart::OnCrash,
             small_pages: true,
+            frozen: name == "b",
+            manager: false,
             segments,
         }
     }
@@ -188,7 +199,8 @@ mod tests {
         let set = pack(&[vm("a", vec![kernel.clone(), tree(1)]), vm("b", vec![kernel, tree(2)])]).expect("a set");
         let (header, vms, segments) = read(&set);
         assert_eq!((header.magic, header.size.get()), (MAGIC, set.len() as u64));
-        assert_eq!((vms[1].first_segment.get(), vms[1].segment_count.get(), vms[1].flags.get()), (2, 2, 3));
+        assert_eq!((vms[1].first_segment.get(), vms[1].segment_count.get(), vms[1].flags.get()), (2, 2, 11));
+        assert_eq!(vms[0].flags.get(), 3);
         assert_eq!(&vms[1].name[..2], b"b\0");
         assert_eq!(segments[0].offset, segments[2].offset);
         assert_ne!(segments[1].offset, segments[3].offset);

@@ -36,6 +36,10 @@ pub struct Placed {
     pub restart: Restart,
     /// Whether it gets its memory in pages of 4 KiB only.
     pub small_pages: bool,
+    /// Whether it is frozen before its first instruction.
+    pub frozen: bool,
+    /// Whether it may make management calls.
+    pub manager: bool,
     /// Page-aligned pieces in ascending order, not overlapping.
     pub segments: Vec<Piece>,
 }
@@ -123,6 +127,8 @@ pub fn place(vm: &VmRequest, kernel: Kernel, initrd: Option<Vec<u8>>, append: &s
         device_tree: tree_at,
         restart: vm.restart,
         small_pages: vm.small_pages,
+        frozen: vm.frozen,
+        manager: vm.manager,
         segments: whole_pages(pieces)?,
     })
 }

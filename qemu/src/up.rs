@@ -4,6 +4,7 @@ use crate::cli::{EXIT_QEMU, EXIT_RESET, Up};
 use anyhow::{Context, Result, bail, ensure};
 use salp_qemu::console::{self, Terminal};
 use salp_qemu::machine::{Config, Machine, Outcome, Payload};
+use salp_qemu::monitor::server::Server;
 use salp_qemu::setup::Qemu;
 use salp_qemu::vm::{Size, VmRequest};
 use salp_qemu::{image, prepare, say};
@@ -48,12 +49,13 @@ pub fn run(options: Up) -> Result<ExitCode> {
     };
     config.cpus = options.cpus;
     configure(&mut config, &options);
+    config.monitor = true;
     config.check()?;
     say("building the image");
     image::build()?;
     let list = names.join(", ");
     say(format_args!("starting {list} on {} CPU(s) with {}", config.cpus, Size(config.memory)));
-    start(&config, options.headless)
+    start(&config, &options)
 }
 
 /// Starts one guest without Salp.
@@ -64,9 +66,10 @@ pub fn run_bare(options: Up) -> Result<ExitCode> {
         [one] => one.clone(),
         _ => bail!("without Salp there is one VM: give one --vm"),
     };
+    ensure!(options.monitor.is_none(), "--monitor: without Salp there is no monitor");
     let mut config = prepare::bare_machine(qemu, &prepare::prepare(&request)?);
     configure(&mut config, &options);
-    start(&config, options.headless)
+    start(&config, &options)
 }
 
 fn configure(config: &mut Config, options: &Up) {
@@ -86,14 +89,17 @@ fn default_guest() -> VmRequest {
 }
 
 /// Starts the machine and stays until it ends.
-fn start(config: &Config, headless: bool) -> Result<ExitCode> {
+fn start(config: &Config, options: &Up) -> Result<ExitCode> {
+    let headless = options.headless;
     let signal = Arc::new(AtomicI32::new(0));
     watch_signals(&signal)?;
     let left = Arc::new(AtomicBool::new(false));
     let mut machine = Machine::start(config)?;
+    let monitor = if config.monitor { Some(serve(&machine, options.monitor.as_deref())?) } else { None };
     let mut terminal: Option<Terminal> = None;
     if !headless {
-        say("Ctrl-] leaves; Ctrl-^ (Ctrl-6) goes to the next VM's console, and at last back to the log of all");
+        say("Ctrl-] leaves; Ctrl-^ (Ctrl-6) goes to the next VM's console, and at last back to the log of all;");
+        say("Ctrl-_ (Ctrl-7) opens EL2's monitor; `salp monitor` asks it from another terminal");
         let leave = Arc::clone(&left);
         let line = machine.connect_serial()?;
         terminal = Some(console::connect_terminal(line, move || leave.store(true, Ordering::SeqCst))?);
@@ -102,7 +108,7 @@ fn start(config: &Config, headless: bool) -> Result<ExitCode> {
     let mut announced = !headless;
     let outcome = loop {
         if !announced && (machine.is_ready() || matches!(config.payload, Payload::Bare(_))) {
-            announce(&machine)?;
+            announce(&machine, monitor.as_ref())?;
             announced = true;
         }
         if let Some(outcome) = machine.poll()? {
@@ -145,6 +151,17 @@ fn start(config: &Config, headless: bool) -> Result<ExitCode> {
     })
 }
 
+/// Serves EL2's monitor to scripts: where `path` says, and where `salp monitor` looks.
+fn serve(machine: &Machine, path: Option<&Path>) -> Result<Server> {
+    let usual = machine.monitor_socket();
+    let server = Server::start(path.unwrap_or(&usual), machine.monitor()?)?;
+    if path.is_some() {
+        let target = std::path::absolute(server.path())?;
+        std::os::unix::fs::symlink(target, &usual).with_context(|| format!("cannot make {}", usual.display()))?;
+    }
+    Ok(server)
+}
+
 fn watch_signals(seen: &Arc<AtomicI32>) -> Result<()> {
     let mut signals =
         signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot watch for signals")?;
@@ -158,14 +175,17 @@ fn watch_signals(seen: &Arc<AtomicI32>) -> Result<()> {
 }
 
 /// Tells a script what it needs.
-fn announce(machine: &Machine) -> Result<()> {
+fn announce(machine: &Machine, monitor: Option<&Server>) -> Result<()> {
     let text = |path: &Path| path.display().to_string();
-    let line = json!({
+    let mut line = json!({
         "serial": text(&machine.serial_socket()),
         "qmp": text(&machine.qmp_socket()),
         "log": text(machine.log()),
         "pid": machine.pid(),
     });
+    if let Some(monitor) = monitor {
+        line["monitor"] = json!(text(monitor.path()));
+    }
     let mut output = std::io::stdout();
     writeln!(output, "{line}").and_then(|()| output.flush()).context("cannot write to standard output")
 }

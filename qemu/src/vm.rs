@@ -39,6 +39,10 @@ pub struct VmRequest {
     pub entry: Option<u64>,
     /// Whether the VM gets its memory in pages of 4 KiB only.
     pub small_pages: bool,
+    /// Whether it is frozen before its first instruction, to be cloned.
+    pub frozen: bool,
+    /// Whether it may make management calls.
+    pub manager: bool,
 }
 
 /// The RAM of a VM that does not say how much it wants.
@@ -58,6 +62,8 @@ impl VmRequest {
             load: None,
             entry: None,
             small_pages: false,
+            frozen: false,
+            manager: false,
         }
     }
 
@@ -132,9 +138,11 @@ impl FromStr for VmRequest {
                         _ => bail!("pages={value}: it is `any` or `small`"),
                     }
                 }
+                "frozen" => vm.frozen = yes_or_no(value).with_context(|| format!("frozen={value}"))?,
+                "manager" => vm.manager = yes_or_no(value).with_context(|| format!("manager={value}"))?,
                 _ => bail!(
                     "{key}= is not known: a VM has name, kernel, initrd, cpus, memory, append, restart, load, entry, \
-                     pages (write a comma inside a value twice: `,,`)"
+                     pages, frozen, manager (write a comma inside a value twice: `,,`)"
                 ),
             }
         }
@@ -169,6 +177,14 @@ fn split(text: &str) -> Vec<String> {
         }
     }
     words
+}
+
+fn yes_or_no(text: &str) -> Result<bool> {
+    match text {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => bail!("it is `yes` or `no`"),
+    }
 }
 
 /// Reads a number, decimal or with `0x` in front.
@@ -235,12 +251,15 @@ mod tests {
     #[test]
     fn a_vm_says_all_that_it_wants() {
         let text = "name=web,kernel=/boot/Image,initrd=x.img,cpus=4,memory=2G,append=console=ttyAMA0,,115200 quiet,\
-                    restart=on-crash,load=0x40200000,entry=1075838976,pages=small";
+                    restart=on-crash,load=0x40200000,entry=1075838976,pages=small,\
+                    frozen=yes,manager=yes";
         let vm: VmRequest = text.parse().expect("a VM");
         assert_eq!(vm.name, "web");
         assert_eq!(vm.append.as_deref(), Some("console=ttyAMA0,115200 quiet"));
         assert_eq!((vm.cpus, vm.memory, vm.restart), (4, 2 << 30, Restart::OnCrash));
         assert_eq!((vm.load, vm.entry, vm.small_pages), (Some(0x4020_0000), Some(0x4020_0000), true));
+        assert!(vm.frozen && vm.manager);
+        assert_eq!("kernel=x,frozen=no,manager=no".parse::<VmRequest>().ok(), Some(VmRequest::new("x", "x")));
     }
 
     #[test]
@@ -264,6 +283,7 @@ mod tests {
         assert!(refusal("kernel=x,append=a,b").contains(",,"));
         assert!(refusal("kernel=x,disk=y").contains("disk="));
         assert!(refusal("kernel=x,restart=always").contains("on-crash"));
+        assert!(refusal("kernel=x,frozen=1").contains("`yes` or `no`"));
         assert!(refusal("kernel=x,load=4g").contains("0x"));
     }
 

@@ -23,6 +23,16 @@ pub struct Figure {
     pub budget: u64,
 }
 
+impl Figure {
+    /// Says what is wrong with what was measured, if it is not within the budget.
+    pub fn excess(&self, measured: &BTreeMap<String, u64>) -> Option<String> {
+        match measured.get(self.name) {
+            Some(&value) if value <= self.budget => None,
+            value => Some(format!("{}: {value:?}, the budget is {}", self.name, self.budget)),
+        }
+    }
+}
+
 /// What is compared. Others were measured on the same machine: `neoverse-n1,cntfrq=1000000000`, `-icount shift=0`.
 #[rustfmt::skip]
 pub const FIGURES: [Figure; 8] = [
@@ -50,7 +60,7 @@ pub fn measure() -> BTreeMap<String, u64> {
 }
 
 /// Reads `BENCH name count=N value=N`.
-fn read(line: &str) -> Option<(String, u64)> {
+pub(crate) fn read(line: &str) -> Option<(String, u64)> {
     let mut words = line.strip_prefix("BENCH ")?.split(' ');
     let name = words.next()?;
     let value = words.find_map(|word| word.strip_prefix("value="))?.parse().ok()?;

@@ -1,18 +1,21 @@
 //! Whole-machine tests and benchmarks: a description of a machine and its VMs, started, watched, and judged.
 //!
 //! Comes after the runner (`salp_qemu`), which builds and starts everything. From a description to a verdict:
-//! [`Setup`] (with [`Vm`]s) → [`Running`] → [`Ended`]; [`figures`] reads what the guest `bench` measures.
+//! [`Setup`] (with [`Vm`]s) → [`Running`] → [`Ended`]; [`figures`] reads what the guest `bench` measures, [`clones`] what
+//! clones cost.
 //!
 //! A test is a story about what a user sees on the console; whatever goes wrong panics with the last lines of it.
 
 #![forbid(unsafe_code)]
 
+pub mod clones;
 pub mod figures;
 pub mod machine;
 pub mod tools;
 pub mod vm;
 
 pub use machine::{Ended, Running, Setup};
+pub use salp_qemu::monitor::Reply;
 pub use vm::{Vm, guest, linux, stock};
 
 /// Returns whether the long variants of tests are asked for: `SALP_LONG=1`.

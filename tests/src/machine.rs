@@ -6,6 +6,7 @@ use crate::vm::Vm;
 use salp_qemu::console::Console;
 use salp_qemu::image::{self, Image};
 use salp_qemu::machine::{Config, Machine, Outcome, Payload};
+use salp_qemu::monitor::{Monitor, Reply};
 use salp_qemu::pack;
 use salp_qemu::setup::Qemu;
 use std::fmt::Display;
@@ -50,6 +51,7 @@ pub struct Setup {
     icount: bool,
     attach: Option<String>,
     option: Option<String>,
+    monitor: bool,
     limit: Duration,
     vms: Vec<Vm>,
 }
@@ -65,6 +67,7 @@ impl Setup {
             icount: false,
             attach: None,
             option: None,
+            monitor: false,
             limit: LIMIT,
             vms: Vec::new(),
         }
@@ -123,6 +126,12 @@ impl Setup {
         self
     }
 
+    /// Gives EL2's monitor a line, for [`Running::monitor`].
+    pub fn monitor(mut self) -> Self {
+        self.monitor = true;
+        self
+    }
+
     /// Limits how long the machine may take.
     pub fn seconds(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
@@ -165,8 +174,10 @@ impl Setup {
         config.memory = self.memory.unwrap_or(memory);
         config.model.clone_from(&self.model);
         config.icount = self.icount;
+        config.monitor = self.monitor;
         let (machine, console) = Machine::with_console(&config).unwrap_or_else(|error| panic!("{error:#}"));
-        Running { machine, console, deadline: Instant::now() + self.limit, _permit: permit }
+        let monitor = self.monitor.then(|| machine.monitor().unwrap_or_else(|error| panic!("{error:#}")));
+        Running { machine, console, monitor, deadline: Instant::now() + self.limit, _permit: permit }
     }
 
     /// Starts the machine under Salp and waits until it ends.
@@ -184,6 +195,7 @@ impl Setup {
 pub struct Running {
     machine: Machine,
     console: Console,
+    monitor: Option<Monitor>,
     deadline: Instant,
     _permit: Permit,
 }
@@ -206,6 +218,18 @@ impl Running {
     /// If the machine has ended.
     pub fn send(&mut self, keys: &str) {
         self.console.send(keys).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+
+    /// Sends a line to EL2's monitor and returns what it answers, also if it refuses.
+    ///
+    /// # Panics
+    ///
+    /// If it does not answer before the time is up.
+    pub fn monitor(&mut self, line: &str) -> Reply {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let monitor = self.monitor.as_mut().unwrap_or_else(|| panic!("{line}: `Setup::monitor` was not called"));
+        let reply = monitor.set_patience(left).and_then(|()| monitor.call(line));
+        reply.unwrap_or_else(|error| panic!("monitor: {line}: {error:#}\n{}", tail(&self.console.text())))
     }
 
     /// Returns everything on the console so far.

@@ -121,6 +121,18 @@ impl Vm {
         self
     }
 
+    /// Freezes it before its first instruction.
+    pub fn frozen(mut self) -> Self {
+        self.request.frozen = true;
+        self
+    }
+
+    /// Lets it make management calls.
+    pub fn manager(mut self) -> Self {
+        self.request.manager = true;
+        self
+    }
+
     /// Returns its name.
     pub fn name(&self) -> &str {
         &self.request.name

@@ -1,6 +1,7 @@
 //! Sizes and instruction counts that must not grow.
 
 use salp_qemu::image::{BUDGET, build_salp_guest};
+use salp_tests::clones;
 use salp_tests::figures::{self, FIGURES};
 use salp_tests::machine::image;
 use salp_tests::{Setup, guest};
@@ -35,14 +36,20 @@ fn nearly_all_memory_is_for_guests() {
 #[test]
 fn operations_take_no_more_instructions_than_budgeted() {
     let measured = figures::measure();
-    let mut over = Vec::new();
-    for figure in FIGURES {
-        match measured.get(figure.name) {
-            Some(&value) if value <= figure.budget => {}
-            value => over.push(format!("{}: {value:?}, the budget is {}", figure.name, figure.budget)),
-        }
-    }
+    let over: Vec<_> = FIGURES.iter().filter_map(|figure| figure.excess(&measured)).collect();
     assert!(over.is_empty(), "{}\nall: {measured:#?}", over.join("\n"));
+}
+
+#[test]
+fn clones_cost_no_more_than_budgeted_whatever_their_size() {
+    let measured = clones::measure();
+    let over: Vec<_> = clones::FIGURES.iter().filter_map(|figure| figure.excess(&measured)).collect();
+    assert!(over.is_empty(), "{}\nall: {measured:#?}", over.join("\n"));
+    for (group, percent) in clones::EQUAL {
+        let values: Vec<u64> = group.iter().map(|&name| measured[name]).collect();
+        let (least, most) = (values.iter().min().copied(), values.iter().max().copied());
+        assert!(most <= least.map(|least| least + least * percent / 100), "{group:?} differ: {values:?}");
+    }
 }
 
 #[test]

@@ -5,10 +5,13 @@ use crate::addr::Ipa;
 use core::fmt;
 use core::ops::Range;
 use salp_hvc::bootset::{
-    FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, Header, MAGIC, MAX_RAM, MAX_SEGMENTS, MAX_VCPUS, PAGE, RAM_BASE,
-    SegmentRecord, VERSION, VmRecord,
+    FLAG_FROZEN, FLAG_MANAGER, FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, Header, MAGIC, MAX_RAM, MAX_SEGMENTS,
+    MAX_VCPUS, PAGE, RAM_BASE, SegmentRecord, VERSION, VmRecord,
 };
 use zerocopy::FromBytes;
+
+/// The flags that have a meaning.
+const FLAGS: u32 = FLAG_RESTART_ON_CRASH | FLAG_SMALL_PAGES | FLAG_MANAGER | FLAG_FROZEN;
 
 /// Why a boot set is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +92,7 @@ impl<'a> BootSet<'a> {
         if !(1..=MAX_VCPUS).contains(&record.vcpus.get()) {
             return Err("it has no vCPU or too many");
         }
-        if record.flags.get() & !(FLAG_RESTART_ON_CRASH | FLAG_SMALL_PAGES) != 0 {
+        if record.flags.get() & !FLAGS != 0 {
             return Err("it has flags that are not known");
         }
         let memory = record.memory.get();
@@ -181,6 +184,16 @@ impl<'a> VmSpec<'a> {
         self.record.flags.get() & FLAG_SMALL_PAGES != 0
     }
 
+    /// Returns true if it may make management calls.
+    pub fn is_manager(&self) -> bool {
+        self.record.flags.get() & FLAG_MANAGER != 0
+    }
+
+    /// Returns true if it is frozen before its first instruction.
+    pub fn starts_frozen(&self) -> bool {
+        self.record.flags.get() & FLAG_FROZEN != 0
+    }
+
     /// Returns what is in its memory before the first instruction.
     pub fn segments(&self) -> impl Iterator<Item = Segment> + 'a {
         self.segments.iter().map(|record| Segment {
@@ -240,6 +253,22 @@ mod tests {
     }
 
     #[test]
+    fn a_flag_says_one_thing_of_a_vm() {
+        let said = |flags: u32| {
+            let bytes = set(VmRecord { flags: flags.into(), ..vm() }, segment());
+            let set = BootSet::parse(&bytes).unwrap();
+            let vm = set.vms().next().unwrap();
+            [vm.restarts_on_crash(), vm.has_small_pages(), vm.is_manager(), vm.starts_frozen()]
+        };
+        assert_eq!(said(0), [false; 4]);
+        for (index, flag) in
+            [FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, FLAG_MANAGER, FLAG_FROZEN].into_iter().enumerate()
+        {
+            assert_eq!(said(flag), core::array::from_fn(|at| at == index));
+        }
+    }
+
+    #[test]
     fn what_would_reach_outside_is_refused() {
         let outside_set = SegmentRecord { offset: 0x2000.into(), ..segment() };
         let outside_ram = SegmentRecord { ipa: (RAM_BASE + 0x10_0000).into(), ..segment() };
@@ -252,6 +281,7 @@ mod tests {
             VmRecord { memory: u64::MAX.into(), ..vm() },
             VmRecord { entry: 0.into(), ..vm() },
             VmRecord { segment_count: 2.into(), ..vm() },
+            VmRecord { flags: (FLAGS + 1).into(), ..vm() },
             VmRecord { name: [b'a'; 32], ..vm() },
         ] {
             assert!(matches!(BootSet::parse(&set(bad, segment())), Err(BootSetError::Vm(0, _))));

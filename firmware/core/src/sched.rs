@@ -45,6 +45,24 @@ enum State {
     On(u8),
     /// Sleeping, off every CPU.
     Asleep,
+    /// It would run, but its VM is held.
+    Parked,
+    /// It waits for the answer to a call.
+    Blocked,
+}
+
+/// What a vCPU that is on no CPU would do: a clone's vCPUs go on as their source's would.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// Nothing: it is off.
+    Off,
+    /// Run.
+    Ready,
+    /// Sleep until an interrupt, at the latest until its timer fires.
+    Asleep {
+        /// When its timer fires, if it is set.
+        deadline: Option<u64>,
+    },
 }
 
 /// What the scheduler knows of one vCPU.
@@ -55,10 +73,24 @@ pub struct Node {
     woken: bool,
     /// It was turned on again before it had left its CPU.
     again: bool,
+    /// Its VM is held: it goes on no CPU.
+    held: bool,
+    /// What it waits for happened before it had left its CPU.
+    answered: bool,
+    /// Of a queued one: it is in the queue of those that go ahead.
+    ahead: bool,
     credit: u32,
     next: u32,
+    prev: u32,
     /// When a sleeper's timer fires; `u64::MAX` if it has none.
     deadline: u64,
+}
+
+impl Node {
+    /// Returns the node of a vCPU that is off. Whether its VM is held is the VM's affair.
+    fn reset(&self) -> Self {
+        Self { held: self.held, deadline: u64::MAX, ..Self::default() }
+    }
 }
 
 const END: u32 = u32::MAX;
@@ -79,42 +111,43 @@ impl List {
 
     fn push_back(&mut self, nodes: &mut [Node], at: u32) {
         nodes[at as usize].next = END;
-        if self.is_empty() {
-            self.head = at;
-        } else {
-            nodes[self.tail as usize].next = at;
+        nodes[at as usize].prev = self.tail;
+        match nodes.get_mut(self.tail as usize) {
+            Some(last) => last.next = at,
+            None => self.head = at,
         }
         self.tail = at;
     }
 
     fn push_front(&mut self, nodes: &mut [Node], at: u32) {
         nodes[at as usize].next = self.head;
-        if self.is_empty() {
-            self.tail = at;
+        nodes[at as usize].prev = END;
+        match nodes.get_mut(self.head as usize) {
+            Some(first) => first.prev = at,
+            None => self.tail = at,
         }
         self.head = at;
     }
 
-    fn pop_front(&mut self, nodes: &[Node]) -> Option<u32> {
+    fn pop_front(&mut self, nodes: &mut [Node]) -> Option<u32> {
         let at = self.head;
-        if at == END {
-            return None;
-        }
-        self.head = nodes[at as usize].next;
-        if self.head == END {
-            self.tail = END;
-        }
-        Some(at)
+        (at != END).then(|| {
+            self.remove(nodes, at);
+            at
+        })
     }
 
+    /// Takes out a vCPU that is in this list.
     fn remove(&mut self, nodes: &mut [Node], at: u32) {
-        let mut kept = Self::EMPTY;
-        while let Some(one) = self.pop_front(nodes) {
-            if one != at {
-                kept.push_back(nodes, one);
-            }
+        let Node { prev, next, .. } = nodes[at as usize];
+        match nodes.get_mut(prev as usize) {
+            Some(before) => before.next = next,
+            None => self.head = next,
         }
-        *self = kept;
+        match nodes.get_mut(next as usize) {
+            Some(after) => after.prev = prev,
+            None => self.tail = prev,
+        }
     }
 }
 
@@ -128,6 +161,8 @@ pub enum Leave {
         /// When its timer fires, if it is set.
         deadline: Option<u64>,
     },
+    /// It waits for the answer to a call, which [`Scheduler::answer`] tells of.
+    Blocked,
     /// It was turned off.
     Off,
 }
@@ -195,7 +230,7 @@ impl<'a> Scheduler<'a> {
             node.again = true;
             return 0;
         }
-        *node = Node { credit: slice, deadline: u64::MAX, ..Node::default() };
+        *node = Node { credit: slice, ..node.reset() };
         self.enqueue(vcpu.0)
     }
 
@@ -204,7 +239,7 @@ impl<'a> Scheduler<'a> {
         let Some(node) = self.nodes.get_mut(vcpu.0 as usize) else { return 0 };
         node.woken = true;
         match node.state {
-            State::Off | State::Queued => 0,
+            State::Off | State::Queued | State::Parked | State::Blocked => 0,
             State::On(cpu) => 1 << cpu,
             State::Asleep => {
                 self.unsleep(vcpu.0);
@@ -223,14 +258,114 @@ impl<'a> Scheduler<'a> {
                 node.again = false;
                 return 1 << cpu;
             }
-            State::Queued => {
-                self.ahead.remove(self.nodes, vcpu.0);
-                self.round.remove(self.nodes, vcpu.0);
-            }
+            State::Queued => self.unqueue(vcpu.0),
             State::Asleep => self.unsleep(vcpu.0),
+            State::Parked | State::Blocked => {}
         }
-        self.nodes[vcpu.0 as usize] = Node { deadline: u64::MAX, ..Node::default() };
+        self.nodes[vcpu.0 as usize] = self.nodes[vcpu.0 as usize].reset();
         0
+    }
+
+    /// Keeps the vCPUs of the VM in `slot` off all CPUs from now on. Returns the CPUs to kick: those that are on one have to
+    /// leave by themselves, after which [`Scheduler::is_quiet`]. Sleepers sleep on, and none wakes.
+    pub fn hold(&mut self, slot: usize) -> CpuSet {
+        let mut kicks = 0;
+        for at in Self::vcpus_of(slot) {
+            let Some(node) = self.nodes.get_mut(at as usize) else { break };
+            node.held = true;
+            match node.state {
+                State::On(cpu) => kicks |= 1 << cpu,
+                State::Queued => {
+                    node.state = State::Parked;
+                    self.unqueue(at);
+                }
+                _ => {}
+            }
+        }
+        kicks
+    }
+
+    /// Lets the vCPUs of a held VM go on. Returns the CPUs to kick.
+    pub fn release(&mut self, slot: usize) -> CpuSet {
+        let mut kicks = 0;
+        for at in Self::vcpus_of(slot) {
+            let Some(node) = self.nodes.get_mut(at as usize) else { break };
+            node.held = false;
+            if node.state == State::Parked {
+                kicks |= self.enqueue(at);
+            }
+        }
+        kicks
+    }
+
+    /// Returns true if no vCPU of the VM in `slot` is on a CPU.
+    pub fn is_quiet(&self, slot: usize) -> bool {
+        self.nodes_of(slot).iter().all(|node| !matches!(node.state, State::On(_)))
+    }
+
+    /// Returns what a vCPU of a held, quiet VM would do.
+    pub fn activity(&self, vcpu: VcpuRef) -> Activity {
+        match self.nodes.get(vcpu.0 as usize) {
+            None | Some(Node { state: State::Off, .. }) => Activity::Off,
+            Some(Node { state: State::Asleep, deadline, .. }) => {
+                Activity::Asleep { deadline: (*deadline != u64::MAX).then_some(*deadline) }
+            }
+            Some(_) => Activity::Ready,
+        }
+    }
+
+    /// Gives a vCPU that is off this activity: one of a clone, or of a VM that goes back to a snapshot. Returns the CPUs to
+    /// kick.
+    pub fn begin(&mut self, vcpu: VcpuRef, activity: Activity) -> CpuSet {
+        match activity {
+            Activity::Off => 0,
+            Activity::Ready => self.turn_on(vcpu),
+            Activity::Asleep { deadline } => {
+                if let Some(node) = self.nodes.get_mut(vcpu.0 as usize) {
+                    *node = Node { credit: self.slice, ..node.reset() };
+                    self.sleep(vcpu.0, deadline);
+                }
+                0
+            }
+        }
+    }
+
+    /// Tells a vCPU that left its CPU as [`Leave::Blocked`], or is about to, that the answer is there. Returns the CPUs to
+    /// kick.
+    pub fn answer(&mut self, vcpu: VcpuRef) -> CpuSet {
+        let Some(node) = self.nodes.get_mut(vcpu.0 as usize) else { return 0 };
+        match node.state {
+            State::Blocked => self.enqueue(vcpu.0),
+            State::On(_) => {
+                node.answered = true;
+                0
+            }
+            _ => 0,
+        }
+    }
+
+    /// Forgets the vCPUs of a VM that is gone: they are off and not held.
+    pub fn forget(&mut self, slot: usize) {
+        for index in 0..VCPUS_PER_VM {
+            let vcpu = VcpuRef::new(slot, index);
+            let _ = self.turn_off(vcpu);
+            if let Some(node) = self.nodes.get_mut(vcpu.0 as usize) {
+                node.held = false;
+            }
+        }
+    }
+
+    fn vcpus_of(slot: usize) -> core::ops::Range<u32> {
+        (slot * VCPUS_PER_VM) as u32..((slot + 1) * VCPUS_PER_VM) as u32
+    }
+
+    fn nodes_of(&self, slot: usize) -> &[Node] {
+        self.nodes.get(slot * VCPUS_PER_VM..(slot + 1) * VCPUS_PER_VM).unwrap_or_default()
+    }
+
+    fn unqueue(&mut self, at: u32) {
+        let list = if self.nodes[at as usize].ahead { &mut self.ahead } else { &mut self.round };
+        list.remove(self.nodes, at);
     }
 
     fn unsleep(&mut self, at: u32) {
@@ -245,8 +380,13 @@ impl<'a> Scheduler<'a> {
 
     fn enqueue(&mut self, at: u32) -> CpuSet {
         let node = &mut self.nodes[at as usize];
+        if node.held {
+            node.state = State::Parked;
+            return 0;
+        }
         node.state = State::Queued;
         let ahead = node.credit > 0;
+        node.ahead = ahead;
         if ahead {
             self.ahead.push_back(self.nodes, at);
         } else {
@@ -338,11 +478,16 @@ impl<'a> Scheduler<'a> {
         match why {
             Leave::Off => {
                 let again = core::mem::take(&mut node.again);
-                *node = Node { deadline: u64::MAX, ..Node::default() };
+                *node = node.reset();
                 if again { self.turn_on(VcpuRef(at)) } else { 0 }
+            }
+            Leave::Preempted if node.held => {
+                node.state = State::Parked;
+                0
             }
             Leave::Preempted => {
                 node.state = State::Queued;
+                node.ahead = false;
                 if node.credit > 0 {
                     self.round.push_front(self.nodes, at);
                 } else {
@@ -352,18 +497,28 @@ impl<'a> Scheduler<'a> {
             }
             Leave::Sleeps { .. } if node.woken => self.enqueue(at),
             Leave::Sleeps { deadline } => {
-                node.state = State::Asleep;
-                node.deadline = deadline.unwrap_or(u64::MAX);
-                if let Some(deadline) = deadline {
-                    // What is already due waits in the bucket that is looked at next.
-                    let deadline = deadline.max(self.expired_until).min(u64::MAX - 1);
-                    node.deadline = deadline;
-                    let bucket = self.bucket(deadline);
-                    self.wheel[bucket].push_back(self.nodes, at);
-                    self.sleepers += 1;
-                }
+                self.sleep(at, deadline);
                 0
             }
+            Leave::Blocked if core::mem::take(&mut node.answered) => self.enqueue(at),
+            Leave::Blocked => {
+                node.state = State::Blocked;
+                0
+            }
+        }
+    }
+
+    fn sleep(&mut self, at: u32, deadline: Option<u64>) {
+        let node = &mut self.nodes[at as usize];
+        node.state = State::Asleep;
+        node.deadline = u64::MAX;
+        if let Some(deadline) = deadline {
+            // What is already due waits in the bucket that is looked at next.
+            let deadline = deadline.max(self.expired_until).min(u64::MAX - 1);
+            node.deadline = deadline;
+            let bucket = self.bucket(deadline);
+            self.wheel[bucket].push_back(self.nodes, at);
+            self.sleepers += 1;
         }
     }
 
@@ -439,11 +594,33 @@ impl<'a> Scheduler<'a> {
         Some((first + BUCKETS as u64) << self.bucket_shift)
     }
 
-    /// Returns true if no vCPU of the VM in `slot` is on a CPU or queued or asleep.
-    pub fn is_off(&self, slot: usize) -> bool {
-        let first = slot * VCPUS_PER_VM;
-        self.nodes.get(first..first + VCPUS_PER_VM).is_none_or(|nodes| nodes.iter().all(|n| n.state == State::Off))
+    /// Returns how far the VM in `slot` has come to rest: asked by the CPU that a vCPU of it has just left.
+    pub fn rest(&self, slot: usize) -> Rest {
+        let nodes = self.nodes_of(slot);
+        if nodes.iter().all(|node| node.state == State::Off) {
+            Rest::Off
+        } else if nodes.first().is_some_and(|node| node.held) && self.is_quiet(slot) {
+            Rest::Quiet
+        } else {
+            Rest::Active
+        }
     }
+
+    /// Returns true if every vCPU of the VM in `slot` is off.
+    pub fn is_off(&self, slot: usize) -> bool {
+        self.nodes_of(slot).iter().all(|node| node.state == State::Off)
+    }
+}
+
+/// How far a VM has come to rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It is not held, or a vCPU of it is still on a CPU.
+    Active,
+    /// It is held, and no vCPU of it is on a CPU.
+    Quiet,
+    /// Every vCPU of it is off.
+    Off,
 }
 
 /// What a vCPU that has nothing to do does next.
@@ -579,5 +756,97 @@ mod tests {
         assert_eq!(scheduler.expire(1000), 0);
         assert_eq!(scheduler.pick(0, 1000), None);
         assert!(scheduler.is_off(0) && scheduler.is_off(1));
+    }
+
+    #[test]
+    fn a_held_vm_runs_nothing_until_it_is_released() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 2, SLICE);
+        let other = VcpuRef::new(0, 1);
+        let sleeper = VcpuRef::new(0, 2);
+        for vcpu in [A, other, sleeper, B] {
+            let _ = scheduler.turn_on(vcpu);
+        }
+        assert_eq!((scheduler.pick(0, 0), scheduler.pick(1, 0)), (Some(A), Some(other)));
+        let _ = scheduler.leave(1, Leave::Preempted, 1);
+        assert_eq!(scheduler.pick(1, 1), Some(sleeper));
+        let _ = scheduler.leave(1, Leave::Sleeps { deadline: Some(50) }, 2);
+        assert_eq!(scheduler.hold(0), 1 << 0, "the CPU that runs A is told");
+        assert!(!scheduler.is_quiet(0));
+        let _ = scheduler.leave(0, Leave::Preempted, 3);
+        assert!(scheduler.is_quiet(0));
+        assert_eq!(scheduler.pick(0, 3), Some(B));
+        let _ = scheduler.leave(0, Leave::Off, 4);
+        assert_eq!(scheduler.activity(A), Activity::Ready);
+        assert_eq!(scheduler.activity(sleeper), Activity::Asleep { deadline: Some(50) });
+        assert_eq!(scheduler.expire(60), 0, "its timer wakes nobody");
+        assert_eq!(scheduler.activity(sleeper), Activity::Ready);
+        assert_eq!((scheduler.pick(0, 60), scheduler.pick(1, 60)), (None, None));
+        let _ = scheduler.release(0);
+        let mut ran: Vec<_> = (0..3)
+            .filter_map(|_| {
+                let vcpu = scheduler.pick(0, 61);
+                let _ = scheduler.leave(0, Leave::Off, 61);
+                vcpu
+            })
+            .collect();
+        ran.sort_by_key(|vcpu| vcpu.index());
+        assert_eq!(ran, [A, other, sleeper]);
+    }
+
+    #[test]
+    fn a_vcpu_turned_on_again_in_a_held_vm_waits() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 1, SLICE);
+        let _ = scheduler.turn_on(A);
+        let _ = scheduler.pick(0, 0);
+        let _ = scheduler.turn_on(A);
+        let _ = scheduler.hold(0);
+        let _ = scheduler.leave(0, Leave::Off, 1);
+        assert_eq!(scheduler.pick(0, 1), None);
+        let _ = scheduler.release(0);
+        assert_eq!(scheduler.pick(0, 2), Some(A));
+    }
+
+    #[test]
+    fn a_clones_sleeper_wakes_when_its_sources_would() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 1, SLICE);
+        let _ = scheduler.begin(B, Activity::Asleep { deadline: Some(500) });
+        let _ = scheduler.begin(C, Activity::Asleep { deadline: None });
+        assert_eq!(scheduler.pick(0, 0), None);
+        let _ = scheduler.expire(500);
+        assert_eq!(scheduler.pick(0, 500), Some(B));
+        let _ = scheduler.wake(C);
+        let _ = scheduler.leave(0, Leave::Off, 501);
+        assert_eq!(scheduler.pick(0, 501), Some(C));
+    }
+
+    #[test]
+    fn a_blocked_vcpu_runs_after_its_answer_and_not_before() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 1, SLICE);
+        let _ = scheduler.turn_on(A);
+        let _ = scheduler.pick(0, 0);
+        let _ = scheduler.leave(0, Leave::Blocked, 1);
+        let _ = scheduler.wake(A);
+        assert_eq!(scheduler.pick(0, 1), None, "an interrupt is no answer");
+        let _ = scheduler.answer(A);
+        assert_eq!(scheduler.pick(0, 2), Some(A));
+        let _ = scheduler.answer(A);
+        let _ = scheduler.leave(0, Leave::Blocked, 3);
+        assert_eq!(scheduler.pick(0, 3), Some(A), "the answer came before it had left");
+    }
+
+    #[test]
+    fn a_vm_that_is_gone_leaves_nothing_in_its_slot() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 1, SLICE);
+        let _ = scheduler.turn_on(A);
+        let _ = scheduler.hold(0);
+        scheduler.forget(0);
+        assert!(scheduler.is_off(0));
+        let _ = scheduler.turn_on(A);
+        assert_eq!(scheduler.pick(0, 0), Some(A));
     }
 }

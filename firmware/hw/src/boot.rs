@@ -161,6 +161,10 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
     if let Some(rtc) = board.rtc {
         map.map_device(rtc..rtc + PAGE_SIZE);
     }
+    for device in &board.virtio {
+        // Several share a page.
+        map.map_device(device.registers.start / PAGE_SIZE * PAGE_SIZE..page_up(device.registers.end));
+    }
     let mut stacks = [Stacks { top: salp_core::addr::Va(0), crash_top: salp_core::addr::Va(0) }; MAX_CPUS];
     for (index, stack) in stacks.iter_mut().enumerate().take(board.cpus.len()) {
         *stack = map.map_stacks(index);

@@ -9,7 +9,7 @@ use arm_gic::gicv3::registers::{Gicd, GicrSgi};
 use arm_gic::gicv3::{GicV3, Group};
 use arm_gic::{IntId, Trigger, UniqueMmioPointer};
 use core::ptr::NonNull;
-use salp_board::facts::Gic as GicFacts;
+use salp_board::facts::{self, Gic as GicFacts, Interrupt};
 use salp_core::addr::Pa;
 use salp_core::context::VgicCpuRegs;
 use salp_core::vgic::ListRegisters;
@@ -90,12 +90,16 @@ impl Gic {
         Ok(redistributor)
     }
 
-    /// Turns on a shared level-triggered interrupt, delivered to this CPU.
-    pub fn enable_shared(&mut self, interrupt: u32) {
-        let id = IntId::spi(interrupt - 32);
+    /// Turns on a shared interrupt, delivered to this CPU.
+    pub fn enable_shared(&mut self, interrupt: Interrupt) {
+        let id = IntId::spi(interrupt.id - 32);
+        let trigger = match interrupt.trigger {
+            facts::Trigger::Edge => Trigger::Edge,
+            facts::Trigger::Level => Trigger::Level,
+        };
         let affinity = read!(mpidr_el1) & 0xff_00ff_ffff;
         let distributor = self.driver.distributor();
-        let _ = distributor.set_trigger(id, Trigger::Level);
+        let _ = distributor.set_trigger(id, trigger);
         let _ = distributor.set_routing(id, Some(affinity));
         let _ = distributor.enable_interrupt(id, true);
     }

@@ -1,7 +1,7 @@
 //! All unsafe code and all assembly of the hypervisor, behind safe or narrowly unsafe functions.
 //!
-//! In the order of a boot: `entry.S` → [`mmu`] → [`cpu`], [`gic`], [`uart`] → [`switch`]; [`memory`] and [`own`] are
-//! what `salp-core` stands on; [`crash`] is the end.
+//! In the order of a boot: `entry.S` → [`mmu`] → [`cpu`], [`gic`], [`uart`], [`virtio`] → [`switch`]; [`memory`] and
+//! [`own`] are what `salp-core` stands on; [`crash`] is the end.
 #![no_std]
 #![cfg(target_os = "none")]
 
@@ -19,3 +19,4 @@ pub mod own;
 pub mod psci;
 pub mod switch;
 pub mod uart;
+pub mod virtio;

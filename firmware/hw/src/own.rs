@@ -20,6 +20,7 @@ impl<T> Own<T> {
     /// Puts `value` into the frames at `frames`.
     ///
     /// The frame comes from core's frame table, allocated for this call: that is what makes it the caller's to give.
+    #[inline(always)] // A value that is made for it is made in place.
     pub fn new(frame: Pa, value: T) -> Self {
         const { assert!(align_of::<T>() <= PAGE_SIZE as usize && size_of::<T>() <= PAGE_SIZE as usize) };
         let place = NonNull::new(frame.0 as *mut T).expect("no frame is at 0");

@@ -5,11 +5,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use heapless::String;
-
 use crate::rt::ram::Ram;
-use crate::rt::{console, cpu, mmio, ram, sysreg};
-use crate::{gic, machine, print, println, psci, timer};
+use crate::rt::{cpu, ram, sysreg};
+use crate::{gic, input, machine, print, println, psci, timer};
 
 struct Command {
     name: &'static str,
@@ -37,48 +35,15 @@ pub fn main() {
     }
     println!("Type help for the commands.");
     gic::init();
-    gic::enable(console::INTID);
-    mmio::write32(console::IMSC, console::INT_RX);
+    input::init();
     loop {
         print!("salp> ");
-        let line = read_line();
+        let line = input::read_line();
         let word = line.trim_ascii();
         match COMMANDS.iter().find(|command| command.name == word) {
             Some(command) => (command.run)(),
             None if word.is_empty() => {}
             None => println!("{word}: no such command; help lists them"),
-        }
-    }
-}
-
-/// Reads a line with echo. Interrupts stay masked: a pending one ends WFI, and is acknowledged here.
-fn read_line() -> String<80> {
-    let mut line = String::new();
-    loop {
-        match console::take() {
-            Some(b'\r' | b'\n') => {
-                println!();
-                return line;
-            }
-            Some(8 | 127) => {
-                if line.pop().is_some() {
-                    print!("\x08 \x08");
-                }
-            }
-            Some(byte @ b' '..=b'~') => {
-                if line.push(char::from(byte)).is_ok() {
-                    console::put(byte);
-                }
-            }
-            Some(_) => {}
-            None => {
-                sysreg::wfi();
-                let intid = gic::acknowledge();
-                if intid < gic::SPURIOUS {
-                    mmio::write32(console::ICR, console::INT_RX);
-                    gic::end(intid);
-                }
-            }
         }
     }
 }

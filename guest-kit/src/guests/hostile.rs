@@ -5,10 +5,13 @@
 //! `cpus=N` vCPUs at work at once (default all). `only=devices,instructions,calls,branches`.
 //!
 //! What it spares is only what would end this guest and prove nothing: the registers that say where its memory and
-//! vectors are, instructions that zero memory at a random address, waiting for ever, and the PSCI calls that turn vCPUs
-//! or the machine off.
+//! vectors are, instructions that zero memory at a random address, waiting for ever, the PSCI calls that turn vCPUs
+//! or the machine off, and freezing. With the management capability it does to others what it likes, and clones itself
+//! never.
 
 use core::sync::atomic::{AtomicU64, Ordering};
+
+use salp_hvc::{calls, device};
 
 use crate::random::Random;
 use crate::rt::exception::{self, catch};
@@ -16,7 +19,7 @@ use crate::rt::generated::{self, REGISTERS, SNIPPETS, Snippets};
 use crate::rt::ram::Ram;
 use crate::rt::{console, cpu, mmio, sysreg};
 use crate::test::Outcome;
-use crate::{cases, check, gic, machine, println, timer};
+use crate::{cases, check, gic, machine, println, salp, timer};
 
 /// A run of device registers.
 struct Window {
@@ -24,12 +27,16 @@ struct Window {
     size: u64,
 }
 
-const WINDOWS: [Window; 6] = [
+const WINDOWS: [Window; 8] = [
     Window { base: gic::GICD, size: 0x1_0000 },
     Window { base: gic::GICR, size: 0x2_0000 * machine::MAX_CPUS as u64 },
     Window { base: console::BASE, size: 0x1000 },
     // PL031.
     Window { base: 0x0901_0000, size: 0x1000 },
+    // Salp's guest device.
+    Window { base: device::BASE, size: device::SIZE },
+    // The page with the VM generation id.
+    Window { base: device::GENERATION_PAGE, size: 0x1000 },
     // virtio-mmio.
     Window { base: 0x0a00_0000, size: 0x4000 },
     // Nothing.
@@ -116,6 +123,12 @@ fn devices() -> Outcome {
                 // What is printed stays on the line.
                 value = u64::from(b'~');
             }
+            if window.base == device::BASE
+                && offset & !3 == device::COMMAND
+                && value as u8 == device::COMMAND_FREEZE as u8
+            {
+                value = device::COMMAND_ACKNOWLEDGE.into();
+            }
             if window.base == gic::GICR && (0x70..0x80).contains(&(offset & 0x1_ffff)) {
                 // Where there are LPIs: their tables must not lie over this guest.
                 value |= 0xc000_0000;
@@ -160,12 +173,18 @@ fn spared(fields: u32) -> bool {
 }
 
 fn code_page() -> Snippets {
+    Snippets::new(own_page(0))
+}
+
+fn request_page() -> Ram {
+    own_page(1)
+}
+
+/// Returns a page of each vCPU's own; there is more free RAM than that in the smallest guest.
+fn own_page(which: usize) -> Ram {
     let ram = Ram::largest();
-    // A page of each vCPU's own; there is more free RAM than that in the smallest guest.
-    match ram.from(ram.start() + cpu::index() as u64 * 4096, 4096) {
-        Some(page) => Snippets::new(page),
-        None => panic!("no free RAM"),
-    }
+    let page = which * machine::MAX_CPUS + cpu::index();
+    ram.from(ram.start() + page as u64 * 4096, 4096).unwrap_or_else(|| panic!("no free RAM"))
 }
 
 /// Every encoding once, in an order that the seed decides; then as many at random.
@@ -203,10 +222,48 @@ fn instructions() -> Outcome {
 /// SYSTEM_RESET, FREEZE, DEFAULT_SUSPEND, SYSTEM_SUSPEND, SYSTEM_RESET2.
 const ENDING: [u32; 9] = [1, 2, 3, 8, 9, 0xb, 0xc, 0xe, 0x12];
 
+/// Returns registers for one of Salp's calls: identifiers that exist or might, addresses, requests that are nearly good.
+fn salp_call(random: &mut Random, page: &Ram, own: u64) -> [u64; REGISTERS] {
+    let id = if random.below(2) == 0 { random.below(16) } else { operand(random) };
+    let request = [id, random.below(4) | random.below(120) << 32, random.draw(), 0];
+    for (place, value) in (page.start()..).step_by(8).zip(request) {
+        page.write(place, value);
+    }
+    // Records must not be written over this guest: an address of RAM is one of the page.
+    let address = match operand(random) {
+        ram if (machine::ram_start()..machine::ram_end()).contains(&ram) => page.start() + (ram & 0xfff),
+        other => other,
+    };
+    let mut values = registers(random);
+    let function = calls::FREEZE + random.below(0x20) as u32;
+    let (first, second) = match function {
+        calls::VM_CLONE => (page.start() + (random.below(8) & 4), random.below(128)),
+        calls::MACHINE => (address, id),
+        _ => (id, address),
+    };
+    // What is done to itself would end it.
+    let is_spared = function == calls::FREEZE || own != 0 && id == own;
+    values[..3].copy_from_slice(&[if is_spared { calls::VM_NEXT } else { function }.into(), first, second]);
+    values
+}
+
+/// Returns this VM's identifier if it may know it.
+fn own_identifier() -> u64 {
+    let own = salp::name();
+    let mut last = 0;
+    while let Ok(info) = salp::vm_next(last) {
+        last = info.id.get();
+        if own == Ok(salp::Name(info.name)) {
+            return last;
+        }
+    }
+    0
+}
+
 fn calls() -> Outcome {
     on_all(|context| {
         let mut random = Random::new(seed() ^ 0xca ^ context << 32);
-        let page = code_page();
+        let (page, request, own) = (code_page(), request_page(), own_identifier());
         // HVC with the immediate of the convention and with others, and SMC.
         page.load(&[0xd400_0002, 0xd400_0003, 0xd400_0022, 0xd41f_ffe2, 0xd400_0001]);
         let mut faults = 0;
@@ -222,6 +279,10 @@ fn calls() -> Outcome {
             }
             let mut values = registers(&mut random);
             values[0] = u64::from(function) | (random.draw() & 0xffff_ffff) << 32;
+            // Salp's own, which can do more harm, are called with more care.
+            if function & !(1 << 16 | 0x3f) == calls::FREEZE & !0x3f || random.below(4) == 0 {
+                values = salp_call(&mut random, &request, own);
+            }
             let way = if random.below(4) == 0 { random.below(5) as usize } else { 0 };
             faults += u64::from(page.run(way, &values).exception.is_some());
         }

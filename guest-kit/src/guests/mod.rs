@@ -13,16 +13,20 @@
 //! | [`hostile`] | garbage to everything, repeatable by its seed |
 //! | [`memory`] | a pattern in all of RAM |
 //! | [`spin`], [`crash`] | bad neighbours |
+//! | [`clone`](mod@clone) | what clones are promised, and what they cost |
+//! | [`manager`] | management calls |
 //! | [`bench`](mod@bench) | what operations cost |
 
 pub mod abort;
 pub mod bench;
 pub mod builtin;
+pub mod clone;
 pub mod crash;
 pub mod debug;
 pub mod fpsimd;
 pub mod hostile;
 pub mod irq;
+pub mod manager;
 pub mod memory;
 pub mod psci;
 pub mod spin;

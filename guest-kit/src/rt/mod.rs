@@ -3,7 +3,7 @@
 //! [`start`] is the first instruction of every vCPU, [`exception`] what the vectors lead to, [`cpu`] starts the other
 //! vCPUs, [`console`] prints, [`mmio`] and [`sysreg`] reach the machine, [`mmu`] edits the address map, [`ram`] hands
 //! out the memory that the image does not use, [`el0`] runs code at EL0, [`instruction`] holds single instructions
-//! that a test wants to execute just so.
+//! that a test wants to execute just so, [`freeze`](mod@freeze) is the call that clones return from.
 #![allow(unsafe_code)]
 
 pub mod console;
@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod debug;
 pub mod el0;
 pub mod exception;
+pub mod freeze;
 pub mod generated;
 pub mod instruction;
 pub mod mmio;

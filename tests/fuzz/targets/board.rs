@@ -25,8 +25,8 @@ enum Value {
 }
 
 /// The names that bindings give a meaning, and one that none does.
-const NODES: [&str; 10] =
-    ["memory", "cpus", "cpu", "chosen", "reserved-memory", "intc", "pl011", "pl031", "psci", "other"];
+const NODES: [&str; 11] =
+    ["memory", "cpus", "cpu", "chosen", "reserved-memory", "intc", "pl011", "pl031", "virtio_mmio", "psci", "other"];
 const PROPERTIES: [&str; 15] = [
     "reg",
     "compatible",
@@ -44,12 +44,13 @@ const PROPERTIES: [&str; 15] = [
     "redistributor-stride",
     "enable-method",
 ];
-const VALUES: [&str; 10] = [
+const VALUES: [&str; 11] = [
     "memory",
     "cpu",
     "arm,gic-v3",
     "arm,pl011",
     "arm,pl031",
+    "virtio,mmio",
     "arm,psci-1.0",
     "psci",
     "disabled",

@@ -4,16 +4,19 @@
 //! - [`psci`]: power of vCPUs and of the VM.
 //! - [`trng`]: random bytes.
 //! - [`arch`]: SMCCC version and the CPU's workarounds.
-//! - [`vendor`]: who this hypervisor is.
+//! - [`vendor`]: who this hypervisor is, and its own calls: [`guest`] for every VM, [`manage`] for managers.
 //!
 //! SMC is not a way in: the guest's ID registers say that EL3 is not there, so SMC is UNDEFINED, as it is on a CPU without
 //! EL3, and the device tree names HVC. HVC with another immediate than 0 is reserved by SMCCC 2.9: NOT_SUPPORTED.
 
 pub mod arch;
+pub mod guest;
+pub mod manage;
 pub mod psci;
 pub mod trng;
 pub mod vendor;
 
+use crate::identity::Identity;
 use arch::Mitigations;
 use psci::Power;
 use trng::Entropy;
@@ -28,6 +31,12 @@ pub enum Action {
     Return(u64),
     /// Set x0 to x3 and go on.
     Return4([u64; 4]),
+    /// Set x0 to x7 and go on.
+    Return8([u64; 8]),
+    /// Set x0 and x1 to 0 and freeze the VM: when it goes on, this vCPU does so after the call.
+    Freeze,
+    /// Do this for a manager, then set the registers of its answer and go on.
+    Manage(manage::Request),
     /// Start a vCPU at `entry` with `context` in x0; then set the caller's x0 to 0 and go on.
     TurnOn {
         /// The vCPU to start.
@@ -55,6 +64,10 @@ pub struct Callee<'a> {
     pub power: &'a mut Power,
     /// The VM's random bytes.
     pub entropy: &'a mut dyn Entropy,
+    /// Who the VM is.
+    pub identity: &'a mut Identity,
+    /// The VM may manage others.
+    pub is_manager: bool,
     /// What this machine needs against its CPU's errata.
     pub mitigations: &'a Mitigations,
     /// The guest physical range in which a vCPU may start: the VM's RAM.
@@ -84,7 +97,7 @@ pub fn dispatch(imm: u16, x: &[u64; 18], caller: usize, callee: Callee<'_>) -> A
     } else if trng::owns(id) {
         trng::call(id, args[0], callee.entropy)
     } else if vendor::owns(id) {
-        vendor::call(id)
+        vendor::call(id, args, callee.identity, callee.is_manager)
     } else {
         Action::Return(NOT_SUPPORTED)
     }
@@ -99,6 +112,7 @@ const fn is_fast_call(id: u32) -> bool {
 mod tests {
     use super::*;
     use crate::exit::tests::{Random, rounds};
+    use crate::identity::Name;
     use psci::PowerState;
 
     struct Zeros;
@@ -110,8 +124,14 @@ mod tests {
     }
 
     fn call(power: &mut Power, caller: usize, imm: u16, x: &[u64; 18]) -> Action {
-        let callee =
-            Callee { power, entropy: &mut Zeros, mitigations: &Mitigations::default(), ram: 0x4000_0000..0x8000_0000 };
+        let callee = Callee {
+            power,
+            entropy: &mut Zeros,
+            identity: &mut Identity::new(Name::new(b"a").unwrap(), &[0; 32]),
+            is_manager: caller.is_multiple_of(2),
+            mitigations: &Mitigations::default(),
+            ram: 0x4000_0000..0x8000_0000,
+        };
         dispatch(imm, x, caller, callee)
     }
 
@@ -145,7 +165,8 @@ mod tests {
         for _ in 0..rounds(200_000) {
             let mut x: [u64; 18] = core::array::from_fn(|_| random.spread());
             if random.below(4) != 0 {
-                x[0] = [0x8000_0000, 0xc000_0000, 0x8400_0000, 0xc400_0000, 0x8600_0000][random.below(5) as usize]
+                x[0] = [0x8000_0000, 0xc000_0000, 0x8400_0000, 0xc400_0000, 0x8600_0000, 0xc600_0000]
+                    [random.below(6) as usize]
                     | random.below(0x60)
                     | if random.below(8) == 0 { 0xff00 } else { 0 };
             }

@@ -12,6 +12,8 @@ pub const GICR: Ipa = Ipa(0x080a_0000);
 pub const UART: Ipa = Ipa(0x0900_0000);
 /// Where the PL031 is.
 pub const RTC: Ipa = Ipa(0x0901_0000);
+/// Where the Salp guest device is.
+pub const GUEST: Ipa = Ipa(salp_hvc::device::BASE);
 /// The size of the frame of a PrimeCell, in bytes.
 pub const PRIMECELL_SIZE: u64 = 0x1000;
 
@@ -35,6 +37,8 @@ pub enum Device {
     Uart,
     /// The clock.
     Rtc,
+    /// The Salp guest device.
+    Guest,
     /// Erased flash: reads as ones, ignores writes.
     Flash,
 }
@@ -56,7 +60,10 @@ pub fn find(ipa: Ipa, vcpus: usize) -> Option<(Device, u64)> {
     if FLASH.contains(&ipa) {
         return Some((Device::Flash, ipa.0));
     }
-    within(RTC, PRIMECELL_SIZE).map(|offset| (Device::Rtc, offset))
+    if let Some(offset) = within(RTC, PRIMECELL_SIZE) {
+        return Some((Device::Rtc, offset));
+    }
+    within(GUEST, salp_hvc::device::SIZE).map(|offset| (Device::Guest, offset))
 }
 
 /// Returns true if an access does not cross its own size: what a device can answer. Others are an alignment fault on device
@@ -102,6 +109,8 @@ mod tests {
         assert_eq!(find(Ipa(0x0900_0018), 1), Some((Device::Uart, 0x18)));
         assert_eq!(find(Ipa(0x0900_1000), 1), None);
         assert_eq!(find(Ipa(0x0901_0fff), 1), Some((Device::Rtc, 0xfff)));
+        assert_eq!(find(Ipa(0x090c_0014), 1), Some((Device::Guest, 0x14)));
+        assert_eq!(find(Ipa(0x090c_1000), 1), None);
         assert_eq!(find(Ipa(0x4000_0000), 1), None);
         assert_eq!(find(Ipa(0x0400_0000), 1), Some((Device::Flash, 0x0400_0000)), "the second bank");
         assert_eq!(find(Ipa(0x0802_0000), 1), None);
@@ -112,7 +121,7 @@ mod tests {
         let mut random = Random(13);
         for _ in 0..rounds(200_000) {
             let vcpus = random.below(12) as usize;
-            let near = [0, GICD.0, GICR.0, UART.0, RTC.0][random.below(5) as usize];
+            let near = [0, GICD.0, GICR.0, UART.0, RTC.0, GUEST.0][random.below(6) as usize];
             if let Some((device, offset)) = find(Ipa(near.wrapping_add(random.spread())), vcpus) {
                 assert!(offset < if device == Device::Flash { FLASH.end.0 } else { 0x2_0000 });
                 assert!(!matches!(device, Device::Gicr(vcpu) if vcpu >= vcpus));

@@ -4,8 +4,10 @@
 //! - [`bus`]: the map of DESIGN section 5, and the way of a value between a device and a general register.
 //! - [`pl011`]: the console.
 //! - [`pl031`]: the clock.
+//! - [`guest`]: who the VM is, and its wish to be frozen.
 
 pub mod bus;
+pub mod guest;
 pub mod pl011;
 pub mod pl031;
 

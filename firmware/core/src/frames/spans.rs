@@ -75,6 +75,13 @@ impl Spans {
         self.spans[..self.len].last().map_or(0, |last| last.first + last.frames as usize)
     }
 
+    /// Returns the first frame number and the size, in frames, of the first span. It starts at position 0.
+    #[inline(always)]
+    pub(super) fn first(&self) -> (u64, usize) {
+        let [first, ..] = &self.spans;
+        (first.base, first.frames as usize)
+    }
+
     /// Returns the position of the frame that holds `pa`, or `None` outside RAM.
     #[inline(always)]
     pub(super) fn index(&self, pa: Pa) -> Option<usize> {

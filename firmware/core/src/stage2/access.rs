@@ -4,6 +4,7 @@
 
 use super::AddressSpace;
 use super::fault::{Fault, Want};
+use super::identity::IDENTITY_PAGE;
 use super::port::{TableMem, Tlb};
 use crate::addr::{Ipa, PAGE_SIZE, Pa};
 use crate::frames::FrameStore;
@@ -36,7 +37,9 @@ fn for_each_page<E>(
 impl AddressSpace {
     fn check_range(&self, ipa: Ipa, len: usize) -> Result<(), Fault> {
         let end = ipa.checked_add(len as u64).ok_or(Fault::OutsideRam)?;
-        if ipa >= self.ram_start && end <= self.ram_end { Ok(()) } else { Err(Fault::OutsideRam) }
+        let is_in = |start: Ipa, stop: Ipa| ipa >= start && end <= stop;
+        let is_memory = is_in(self.ram_start, self.ram_end) || is_in(IDENTITY_PAGE, Ipa(IDENTITY_PAGE.0 + PAGE_SIZE));
+        if is_memory { Ok(()) } else { Err(Fault::OutsideRam) }
     }
 
     /// Copies bytes out. Takes no memory: what was never written reads as zeros.
@@ -82,11 +85,11 @@ impl AddressSpace {
     }
 
     /// Makes the page at `ipa` the VM's own and keeps it at its physical address, which is returned, until it is unpinned.
-    /// A fork gives the child a copy of it. Each page can be pinned once.
+    /// A fork gives the child a copy of it. Each page of RAM can be pinned once.
     ///
     /// # Errors
     ///
-    /// There is no RAM or no memory, or the page is pinned already.
+    /// There is no RAM or no memory for it, or the page is pinned already.
     pub fn pin(
         &mut self,
         frames: &impl FrameStore,
@@ -94,6 +97,9 @@ impl AddressSpace {
         tlb: &impl Tlb,
         ipa: Ipa,
     ) -> Result<Pa, PinError> {
+        if !self.ram().contains(&ipa) {
+            return Err(PinError::Fault(Fault::OutsideRam));
+        }
         self.resolve(frames, mem, tlb, ipa, Want::WritePage).map_err(PinError::Fault)?;
         let (pa, _) = self.translate(mem, ipa.page()).ok_or(PinError::Fault(Fault::OutsideRam))?;
         frames.with(|frames| {

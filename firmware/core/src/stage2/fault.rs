@@ -47,7 +47,7 @@ pub enum Resolved {
 /// Why a fault cannot be resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// There is no RAM at this address.
+    /// There is no memory at this address.
     OutsideRam,
     /// No frame is free. Nothing has changed; trying again later is right.
     OutOfMemory,
@@ -152,12 +152,12 @@ enum Plan {
 }
 
 impl AddressSpace {
-    /// Makes the address good for the access, if it is RAM: zeros on first touch, a private copy on the first write to
+    /// Makes the address good for the access, if there is memory: zeros on first touch, a private copy on the first write to
     /// what is shared. The guest then tries again.
     ///
     /// # Errors
     ///
-    /// There is no RAM, or no memory for it; nothing has changed then.
+    /// The VM has no memory there, or the machine none for it; nothing has changed then.
     pub fn fault(
         &mut self,
         frames: &impl FrameStore,
@@ -178,7 +178,7 @@ impl AddressSpace {
         ipa: Ipa,
         want: Want,
     ) -> Result<Resolved, Fault> {
-        if !self.is_ram(ipa) {
+        if !self.is_memory(ipa) {
             return Err(Fault::OutsideRam);
         }
         let ipa = ipa.page();
@@ -516,9 +516,9 @@ impl AddressSpace {
     }
 
     /// Returns where an address is, and whether a guest may write there without a fault. `None` if it reads as zeros or
-    /// is no RAM.
+    /// is no memory of the VM.
     pub fn translate(&self, mem: &impl TableMem, ipa: Ipa) -> Option<(Pa, bool)> {
-        if !self.is_ram(ipa) {
+        if !self.is_memory(ipa) {
             return None;
         }
         let mut node = self.root;

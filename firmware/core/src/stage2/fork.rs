@@ -75,7 +75,7 @@ impl AddressSpace {
                 let is_sealed = frames.get_node(node);
                 if raw & VALID != 0 && !is_sealed {
                     raw = entry::lazy(node);
-                    mem.publish(self.root, index, raw);
+                    mem.unlink(self.root, index, raw);
                     is_unlinked = true;
                 }
                 mem.write(root, index, raw);
@@ -139,7 +139,7 @@ impl AddressSpace {
             let raw = mem.read(self.root, index);
             let node = entry::address(raw);
             if raw & VALID != 0 && !frames.with(|frames| frames.is_sealed(node)) {
-                mem.publish(self.root, index, entry::lazy(node));
+                mem.unlink(self.root, index, entry::lazy(node));
                 is_unlinked = true;
             }
         }

@@ -31,6 +31,7 @@ mod edit;
 mod entry;
 mod fault;
 mod fork;
+mod identity;
 mod image;
 mod port;
 mod teardown;
@@ -42,6 +43,7 @@ pub use census::Census;
 pub use entry::{ENTRIES, Level, MemAttr};
 pub use fault::{Access, Fault, Resolved};
 pub use fork::{ForkError, RevertError};
+pub use identity::IDENTITY_PAGE;
 pub use image::MapError;
 pub use port::{Filled, TableMem, Tlb};
 pub use teardown::Teardown;
@@ -49,6 +51,7 @@ pub use teardown::Teardown;
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use crate::frames::{FrameStore, Kind, OutOfMemory};
 use core::ops::Range;
+use salp_hvc::bootset::RAM_BASE;
 
 /// How many bits a guest physical address has; VTCR_EL2.T0SZ is 64 less this, SL0 says level 1.
 pub const IPA_BITS: u32 = 39;
@@ -89,7 +92,7 @@ pub struct Counters {
 /// Why an address space cannot be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CreateError {
-    /// The RAM is empty, not made of whole pages, or beyond [`IPA_BITS`].
+    /// The RAM is empty, not made of whole pages, below [`RAM_BASE`], or beyond [`IPA_BITS`].
     BadRange,
     /// No frame is free.
     OutOfMemory,
@@ -130,7 +133,7 @@ impl AddressSpace {
         attr: MemAttr,
     ) -> Result<Self, CreateError> {
         let is_aligned = ram.start.is_aligned(PAGE_SIZE) && ram.end.is_aligned(PAGE_SIZE);
-        if !is_aligned || ram.start >= ram.end || ram.end.0 > 1 << IPA_BITS {
+        if !is_aligned || ram.start >= ram.end || ram.start.0 < RAM_BASE || ram.end.0 > 1 << IPA_BITS {
             return Err(CreateError::BadRange);
         }
         let root = frames.with(|frames| {
@@ -169,9 +172,10 @@ impl AddressSpace {
         &self.counters
     }
 
+    /// Returns true if there is memory: RAM or the identity page.
     #[inline]
-    fn is_ram(&self, ipa: Ipa) -> bool {
-        ipa >= self.ram_start && ipa < self.ram_end
+    fn is_memory(&self, ipa: Ipa) -> bool {
+        ipa >= self.ram_start && ipa < self.ram_end || ipa.page() == IDENTITY_PAGE
     }
 
     /// Returns true if the block that holds `ipa` is RAM as a whole.
@@ -180,7 +184,7 @@ impl AddressSpace {
         start >= self.ram_start.0 && start + BLOCK_SIZE <= self.ram_end.0
     }
 
-    /// Returns the positions of the root entries that may be in use.
+    /// Returns the positions of the root entries that lead to RAM.
     fn root_entries(&self) -> Range<usize> {
         Level::One.index(self.ram_start)..Level::One.index(Ipa(self.ram_end.0 - 1)) + 1
     }

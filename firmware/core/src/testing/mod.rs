@@ -7,7 +7,7 @@
 //! - a walker reaches a node through a cached table entry that has changed.
 
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
-use crate::frames::Frames;
+use crate::frames::{Frames, GROUP};
 use crate::stage2::{ENTRIES, Filled, Level, TableMem, Tlb};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -61,6 +61,10 @@ pub struct Machine<'a> {
     live: RefCell<Option<BTreeSet<Pa>>>,
     /// Pages and blocks that EL2 has filled and not yet synchronised for a guest.
     unsynced: RefCell<BTreeSet<Pa>>,
+    /// An entry was unlinked and walkers may not see it yet.
+    is_unordered: Cell<bool>,
+    /// Pages of guests that EL2 has written to and not synchronised since.
+    cached: RefCell<BTreeSet<Pa>>,
     /// How many invalidations there were.
     pub invalidations: Cell<usize>,
 }
@@ -77,6 +81,8 @@ impl<'a> Machine<'a> {
             tlbs: RefCell::default(),
             live: RefCell::default(),
             unsynced: RefCell::default(),
+            cached: RefCell::default(),
+            is_unordered: Cell::new(false),
             invalidations: Cell::new(0),
         }
     }
@@ -156,6 +162,7 @@ impl<'a> Machine<'a> {
 
     /// Fails if a TLB remembers what is no longer so.
     pub fn check_tlbs(&self) {
+        assert!(!self.is_unordered.get(), "walkers may still see an entry that was unlinked");
         for (&(vm, cpu), tlb) in &*self.tlbs.borrow() {
             let root = self.roots.borrow()[&vm];
             for (&ipa, leaf) in &tlb.leaves {
@@ -182,6 +189,11 @@ impl<'a> Machine<'a> {
     /// Stores one word as guest code does.
     pub fn set_word(&self, pa: Pa, value: u64) {
         self.with_page(pa.page(), |page| page[pa.page_offset() as usize / 8] = value);
+    }
+
+    /// Returns true if caches may hold what EL2 wrote to the page: a guest that maps it as device memory does not see it.
+    pub fn is_cached(&self, page: Pa) -> bool {
+        self.cached.borrow().contains(&page)
     }
 
     fn with_page<R>(&self, pa: Pa, f: impl FnOnce(&mut Page) -> R) -> R {
@@ -216,6 +228,7 @@ impl<'a> Machine<'a> {
 
     fn change_tlb(&self, vm: VmName, only: Option<usize>, f: impl Fn(&mut SoftTlb)) {
         self.invalidations.set(self.invalidations.get() + 1);
+        self.is_unordered.set(false);
         for (_, tlb) in self
             .tlbs
             .borrow_mut()
@@ -232,6 +245,10 @@ impl TableMem for Machine<'_> {
         self.with_page(node, |page| page[index])
     }
 
+    fn read_all(&self, node: Pa) -> impl Iterator<Item = [u64; GROUP]> {
+        (0..ENTRIES).step_by(GROUP).map(move |first| std::array::from_fn(|offset| self.read(node, first + offset)))
+    }
+
     fn write(&self, node: Pa, index: usize, value: u64) {
         assert!(!self.is_live(node), "a plain store to {node}, which an MMU can reach");
         self.check_synced(value);
@@ -241,6 +258,7 @@ impl TableMem for Machine<'_> {
     fn publish(&self, node: Pa, index: usize, value: u64) {
         let old = self.with_page(node, |page| std::mem::replace(&mut page[index], value));
         self.live.replace(None);
+        self.is_unordered.set(false);
         if value & VALID == 0 {
             return;
         }
@@ -249,6 +267,13 @@ impl TableMem for Machine<'_> {
         }
         self.check_synced(value);
         self.check_tlbs();
+    }
+
+    fn unlink(&self, node: Pa, index: usize, value: u64) {
+        assert_eq!(value & VALID, 0, "only a publication orders what a valid entry leads to");
+        self.with_page(node, |page| page[index] = value);
+        self.live.replace(None);
+        self.is_unordered.set(true);
     }
 
     fn zero_page(&self, page: Pa) {
@@ -276,6 +301,7 @@ impl TableMem for Machine<'_> {
     fn sync_for_guest(&self, pa: Pa, bytes: u64, _: Filled) {
         assert!(bytes == PAGE_SIZE || bytes == BLOCK_SIZE);
         self.unsynced.borrow_mut().remove(&pa);
+        self.cached.borrow_mut().remove(&pa);
     }
 
     fn copy_from_guest(&self, from: Pa, to: &mut [u8]) {
@@ -289,6 +315,7 @@ impl TableMem for Machine<'_> {
 
     fn copy_to_guest(&self, to: Pa, from: &[u8]) {
         assert!(to.page_offset() + from.len() as u64 <= PAGE_SIZE);
+        self.cached.borrow_mut().insert(to.page());
         self.with_page(to.page(), |page| {
             for (at, &byte) in (to.page_offset() as usize..).zip(from) {
                 let mut word = page[at / 8].to_le_bytes();

@@ -2,7 +2,7 @@
 
 use super::world::{BANKS, World, first_word, places};
 use crate::addr::Ipa;
-use crate::stage2::{Fault, ForkError, PinError, Policy, RevertError};
+use crate::stage2::{Fault, ForkError, IDENTITY_PAGE, PinError, Policy, RevertError};
 use crate::testing::Machine;
 use proptest::prelude::*;
 
@@ -18,6 +18,7 @@ enum Op {
     Destroy { vm: usize },
     Pin { vm: usize, place: usize },
     Unpin { vm: usize, place: usize },
+    PutIdentity { vm: usize, identity: u128 },
     DropOrphans,
     Squeeze { left: usize },
     Relax,
@@ -38,7 +39,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (vm.clone(), vm.clone()).prop_map(|(vm, to)| Op::Revert { vm, to }),
         2 => vm.clone().prop_map(|vm| Op::Destroy { vm }),
         1 => (vm.clone(), place.clone()).prop_map(|(vm, place)| Op::Pin { vm, place }),
-        1 => (vm, place).prop_map(|(vm, place)| Op::Unpin { vm, place }),
+        1 => (vm.clone(), place).prop_map(|(vm, place)| Op::Unpin { vm, place }),
+        2 => (vm, any::<u128>()).prop_map(|(vm, identity)| Op::PutIdentity { vm, identity }),
         1 => Just(Op::DropOrphans),
         2 => (0..6usize).prop_map(|left| Op::Squeeze { left }),
         1 => Just(Op::Relax),
@@ -98,7 +100,8 @@ fn apply(world: &mut World<'_>, op: &Op) {
                 Ok(()) => {}
                 Err(error) => {
                     assert_eq!(error, Fault::OutsideRam);
-                    assert!(at(place, word).0 + words.len() as u64 * 8 > super::world::RAM.end.0);
+                    let end = at(place, word).0 + words.len() as u64 * 8;
+                    assert!(end > super::world::RAM.end.0 || at(place, word) < super::world::RAM.start);
                 }
             }
         }
@@ -124,8 +127,16 @@ fn apply(world: &mut World<'_>, op: &Op) {
             let page = at(place, 0);
             if !world.vms[vm % count].pins.contains_key(&page) {
                 let is_memory = |error: &PinError| *error == PinError::Fault(Fault::OutOfMemory);
-                retry(world, is_memory, |world| world.pin(vm % count, page)).expect("memory");
+                match retry(world, is_memory, |world| world.pin(vm % count, page)) {
+                    Ok(_) => {}
+                    Err(error) => {
+                        assert_eq!((error, page), (PinError::Fault(Fault::OutsideRam), IDENTITY_PAGE));
+                    }
+                }
             }
+        }
+        Op::PutIdentity { vm, identity } => {
+            retry(world, is_memory, |world| world.put_identity(vm % count, identity)).expect("memory");
         }
         Op::Unpin { vm, place } => {
             world.unpin(vm % count, at(place, 0));

@@ -4,7 +4,8 @@ use super::world::{IMAGE, IN_BLOCK, PAGE, RAM, World, first_word, on_machine, pl
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use crate::frames::Kind;
 use crate::stage2::{
-    AddressSpace, CreateError, Fault, ForkError, MapError, MemAttr, PinError, Policy, RevertError, TableMem,
+    AddressSpace, CreateError, Fault, ForkError, IDENTITY_PAGE, MapError, MemAttr, PinError, Policy, RevertError,
+    TableMem,
 };
 
 #[test]
@@ -50,12 +51,12 @@ fn the_boot_image_is_shared_until_written_and_never_changed() {
         let second = world.create(Policy::SmallPages).unwrap();
         for vm in [first, second] {
             world.map_image(vm);
-            world.guest_read(vm, 0, Ipa(0x4000_3008)).unwrap();
+            world.guest_read(vm, 0, Ipa(0x8000_3008)).unwrap();
         }
         world.check();
         assert_eq!(world.machine.frames.borrow().stats().frames(Kind::Guest), 0);
-        world.guest_write(first, 0, Ipa(0x4000_3008), 1).unwrap();
-        world.device_write(second, Ipa(0x4020_0ff8), &[2, 3]).unwrap();
+        world.guest_write(first, 0, Ipa(0x8000_3008), 1).unwrap();
+        world.device_write(second, Ipa(0x8020_0ff8), &[2, 3]).unwrap();
         for vm in [first, second] {
             world.check_all_bytes(vm);
         }
@@ -74,13 +75,13 @@ fn an_image_is_mapped_only_over_free_ram_and_only_from_image_frames() {
         let map = |world: &mut World<'_>, ipa, pa, bytes| {
             world.vms[vm].space.map_image(&machine.frames, machine, Ipa(ipa), Pa(pa), bytes)
         };
-        assert_eq!(map(world, 0x4000_0008, IMAGE.start.0, 8), Err(MapError::Unaligned));
+        assert_eq!(map(world, 0x8000_0008, IMAGE.start.0, 8), Err(MapError::Unaligned));
         assert_eq!(map(world, RAM.end.0, IMAGE.start.0, 8), Err(MapError::OutsideRam));
         assert_eq!(map(world, RAM.start.0, IMAGE.start.0, u64::MAX), Err(MapError::OutsideRam));
         assert_eq!(map(world, RAM.start.0, 0x8000_0000, 8), Err(MapError::NotImage));
         assert_eq!(map(world, RAM.start.0, 0x1000, 8), Err(MapError::NotImage));
-        assert_eq!(map(world, 0x4000_0000, IMAGE.start.0, 0x2000), Ok(()));
-        assert_eq!(map(world, 0x4000_1000, IMAGE.start.0, 0x1000), Err(MapError::Occupied));
+        assert_eq!(map(world, 0x8000_0000, IMAGE.start.0, 0x2000), Ok(()));
+        assert_eq!(map(world, 0x8000_1000, IMAGE.start.0, 0x1000), Err(MapError::Occupied));
     });
 }
 
@@ -98,7 +99,13 @@ fn addresses_outside_ram_are_refused() {
             let ram = Ipa(start)..Ipa(end);
             AddressSpace::new(&world.machine.frames, world.machine, ram, Policy::Blocks, MemAttr::WriteBack).map(|_| ())
         };
-        for (start, end) in [(0x1000, 0x1000), (0x2000, 0x1000), (0x800, 0x2000), (0, (1 << 39) + 0x1000)] {
+        for (start, end) in [
+            (0x4000_1000, 0x4000_1000),
+            (0x4000_2000, 0x4000_1000),
+            (0x4000_0800, 0x4000_2000),
+            (0x4000_0000, (1 << 39) + 0x1000),
+            (0x3fff_f000, 0x4000_1000),
+        ] {
             assert_eq!(create(start, end), Err(CreateError::BadRange));
         }
     });
@@ -138,7 +145,7 @@ fn a_clone_of_a_sealed_source_reads_without_a_fault_and_costs_one_frame() {
         let clone = world.fork(source).unwrap();
         assert_eq!(world.free(), free - 1);
         assert_eq!(world.machine.invalidations.get(), invalidations);
-        for ipa in places() {
+        for ipa in places().into_iter().filter(|ipa| RAM.contains(ipa)) {
             assert!(world.machine.mmu(world.vms[clone].name, 0, ipa, false).is_some());
             assert!(world.machine.mmu(world.vms[source].name, 0, ipa, false).is_some());
         }
@@ -159,6 +166,7 @@ fn what_nobody_else_uses_any_more_is_written_without_a_copy() {
         }
         world.destroy(source);
         let clone = clone - 1;
+        world.put_identity(clone, 1).unwrap();
         let free = world.free();
         for ipa in places() {
             world.guest_write(clone, 1, ipa, 2).unwrap();
@@ -380,7 +388,7 @@ fn running_out_of_memory_at_any_allocation_changes_nothing() {
             ForkError::OutOfMemory,
             |world| {
                 let vm = written(world, policy);
-                for ipa in [PAGE, IN_BLOCK, Ipa(0x4020_1000)] {
+                for ipa in [PAGE, IN_BLOCK, Ipa(0x8020_1000)] {
                     world.pin(vm, ipa).unwrap();
                 }
                 vm
@@ -405,11 +413,11 @@ fn a_fork_touches_root_entries_only() {
         let vm = written(world, Policy::Blocks);
         let root = world.vms[vm].space.root();
         let nodes = world.machine.frames.borrow().stats().frames(Kind::Node);
-        let before: Vec<u64> = [0, 1].map(|index| world.machine.read(root, index)).to_vec();
+        let before: Vec<u64> = [1, 2].map(|index| world.machine.read(root, index)).to_vec();
         let clone = world.fork(vm).unwrap();
         assert_eq!(world.machine.frames.borrow().stats().frames(Kind::Node), nodes + 1);
         let clone_root = world.vms[clone].space.root();
-        for (index, old) in before.into_iter().enumerate() {
+        for (index, old) in (1..).zip(before) {
             assert_eq!(world.machine.read(root, index), old & !1, "the MMU does not walk it, its address stays");
             assert_eq!(world.machine.read(clone_root, index), old & !1);
         }
@@ -442,5 +450,53 @@ fn dirty_pages_cost_as_many_frames_and_their_nodes() {
         assert_eq!((census.private, census.shared), (pages, 0));
         world.destroy(clone);
         assert_eq!(world.free(), free);
+    });
+}
+
+#[test]
+fn a_clone_is_not_told_that_it_is_its_source() {
+    on_machine(|world| {
+        let source = world.create(Policy::Blocks).unwrap();
+        world.guest_write(source, 0, PAGE, 1).unwrap();
+        world.put_identity(source, 0x1234).unwrap();
+        let clone = world.fork(source).unwrap();
+        assert!(!world.vms[clone].space.has_identity_page(world.machine));
+        world.put_identity(clone, 0x5678).unwrap();
+        assert_eq!(world.guest_read(clone, 0, IDENTITY_PAGE), Ok(0x5678));
+        assert_eq!(world.guest_read(source, 0, IDENTITY_PAGE), Ok(0x1234));
+        assert!(world.vms[clone].space.has_identity_page(world.machine));
+    });
+}
+
+#[test]
+fn a_vm_that_goes_back_to_a_snapshot_keeps_its_identity() {
+    on_machine(|world| {
+        let vm = world.create(Policy::Blocks).unwrap();
+        world.guest_write(vm, 0, PAGE, 1).unwrap();
+        world.put_identity(vm, 0x1234).unwrap();
+        let snapshot = world.fork(vm).unwrap();
+        world.seal(snapshot);
+        world.put_identity(vm, 0x5678).unwrap();
+        world.guest_write(vm, 0, PAGE, 2).unwrap();
+        world.revert(vm, snapshot).unwrap();
+        assert_eq!(world.guest_read(vm, 0, PAGE), Ok(1));
+        assert_eq!(world.guest_read(vm, 0, IDENTITY_PAGE), Ok(0x5678));
+    });
+}
+
+#[test]
+fn the_identity_page_is_made_when_it_is_first_written_and_is_a_page_of_its_own() {
+    on_machine(|world| {
+        let vm = world.create(Policy::Blocks).unwrap();
+        assert!(!world.vms[vm].space.has_identity_page(world.machine));
+        let free = world.free();
+        world.put_identity(vm, 0x1234).unwrap();
+        world.put_identity(vm, 0x5678).unwrap();
+        assert_eq!(world.free(), free - 3, "a page and two nodes");
+        let census = world.vms[vm].space.census(&world.machine.frames, world.machine);
+        assert_eq!((census.private, census.shared, census.private_nodes), (1, 0, 3));
+        assert_eq!(world.device_write(vm, Ipa(IDENTITY_PAGE.0 + 0xff8), &[1, 2]), Err(Fault::OutsideRam));
+        let pin = world.pin(vm, IDENTITY_PAGE);
+        assert_eq!(pin, Err(PinError::Fault(Fault::OutsideRam)));
     });
 }

@@ -5,8 +5,8 @@ use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use crate::frames::{FRAMES_PER_BLOCK, FrameStore, Kind};
 use crate::stage2::entry::{Entry, VALID};
 use crate::stage2::{
-    Access, AddressSpace, CreateError, ENTRIES, Fault, ForkError, Level, MemAttr, PinError, Policy, RevertError,
-    TableMem,
+    Access, AddressSpace, CreateError, ENTRIES, Fault, ForkError, IDENTITY_PAGE, Level, MemAttr, PinError, Policy,
+    RevertError, TableMem,
 };
 use crate::testing::{Machine, VmName, VmTlb};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -17,16 +17,16 @@ pub const BANKS: [Range<Pa>; 3] =
     [Pa(0x8000_0000)..Pa(0x8060_0000), Pa(0x4010_1000)..Pa(0x4075_0000), Pa(0x4075_3000)..Pa(0x40a0_0800)];
 
 /// RAM of a VM on both sides of a boundary of 1 GiB: part of a block, two blocks, part of a block.
-pub const RAM: Range<Ipa> = Ipa(0x3fd0_0000)..Ipa(0x4030_0000);
+pub const RAM: Range<Ipa> = Ipa(0x7fd0_0000)..Ipa(0x8030_0000);
 
 /// Where images are.
 pub const IMAGE: Range<Pa> = Pa(0x8020_0000)..Pa(0x8040_3000);
 
 /// A page in a region that is not RAM as a whole.
-pub const PAGE: Ipa = Ipa(0x3fd0_0000);
+pub const PAGE: Ipa = Ipa(0x7fd0_0000);
 
 /// A page in a region of 2 MiB that is.
-pub const IN_BLOCK: Ipa = Ipa(0x3fe4_2000);
+pub const IN_BLOCK: Ipa = Ipa(0x7fe4_2000);
 
 /// Runs a story on a machine of its own and checks that all memory is back at the end.
 pub fn on_machine(story: impl FnOnce(&mut World<'_>)) {
@@ -104,13 +104,25 @@ impl<'a> World<'a> {
     /// Maps the image: a block and two pages at the boundary, three pages elsewhere.
     pub fn map_image(&mut self, vm: usize) {
         for (ipa, pa, bytes) in [
-            (Ipa(0x4000_0000), IMAGE.start, BLOCK_SIZE + 2 * PAGE_SIZE),
-            (Ipa(0x3fd0_1000), Pa(IMAGE.start.0 + 5 * PAGE_SIZE), 3 * PAGE_SIZE - 8),
+            (Ipa(0x8000_0000), IMAGE.start, BLOCK_SIZE + 2 * PAGE_SIZE),
+            (Ipa(0x7fd0_1000), Pa(IMAGE.start.0 + 5 * PAGE_SIZE), 3 * PAGE_SIZE - 8),
         ] {
             let vm = &mut self.vms[vm];
             vm.space.map_image(&self.machine.frames, self.machine, ipa, pa, bytes).expect("it fits");
             vm.image.push((ipa..Ipa((ipa.0 + bytes).next_multiple_of(PAGE_SIZE)), pa));
         }
+    }
+
+    /// The VM is told who it is.
+    pub fn put_identity(&mut self, vm: usize, identity: u128) -> Result<(), Fault> {
+        let tlb = self.tlb(vm, 0);
+        let vm = &mut self.vms[vm];
+        vm.space.put_identity(&self.machine.frames, self.machine, &tlb, &identity.to_le_bytes())?;
+        let (pa, is_writable) = vm.space.translate(self.machine, IDENTITY_PAGE).expect("it is there");
+        assert!(is_writable && !self.machine.is_cached(pa), "a guest that maps it as device memory sees it");
+        vm.bytes.insert(IDENTITY_PAGE, identity as u64);
+        vm.bytes.insert(Ipa(IDENTITY_PAGE.0 + 8), (identity >> 64) as u64);
+        Ok(())
     }
 
     /// Guest code touches a word; EL2 handles the faults.
@@ -166,6 +178,8 @@ impl<'a> World<'a> {
             self.vms[vm].is_sealed = false;
         }
         let child = self.add(child, Some(vm));
+        // Who the source is says nothing of the child.
+        self.vms[child].bytes.retain(|ipa, _| RAM.contains(ipa));
         self.vms[child].is_sealed = self.vms[vm].is_sealed;
         Ok(child)
     }
@@ -182,7 +196,8 @@ impl<'a> World<'a> {
         let other = &self.vms[if to > vm { to - 1 } else { to }];
         let result = own.space.revert(&self.machine.frames, self.machine, &tlb, &other.space);
         if result.is_ok() {
-            own.bytes = other.bytes.clone();
+            own.bytes.retain(|ipa, _| !RAM.contains(ipa));
+            own.bytes.extend(other.bytes.iter().filter(|(ipa, _)| RAM.contains(ipa)));
             own.image = other.image.clone();
             own.is_sealed = other.is_sealed;
         }
@@ -260,9 +275,21 @@ impl<'a> World<'a> {
             for (&ipa, &pa) in &vm.pins {
                 assert_eq!(vm.space.translate(self.machine, ipa).expect("it is there").0, pa, "a pinned page moved");
             }
+            self.check_identity(vm);
         }
         self.check_counts(&recount);
         self.check_census(&recount);
+    }
+
+    /// Nobody else has a node on the way to the identity page, nor the page.
+    fn check_identity(&self, vm: &Vm) {
+        let frames = self.machine.frames.borrow();
+        for (_, _, node) in self.machine.walk(vm.space.root(), IDENTITY_PAGE).tables {
+            assert_eq!(frames.count(node), 1, "the way to who VM {} is, is shared", vm.name);
+        }
+        if let Some((pa, _)) = vm.space.translate(self.machine, IDENTITY_PAGE) {
+            assert!(frames.zero_page() == Some(pa) || frames.is_exclusive(pa), "who VM {} is, is shared", vm.name);
+        }
     }
 
     fn check_bytes(&self, vm: &Vm) {
@@ -277,7 +304,7 @@ impl<'a> World<'a> {
     pub fn check_all_bytes(&self, vm: usize) {
         let vm = &self.vms[vm];
         let mut page = [0; PAGE_SIZE as usize];
-        for at in (RAM.start.0..RAM.end.0).step_by(PAGE_SIZE as usize) {
+        for at in (RAM.start.0..RAM.end.0).step_by(PAGE_SIZE as usize).chain([IDENTITY_PAGE.0]) {
             vm.space.read(self.machine, Ipa(at), &mut page).expect("RAM");
             for (index, word) in page.as_chunks::<8>().0.iter().enumerate() {
                 let ipa = Ipa(at + index as u64 * 8);
@@ -408,19 +435,20 @@ impl Recount {
 /// Returns the addresses that random tests use: few, so that VMs meet; in every kind of region.
 pub fn places() -> Vec<Ipa> {
     let pages = [
-        0x3fd0_0000,
-        0x3fd0_1000,
-        0x3fd0_3000,
-        0x3fdf_f000,
-        0x3fe0_0000,
-        0x3fe4_2000,
-        0x3fff_f000,
-        0x4000_0000,
-        0x4000_1000,
-        0x401f_f000,
-        0x4020_0000,
-        0x4020_1000,
-        0x402f_f000,
+        IDENTITY_PAGE.0,
+        0x7fd0_0000,
+        0x7fd0_1000,
+        0x7fd0_3000,
+        0x7fdf_f000,
+        0x7fe0_0000,
+        0x7fe4_2000,
+        0x7fff_f000,
+        0x8000_0000,
+        0x8000_1000,
+        0x801f_f000,
+        0x8020_0000,
+        0x8020_1000,
+        0x802f_f000,
     ];
     pages.map(Ipa).to_vec()
 }

@@ -1,0 +1,236 @@
+//! Which VM is in which slot, by identifier and by name. Before: [`crate::identity`]; after: everything that a manager asks
+//! for by name.
+//!
+//! An identifier is given once. Names are kept as hashes of 64 bits in a table with open addressing, so that making a
+//! thousand clones does not compare a million names.
+
+use crate::identity::Name;
+
+/// The greatest number of VMs and snapshots.
+pub const MAX_VMS: usize = 1024;
+
+const BUCKETS: usize = 2 * MAX_VMS;
+const EMPTY: u16 = u16::MAX;
+
+/// Why a VM gets no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaceError {
+    /// Every slot is taken.
+    TooMany,
+    /// Another VM has this name.
+    NameTaken,
+}
+
+/// A VM's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its slot.
+    pub slot: usize,
+    /// Its identifier, from 1.
+    pub id: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    /// 0 if the slot is free.
+    id: u64,
+    hash: u64,
+}
+
+/// The directory of the machine's VMs.
+pub struct Directory {
+    entries: [Entry; MAX_VMS],
+    buckets: [u16; BUCKETS],
+    /// No slot below is free.
+    first_free: usize,
+    /// No slot from here on was ever taken.
+    end: usize,
+    limit: usize,
+    last_id: u64,
+}
+
+/// FNV-1a, then mixed so that its low bits are good: names of clones differ in their last digits.
+fn hash(name: &Name) -> u64 {
+    let sum = name
+        .as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    sum ^ sum >> 32
+}
+
+impl Directory {
+    /// Returns an empty directory.
+    pub const fn new() -> Self {
+        Self {
+            entries: [Entry { id: 0, hash: 0 }; MAX_VMS],
+            buckets: [EMPTY; BUCKETS],
+            first_free: 0,
+            end: 0,
+            limit: MAX_VMS,
+            last_id: 0,
+        }
+    }
+
+    /// Uses only the first slots: as many as there are VMIDs for.
+    pub fn limit(&mut self, slots: usize) {
+        self.limit = slots.min(MAX_VMS);
+    }
+
+    /// Gives a VM of this name a slot and an identifier.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or the name is taken. Nothing was changed.
+    pub fn take(&mut self, name: &Name) -> Result<Place, PlaceError> {
+        let hash = hash(name);
+        let bucket = match self.probe(hash) {
+            Ok(_) => return Err(PlaceError::NameTaken),
+            Err(bucket) => bucket,
+        };
+        let free = self.entries.get(self.first_free..self.limit).unwrap_or_default();
+        let slot = self.first_free + free.iter().position(|entry| entry.id == 0).ok_or(PlaceError::TooMany)?;
+        self.last_id += 1;
+        self.entries[slot] = Entry { id: self.last_id, hash };
+        self.buckets[bucket] = slot as u16;
+        self.first_free = slot + 1;
+        self.end = self.end.max(slot + 1);
+        Ok(Place { slot, id: self.last_id })
+    }
+
+    /// Takes back the slot of a VM that is gone.
+    pub fn give_back(&mut self, slot: usize) {
+        let Some(&Entry { id, hash }) = self.entries.get(slot) else { return };
+        if id == 0 {
+            return;
+        }
+        if let Ok(bucket) = self.probe(hash) {
+            self.empty(bucket);
+        }
+        self.entries[slot].id = 0;
+        self.first_free = self.first_free.min(slot);
+    }
+
+    /// Returns the slot of the VM with this identifier.
+    pub fn by_id(&self, id: u64) -> Option<usize> {
+        self.entries[..self.end].iter().position(|entry| entry.id == id && id != 0)
+    }
+
+    /// Returns the slot of the VM with this name.
+    pub fn by_name(&self, name: &Name) -> Option<usize> {
+        self.probe(hash(name)).ok().map(|bucket| usize::from(self.buckets[bucket]))
+    }
+
+    /// Returns the VM with the least identifier above `id`.
+    pub fn after(&self, id: u64) -> Option<Place> {
+        let above = self.entries[..self.end].iter().enumerate().filter(|(_, entry)| entry.id > id);
+        above.min_by_key(|(_, entry)| entry.id).map(|(slot, entry)| Place { slot, id: entry.id })
+    }
+
+    /// Returns how many VMs there are.
+    pub fn count(&self) -> usize {
+        self.entries[..self.end].iter().filter(|entry| entry.id != 0).count()
+    }
+
+    /// Finds the bucket with this hash, or the empty one where it would be.
+    fn probe(&self, hash: u64) -> Result<usize, usize> {
+        let mut bucket = hash as usize % BUCKETS;
+        // Half of the buckets are empty: it ends.
+        loop {
+            match self.buckets[bucket] {
+                EMPTY => return Err(bucket),
+                slot if self.entries[usize::from(slot) % MAX_VMS].hash == hash => return Ok(bucket),
+                _ => bucket = (bucket + 1) % BUCKETS,
+            }
+        }
+    }
+
+    /// Empties a bucket, and moves up what had to go on because of it.
+    fn empty(&mut self, mut hole: usize) {
+        let mut bucket = hole;
+        loop {
+            bucket = (bucket + 1) % BUCKETS;
+            let slot = self.buckets[bucket];
+            if slot == EMPTY {
+                break;
+            }
+            let home = self.entries[usize::from(slot) % MAX_VMS].hash as usize % BUCKETS;
+            // It may move to the hole unless its home lies behind the hole.
+            if (bucket + BUCKETS - home) % BUCKETS >= (bucket + BUCKETS - hole) % BUCKETS {
+                self.buckets[hole] = slot;
+                hole = bucket;
+            }
+        }
+        self.buckets[hole] = EMPTY;
+    }
+}
+
+impl Default for Directory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn name(number: u64) -> Name {
+        Name::new(b"vm").unwrap().numbered(number)
+    }
+
+    #[test]
+    fn as_many_vms_fit_as_there_are_slots() {
+        let mut directory = Directory::new();
+        directory.limit(3);
+        for n in 0..3 {
+            assert_eq!(directory.take(&name(n)), Ok(Place { slot: n as usize, id: n + 1 }));
+        }
+        assert_eq!(directory.take(&name(3)), Err(PlaceError::TooMany));
+        assert_eq!(directory.take(&name(1)), Err(PlaceError::NameTaken));
+        directory.give_back(1);
+        assert_eq!(directory.by_id(2), None);
+        assert_eq!(directory.take(&name(1)), Ok(Place { slot: 1, id: 4 }), "an identifier is given once");
+        assert_eq!(directory.after(1), Some(Place { slot: 2, id: 3 }));
+    }
+
+    proptest! {
+        #[test]
+        fn every_vm_is_found_and_no_other(ops in proptest::collection::vec((any::<bool>(), 0u64..60), 1..300)) {
+            let mut directory = Directory::new();
+            let mut model: BTreeMap<u64, Place> = BTreeMap::new();
+            let mut last = 0;
+            for (add, n) in ops {
+                match model.get(&n).copied() {
+                    None if add => {
+                        let place = directory.take(&name(n)).unwrap();
+                        prop_assert!(place.id > last && model.values().all(|other| other.slot != place.slot));
+                        last = place.id;
+                        model.insert(n, place);
+                    }
+                    Some(place) if !add => {
+                        directory.give_back(place.slot);
+                        model.remove(&n);
+                    }
+                    Some(_) => prop_assert_eq!(directory.take(&name(n)), Err(PlaceError::NameTaken)),
+                    None => {}
+                }
+                prop_assert_eq!(directory.count(), model.len());
+                for n in 0..60 {
+                    prop_assert_eq!(directory.by_name(&name(n)), model.get(&n).map(|place| place.slot));
+                }
+                for place in model.values() {
+                    prop_assert_eq!(directory.by_id(place.id), Some(place.slot));
+                }
+                let mut ids: Vec<u64> = model.values().map(|place| place.id).collect();
+                ids.sort_unstable();
+                let mut found = vec![];
+                while let Some(place) = directory.after(found.last().copied().unwrap_or(0)) {
+                    found.push(place.id);
+                }
+                prop_assert_eq!(found, ids);
+            }
+        }
+    }
+}

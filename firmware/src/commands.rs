@@ -1,0 +1,177 @@
+//! The monitor's commands, carried out: names become VMs, answers become lines.
+//!
+//! Before: [`crate::monitor`] and [`crate::console`], which bring a command's line to a CPU that has no vCPU loaded. After:
+//! [`crate::operation`] and [`crate::manage`], which serve managers' calls too.
+
+use crate::console;
+use crate::machine;
+use crate::manage;
+use crate::operation::{self, Answer, Asker, What};
+use core::fmt::{self, Write};
+use salp_core::calls::manage::CloneSpec;
+use salp_core::identity::{Config, Name};
+use salp_core::monitor::{Cloning, Command, Target, parse, reply};
+use salp_hvc::calls::MAX_CONFIG;
+use salp_hvc::status;
+use salp_hw::lock::Mutex;
+
+/// The answer to the operation that the monitor waits for.
+static ANSWER: Mutex<Option<Answer>> = Mutex::new(None);
+
+/// Takes the answer to an operation that the monitor asked for.
+pub fn deliver(answer: Answer) {
+    *ANSWER.lock() = Some(answer);
+}
+
+/// Waits for an operation. This CPU has no vCPU loaded, so none waits for it; the CPU that the VM's last vCPU leaves carries
+/// the operation out.
+fn wait(answer: Option<Answer>) -> Result<[u64; 3], i64> {
+    let answer = answer.unwrap_or_else(|| {
+        loop {
+            if let Some(answer) = ANSWER.lock().take() {
+                return answer;
+            }
+            core::hint::spin_loop();
+        }
+    });
+    if answer.status == status::OK { Ok(answer.values) } else { Err(answer.status) }
+}
+
+/// Why a command failed: for scripts, and for people.
+struct Failure<'a> {
+    status: i64,
+    what: Target<'a>,
+}
+
+impl fmt::Display for Failure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = self.what;
+        match self.status {
+            status::NOT_FOUND => write!(f, "there is no VM or snapshot {what}; list shows what there is"),
+            status::BUSY => write!(f, "another operation on {what} is not finished; try again"),
+            status::NO_MEMORY => f.write_str("the machine has not enough memory; destroy VMs, or reserve less"),
+            status::TOO_MANY => f.write_str("the machine has no room for so many VMs; destroy some"),
+            status::NAME_TAKEN => f.write_str("a VM or snapshot has this name already; give another"),
+            status::WRONG_STATE => write!(f, "{what} is not in a state for this; info shows it"),
+            status::DENIED => write!(f, "{what} is a manager: it cannot be cloned"),
+            status::INVALID => f.write_str("a name is 1 to 31 characters of A-Z a-z 0-9 . _ -"),
+            other => write!(f, "it failed with {other}"),
+        }
+    }
+}
+
+/// Carries out the command in `line` and writes its answer. Called by a CPU that has no vCPU loaded and holds no lock but
+/// that of the line that the answer goes to.
+pub fn carry_out(line: &mut [u8], out: &mut dyn Write) {
+    let mut config = [0; MAX_CONFIG];
+    let _ = match parse(line, &mut config) {
+        Ok(command) => answer(command, out),
+        Err(error) => reply::error(out, status::INVALID, &error),
+    };
+}
+
+fn answer(command: Command<'_>, out: &mut dyn Write) -> fmt::Result {
+    let target = match command {
+        Command::List => return list(out),
+        Command::Help => return reply::help(out).and_then(|()| reply::Row::ok(out).end()),
+        Command::Stats(None) => {
+            reply::machine_row(out, &manage::machine_info())?;
+            return reply::Row::ok(out).end();
+        }
+        Command::Log => {
+            console::attach(None, "");
+            return reply::Row::ok(out).end();
+        }
+        Command::Info(vm)
+        | Command::Freeze(vm)
+        | Command::Unfreeze(vm)
+        | Command::Destroy(vm)
+        | Command::Stats(Some(vm))
+        | Command::Console(vm)
+        | Command::Snapshot { vm, .. }
+        | Command::Revert { vm, .. }
+        | Command::Clone(Cloning { source: vm, .. }) => vm,
+    };
+    let done = identifier(target).map_err(|status| (status, target)).and_then(|id| on(id, command, target, out));
+    match done {
+        Ok(Done::Written(result)) => result.and_then(|()| reply::Row::ok(out).end()),
+        Ok(Done::Nothing) => reply::Row::ok(out).end(),
+        Ok(Done::Snapshot(id)) => reply::Row::ok(out).number("id", id).end(),
+        Ok(Done::Clones([made, first, last])) => {
+            reply::Row::ok(out).number("made", made).number("first", first).number("last", last).end()
+        }
+        Err((status, what)) => reply::error(out, status, &Failure { status, what }),
+    }
+}
+
+/// What a command on a VM gave.
+enum Done {
+    Nothing,
+    Written(fmt::Result),
+    Clones([u64; 3]),
+    Snapshot(u64),
+}
+
+fn on<'a>(id: u64, command: Command<'a>, target: Target<'a>, out: &mut dyn Write) -> Result<Done, (i64, Target<'a>)> {
+    let here = |status| (status, target);
+    let simple = |answer| wait(answer).map(|_| Done::Nothing).map_err(here);
+    match command {
+        Command::Clone(cloning) => {
+            let spec = CloneSpec {
+                count: cloning.count,
+                reserve: cloning.reserve,
+                name: cloning.name.map(|name| Name::new(name.as_bytes()).ok_or(here(status::INVALID))).transpose()?,
+                config: Config::new(cloning.config.as_bytes()).ok_or(here(status::INVALID))?,
+            };
+            wait(operation::submit(id, What::Clone(&spec), Asker::Monitor)).map(Done::Clones).map_err(here)
+        }
+        Command::Snapshot { name, .. } => {
+            let name = Name::new(name.as_bytes()).ok_or(here(status::INVALID))?;
+            let answer = operation::submit(id, What::Snapshot(name), Asker::Monitor);
+            wait(answer).map(|[id, ..]| Done::Snapshot(id)).map_err(here)
+        }
+        Command::Revert { to, .. } => {
+            let snapshot = identifier(to).map_err(|status| (status, to))?;
+            simple(operation::submit(id, What::Revert(snapshot), Asker::Monitor))
+        }
+        Command::Freeze(_) => simple(operation::submit(id, What::Freeze, Asker::Monitor)),
+        Command::Unfreeze(_) => simple(Some(operation::unfreeze(id))),
+        Command::Destroy(_) => simple(operation::destroy(id, Asker::Monitor)),
+        Command::Console(_) => simple(Some(operation::with(id, |vm| {
+            console::attach(Some(vm.slot), vm.name());
+            Ok([0; 3])
+        }))),
+        Command::Info(_) => {
+            let info = manage::info(id).ok_or(here(status::NOT_FOUND))?;
+            Ok(Done::Written(reply::info_row(out, &info)))
+        }
+        Command::Stats(_) => {
+            let info = manage::info(id).ok_or(here(status::NOT_FOUND))?;
+            let memory = manage::memory(id).map_err(here)?;
+            Ok(Done::Written(reply::memory_row(out, &info, &memory)))
+        }
+        Command::List | Command::Help | Command::Log => Ok(Done::Nothing),
+    }
+}
+
+fn list(out: &mut dyn Write) -> fmt::Result {
+    let mut last = 0;
+    let mut count = 0u64;
+    while let Some(info) = manage::next(last) {
+        last = info.id.get();
+        count += 1;
+        reply::list_row(out, &info)?;
+    }
+    reply::Row::ok(out).number("count", count).end()
+}
+
+fn identifier(target: Target<'_>) -> Result<u64, i64> {
+    match target {
+        Target::Id(id) => Ok(id),
+        Target::Name(name) => {
+            let name = Name::new(name.as_bytes()).ok_or(status::NOT_FOUND)?;
+            let slot = machine::DIRECTORY.lock().by_name(&name).ok_or(status::NOT_FOUND)?;
+            machine::slot(slot).read().as_deref().map(|vm| vm.id).ok_or(status::NOT_FOUND)
+        }
+    }
+}

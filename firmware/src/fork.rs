@@ -1,0 +1,320 @@
+//! Making VMs out of one that stands still: clones and snapshots; and bringing one back to a snapshot.
+//!
+//! Before: [`crate::operation`], which has stopped the VM. After: the scheduler, which starts what was made.
+//!
+//! The source stands still only while its first copy is made; the others are copies of that copy, which has not started.
+
+use crate::machine::{self, Machine, Store};
+use crate::vm::{Freezer, Parts, Vcpu, Vm, VmFrames, hold};
+use core::sync::atomic::Ordering;
+use salp_core::calls::manage::CloneSpec;
+use salp_core::directory::{Place, PlaceError};
+use salp_core::identity::{Config, Identity, Name};
+use salp_core::sched::{Activity, VCPUS_PER_VM, VcpuRef};
+use salp_core::stage2::{ForkError, RevertError};
+use salp_core::vgic::VcpuSet;
+use salp_hvc::calls::MAX_CLONES;
+use salp_hvc::device::GENERATION_INTID;
+use salp_hvc::status;
+use salp_hw::lock::Mutex;
+use salp_hw::memory::Ram;
+use salp_hw::own::Own;
+
+/// What a call for clones has made.
+#[derive(Clone, Copy, Debug)]
+pub struct Made {
+    /// How many.
+    pub count: u64,
+    /// The first one's identifier; they are in sequence.
+    pub first: u64,
+}
+
+/// What the vCPUs of a VM would do if it did not stand still.
+pub type Activities = [Activity; VCPUS_PER_VM];
+
+/// What a copy is to be.
+struct Birth<'a> {
+    place: Place,
+    name: Name,
+    index: u32,
+    /// The identifier of the VM that was to be copied, though this may be a copy of a copy.
+    of: u64,
+    config: &'a Config,
+    holds: u32,
+}
+
+/// Returns what the vCPUs of a VM that stands still would do.
+pub fn activities(vm: &Vm) -> Activities {
+    let scheduler = machine::get().scheduler.lock();
+    core::array::from_fn(|index| scheduler.activity(VcpuRef::new(vm.slot, index)))
+}
+
+/// Makes clones of a VM that stands still, all or none, and starts them. `let_go` is called as soon as the source may go on.
+///
+/// # Errors
+///
+/// A status; nothing is left of the attempt then.
+pub fn clones(source: &Vm, spec: &CloneSpec, let_go: impl FnOnce()) -> Result<Made, i64> {
+    let machine = machine::get();
+    let mut let_go = Some(let_go);
+    let mut places = Places::new(source, spec);
+    places.take(source, spec)?;
+    let activities = activities(source);
+    let mut made = 0;
+    let mut result = Ok(());
+    for (place, name) in places.iter() {
+        let index = made as u32 + 1;
+        let birth = Birth { place, name, index, of: source.id, config: &spec.config, holds: hold::OPERATION };
+        // The source may have gone on: the others are copies of the first.
+        let template = (made != 0).then(|| machine::slot(places.first_slot()).read());
+        let origin = template.as_ref().and_then(|template| template.as_deref()).unwrap_or(source);
+        result = copy(machine, origin, &birth).and_then(|clone| {
+            drop(template);
+            machine.publish(clone);
+            made += 1;
+            set_aside(place.slot, spec.reserve)
+        });
+        if result.is_err() {
+            break;
+        }
+        if let Some(let_go) = let_go.take() {
+            let_go();
+        }
+    }
+    if let Err(error) = result {
+        places.iter().take(made).for_each(|(place, _)| machine.unpublish(place.slot));
+        places.give_back(made);
+        return Err(error);
+    }
+    for (place, _) in places.iter() {
+        if let Some(clone) = machine::slot(place.slot).read().as_deref() {
+            start(clone, &activities);
+        }
+    }
+    Ok(Made { count: made as u64, first: places.first_id })
+}
+
+/// Slots, identifiers and names for clones.
+struct Places {
+    /// Slots, and the numbers in their names less `first_number`.
+    slots: heapless::Vec<(u16, u16), { MAX_CLONES as usize }>,
+    first_id: u64,
+    first_number: u64,
+    base: Name,
+    is_single: bool,
+}
+
+impl Places {
+    #[inline(always)] // Four kilobytes, made in place.
+    fn new(source: &Vm, spec: &CloneSpec) -> Self {
+        let base = spec.name.unwrap_or(source.full_name());
+        let first_number = if spec.name.is_some() { 1 } else { source.last_number.load(Ordering::Relaxed) + 1 };
+        let is_single = spec.name.is_some() && spec.count == 1;
+        Self { slots: heapless::Vec::new(), first_id: 0, first_number, base, is_single }
+    }
+
+    fn take(&mut self, source: &Vm, spec: &CloneSpec) -> Result<(), i64> {
+        let mut directory = machine::DIRECTORY.lock();
+        for offset in 0..=u16::MAX {
+            match directory.take(&self.name(offset)) {
+                Ok(place) => {
+                    if self.slots.is_empty() {
+                        self.first_id = place.id;
+                    }
+                    let _ = self.slots.push((place.slot as u16, offset));
+                    if self.slots.len() == spec.count as usize {
+                        if spec.name.is_none() {
+                            source.last_number.store(self.first_number + u64::from(offset), Ordering::Relaxed);
+                        }
+                        return Ok(());
+                    }
+                }
+                // Without a name of their own they get the next numbers that are free.
+                Err(PlaceError::NameTaken) if spec.name.is_none() => {}
+                Err(error) => {
+                    drop(directory);
+                    self.give_back(0);
+                    return Err(status_of(error));
+                }
+            }
+        }
+        drop(directory);
+        self.give_back(0);
+        Err(status::NAME_TAKEN)
+    }
+
+    fn name(&self, offset: u16) -> Name {
+        if self.is_single { self.base } else { self.base.numbered(self.first_number + u64::from(offset)) }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Place, Name)> {
+        let ids = self.first_id..;
+        self.slots.iter().zip(ids).map(|(&(slot, offset), id)| (Place { slot: slot.into(), id }, self.name(offset)))
+    }
+
+    fn first_slot(&self) -> usize {
+        self.slots.first().map_or(0, |&(slot, _)| slot.into())
+    }
+
+    /// Gives back all but the first `kept`.
+    fn give_back(&self, kept: usize) {
+        let mut directory = machine::DIRECTORY.lock();
+        self.slots.iter().skip(kept).for_each(|&(slot, _)| directory.give_back(slot.into()));
+    }
+}
+
+/// Returns the status for a VM that gets no place.
+fn status_of(error: PlaceError) -> i64 {
+    match error {
+        PlaceError::TooMany => status::TOO_MANY,
+        PlaceError::NameTaken => status::NAME_TAKEN,
+    }
+}
+
+/// Keeps the state of a VM that stands still under a name. Returns the snapshot's identifier.
+///
+/// # Errors
+///
+/// A status; nothing is left of the attempt then.
+pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
+    let machine = machine::get();
+    let place = machine::DIRECTORY.lock().take(&name).map_err(status_of)?;
+    let activities = activities(source);
+    let holds = hold::SNAPSHOT | source.control() & hold::FROZEN;
+    let birth = Birth { place, name, index: 0, of: source.id, config: &Config::EMPTY, holds };
+    match copy(machine, source, &birth) {
+        Ok(snapshot) => machine.publish(snapshot),
+        Err(error) => {
+            machine::DIRECTORY.lock().give_back(place.slot);
+            return Err(error);
+        }
+    }
+    let mut scheduler = machine.scheduler.lock();
+    let _ = scheduler.hold(place.slot);
+    for (index, &activity) in activities.iter().enumerate() {
+        // It is held: there is nobody to kick.
+        let _ = scheduler.begin(VcpuRef::new(place.slot, index), activity);
+    }
+    Ok(place.id)
+}
+
+/// Copies a VM that stands still. The copy does not run yet.
+fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i64> {
+    let mut frames = VmFrames::take(source.vcpus()).map_err(|_| status::NO_MEMORY)?;
+    let forked = match source.memory.lock().as_mut() {
+        None => Err(status::WRONG_STATE),
+        Some(memory) => memory.fork(&Store, &Ram, &source.tlb(), &[]).map_err(|error| match error {
+            ForkError::OutOfMemory => status::NO_MEMORY,
+            ForkError::Pinned => status::WRONG_STATE,
+        }),
+    };
+    let memory = match forked {
+        Ok(memory) => memory,
+        Err(error) => {
+            frames.give_back();
+            return Err(error);
+        }
+    };
+    let freezer = source.freezer();
+    let epoch = source.identity.lock().epoch;
+    let parts = Parts {
+        memory,
+        vgic: frames.fill(Mutex::new(source.vgic.lock().clone())),
+        vcpus: core::array::from_fn(|index| {
+            let context = source.vcpu(index)?.context.lock();
+            let copy = frames.fill(Vcpu::new(*context));
+            if freezer == Some(Freezer::Call(index)) {
+                copy.context.lock().regs.x[1] = birth.index.into();
+            }
+            Some(copy)
+        }),
+        power: *source.power.lock(),
+        devices: source.devices.lock().clone(),
+        identity: Identity::of_clone(birth.name, &machine.seed(), birth.index, epoch, birth.config),
+        source: birth.of,
+        family: source.family,
+        counter_offset: source.counter_offset(),
+        holds: birth.holds,
+        freezer: freezer.filter(|_| birth.holds & hold::FROZEN != 0),
+    };
+    let copy = frames.fill(Vm::put_together(machine, birth.place, source.spec, parts));
+    frames.give_back();
+    Ok(copy)
+}
+
+/// Sets frames aside for a clone: so many per cent of its RAM.
+fn set_aside(_slot: usize, _percent: u32) -> Result<(), i64> {
+    Ok(())
+}
+
+/// Lets a clone go on where its source stood, with an interrupt that tells of its new generation id.
+fn start(clone: &Vm, activities: &Activities) {
+    let machine = machine::get();
+    let told = announce(clone);
+    let mut kicks = 0;
+    {
+        let mut scheduler = machine.scheduler.lock();
+        clone.clear_hold(hold::OPERATION);
+        for (index, &activity) in activities.iter().enumerate().take(clone.vcpus()) {
+            kicks |= scheduler.begin(VcpuRef::new(clone.slot, index), activity);
+        }
+        for index in told.iter() {
+            kicks |= scheduler.wake(VcpuRef::new(clone.slot, index));
+        }
+    }
+    clone.is_busy.store(false, Ordering::Release);
+    machine::kick(kicks);
+}
+
+/// Makes the interrupt pending by which a guest learns of a new generation id.
+fn announce(vm: &Vm) -> VcpuSet {
+    vm.vgic.lock().pulse(GENERATION_INTID, 0)
+}
+
+/// Brings a VM that stands still back to a snapshot of its family.
+///
+/// # Errors
+///
+/// A status; the VM is as it was then.
+pub fn revert(vm: &Vm, snapshot: &Vm) -> Result<(), i64> {
+    let machine = machine::get();
+    if !snapshot.is_held_by(hold::SNAPSHOT) || snapshot.family != vm.family {
+        return Err(status::WRONG_STATE);
+    }
+    {
+        let mut memory = vm.memory.lock();
+        let other = snapshot.memory.lock();
+        let (Some(memory), Some(other)) = (memory.as_mut(), other.as_ref()) else { return Err(status::WRONG_STATE) };
+        memory.revert(&Store, &Ram, &vm.tlb(), other).map_err(|error| match error {
+            RevertError::NotASnapshot | RevertError::Pinned => status::WRONG_STATE,
+        })?;
+    }
+    for index in 0..vm.vcpus() {
+        if let (Some(to), Some(from)) = (vm.vcpu(index), snapshot.vcpu(index)) {
+            *to.context.lock() = *from.context.lock();
+        }
+    }
+    *vm.vgic.lock() = snapshot.vgic.lock().clone();
+    *vm.power.lock() = *snapshot.power.lock();
+    *vm.devices.lock() = snapshot.devices.lock().clone();
+    vm.identity.lock().renew(&machine.seed());
+    if vm.memory.lock().as_ref().is_some_and(|memory| memory.has_identity_page(&Ram)) {
+        // The page is there: this takes no memory.
+        let _ = vm.put_identity();
+    }
+    vm.set_counter_offset(snapshot.counter_offset());
+    let told = announce(vm);
+    vm.set_frozen(snapshot.is_held_by(hold::FROZEN), snapshot.freezer());
+    let mut scheduler = machine.scheduler.lock();
+    for index in 0..VCPUS_PER_VM {
+        let vcpu = VcpuRef::new(vm.slot, index);
+        let activity = scheduler.activity(VcpuRef::new(snapshot.slot, index));
+        // It stands still: there is nobody to kick.
+        let _ = scheduler.turn_off(vcpu);
+        let _ = scheduler.begin(vcpu, activity);
+    }
+    for index in told.iter() {
+        let _ = scheduler.wake(VcpuRef::new(vm.slot, index));
+    }
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! Management calls, carried out: requests and records in a manager's memory, copied once and checked.
+//!
+//! Before: [`crate::exits`]. After: [`crate::operation`]. [`describe`] and its neighbours serve the monitor too.
+
+use crate::machine::{self, Store};
+use crate::operation::{self, Answer, Asker, What};
+use crate::vm::{Fate, Vm, hold};
+use salp_core::addr::{Ipa, PAGE_SIZE};
+use salp_core::calls::manage::{CloneSpec, MAX_CLONE_REQUEST, Request};
+use salp_core::frames::{FrameStore, Kind};
+use salp_core::identity::Name;
+use salp_core::stage2::Fault;
+use salp_hvc::calls::{
+    MachineInfo, NAME, STATE_ENDING, STATE_FROZEN, STATE_NO_MEMORY, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, VmMemory,
+};
+use salp_hvc::status;
+use salp_hw::memory::Ram;
+use zerocopy::IntoBytes;
+
+/// Carries out a call of a manager. Returns the answer, or `None` if the asker gets it later.
+pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer> {
+    let answer = match request {
+        Request::Next { after, to } => next(after).map_or(Err(status::NOT_FOUND), |info| {
+            write(manager, to, info.as_bytes())?;
+            Ok([info.id.get(), 0, 0])
+        }),
+        Request::Clone { from, size } => match read_clone_request(manager, from, size) {
+            Ok((source, spec)) => return operation::submit(source, What::Clone(&spec), asker),
+            Err(error) => Err(error),
+        },
+        Request::Freeze { vm } => return operation::submit(vm, What::Freeze, asker),
+        Request::Unfreeze { vm } => return Some(operation::unfreeze(vm)),
+        Request::Destroy { vm } if vm == manager.id => Err(status::INVALID),
+        Request::Destroy { vm } => return operation::destroy(vm, asker),
+        Request::Snapshot { vm, name } => match read_name(manager, name) {
+            Ok(name) => return operation::submit(vm, What::Snapshot(name), asker),
+            Err(error) => Err(error),
+        },
+        Request::Revert { vm, snapshot } => return operation::submit(vm, What::Revert(snapshot), asker),
+        Request::Memory { vm, to } => {
+            memory(vm).and_then(|memory| write(manager, to, memory.as_bytes())).map(|()| [0; 3])
+        }
+        Request::Machine { to } => write(manager, to, machine_info().as_bytes()).map(|()| [0; 3]),
+    };
+    Some(answer.into())
+}
+
+fn read_clone_request(manager: &Vm, from: Ipa, size: u64) -> Result<(u64, CloneSpec), i64> {
+    let mut bytes = [0; MAX_CLONE_REQUEST];
+    let size = usize::try_from(size).map_err(|_| status::INVALID)?;
+    let bytes = bytes.get_mut(..size).ok_or(status::INVALID)?;
+    read(manager, from, bytes)?;
+    CloneSpec::parse(bytes).ok_or(status::INVALID)
+}
+
+fn read_name(manager: &Vm, from: Ipa) -> Result<Name, i64> {
+    let mut bytes = [0; NAME];
+    read(manager, from, &mut bytes)?;
+    Name::from_padded(&bytes).ok_or(status::INVALID)
+}
+
+fn status_of(fault: Fault) -> i64 {
+    match fault {
+        Fault::OutsideRam => status::BAD_ADDRESS,
+        Fault::OutOfMemory => status::NO_MEMORY,
+    }
+}
+
+fn read(manager: &Vm, from: Ipa, to: &mut [u8]) -> Result<(), i64> {
+    let memory = manager.memory.lock();
+    memory.as_ref().ok_or(status::WRONG_STATE)?.read(&Ram, from, to).map_err(status_of)
+}
+
+fn write(manager: &Vm, to: Ipa, from: &[u8]) -> Result<(), i64> {
+    let mut memory = manager.memory.lock();
+    let memory = memory.as_mut().ok_or(status::WRONG_STATE)?;
+    memory.write(&Store, &Ram, &manager.tlb(), to, from).map_err(status_of)
+}
+
+/// Describes the VM with the least identifier above this.
+pub fn next(after: u64) -> Option<VmInfo> {
+    let mut after = after;
+    loop {
+        let place = machine::DIRECTORY.lock().after(after)?;
+        if let Some(info) = info(place.id) {
+            return Some(info);
+        }
+        // It has a place already, or still, and is no more than that.
+        after = place.id;
+    }
+}
+
+/// Describes the VM with this identifier.
+pub fn info(id: u64) -> Option<VmInfo> {
+    let slot = machine::DIRECTORY.lock().by_id(id)?;
+    machine::slot(slot).read().as_deref().filter(|vm| vm.id == id).map(describe)
+}
+
+/// Returns what there is to know of a VM without looking at its memory.
+pub fn describe(vm: &Vm) -> VmInfo {
+    let identity = vm.identity.lock();
+    let (counters, promised) = match vm.memory.lock().as_ref() {
+        Some(memory) => (*memory.counters(), 0u64),
+        None => Default::default(),
+    };
+    let faults = [
+        counters.linked,
+        counters.reclaimed,
+        counters.zero_mapped,
+        counters.zeroed_pages,
+        counters.zeroed_blocks,
+        counters.copied_pages,
+    ];
+    let state = match () {
+        () if vm.fate() != Fate::Running => STATE_ENDING,
+        () if vm.is_held_by(hold::SNAPSHOT) => STATE_SNAPSHOT,
+        () if vm.is_held_by(hold::FROZEN) => STATE_FROZEN,
+        () if vm.is_held_by(hold::NO_MEMORY) => STATE_NO_MEMORY,
+        () => STATE_RUNNING,
+    };
+    VmInfo {
+        id: vm.id.into(),
+        source: vm.source.into(),
+        family: vm.family.into(),
+        name: *identity.name.padded(),
+        uuid: identity.uuid,
+        generation: identity.generation,
+        mac: identity.mac(),
+        acknowledged: u16::from(identity.acknowledged).into(),
+        state: state.into(),
+        vcpus: (vm.vcpus() as u32).into(),
+        index: identity.index.into(),
+        reserved: 0.into(),
+        memory: (vm.spec.ram().end.0 - vm.spec.ram().start.0).into(),
+        promised: promised.into(),
+        exits: vm.exits().into(),
+        faults: faults.iter().fold(0u64, |sum, count| sum.wrapping_add(*count)).into(),
+        copied_pages: counters.copied_pages.into(),
+        copied_nodes: counters.copied_nodes.into(),
+        merged_pages: 0.into(),
+        pause: vm.last_pause().into(),
+    }
+}
+
+/// Counts the memory of the VM with this identifier by looking at all of its tables.
+///
+/// # Errors
+///
+/// There is no such VM.
+pub fn memory(id: u64) -> Result<VmMemory, i64> {
+    let mut counted = None;
+    let answer = operation::with(id, |vm| {
+        let memory = vm.memory.lock();
+        let census = memory.as_ref().ok_or(status::WRONG_STATE)?.census(&Store, &Ram);
+        let records = (vm.vcpus() as u64 + 2) * PAGE_SIZE;
+        counted = Some(VmMemory {
+            private: (census.private * PAGE_SIZE).into(),
+            shared: (census.shared * PAGE_SIZE).into(),
+            overhead: (census.private_nodes * PAGE_SIZE + records).into(),
+            saved: 0.into(),
+        });
+        Ok([0; 3])
+    });
+    counted.ok_or(answer.status)
+}
+
+/// Returns what there is to know of the machine's memory.
+pub fn machine_info() -> MachineInfo {
+    let stats = Store.with(|frames| frames.stats());
+    let bytes = |kind| stats.frames(kind) as u64 * PAGE_SIZE;
+    let kinds = [Kind::Free, Kind::Hyp, Kind::Node, Kind::Guest, Kind::Image, Kind::Zero];
+    let machine = machine::get();
+    MachineInfo {
+        total: kinds.map(bytes).iter().sum::<u64>().into(),
+        free: bytes(Kind::Free).into(),
+        promised: 0.into(),
+        guests: (bytes(Kind::Guest) + bytes(Kind::Zero)).into(),
+        nodes: bytes(Kind::Node).into(),
+        hypervisor: bytes(Kind::Hyp).into(),
+        images: bytes(Kind::Image).into(),
+        vms: (machine::DIRECTORY.lock().count() as u32).into(),
+        starved: machine.count_starved().into(),
+    }
+}
