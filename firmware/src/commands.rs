@@ -53,7 +53,7 @@ impl fmt::Display for Failure<'_> {
             status::TOO_MANY => f.write_str("the machine has no room for so many VMs; destroy some"),
             status::NAME_TAKEN => f.write_str("a VM or snapshot has this name already; give another"),
             status::WRONG_STATE => write!(f, "{what} is not in a state for this; info shows it"),
-            status::DENIED => write!(f, "{what} is a manager: it cannot be cloned"),
+            status::DENIED => write!(f, "{what} is a manager: it cannot be cloned or reverted"),
             status::INVALID => f.write_str("a name is 1 to 31 characters of A-Z a-z 0-9 . _ -"),
             other => write!(f, "it failed with {other}"),
         }

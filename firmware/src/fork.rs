@@ -37,6 +37,8 @@ struct Birth<'a> {
     place: Place,
     name: Name,
     index: u32,
+    /// The identifier of the VM that was to be copied, though this may be a copy of a copy.
+    of: u64,
     config: &'a Config,
     holds: u32,
 }
@@ -62,7 +64,7 @@ pub fn clones(source: &Vm, spec: &CloneSpec, let_go: impl FnOnce()) -> Result<Ma
     let mut result = Ok(());
     for (place, name) in places.iter() {
         let index = made as u32 + 1;
-        let birth = Birth { place, name, index, config: &spec.config, holds: hold::OPERATION };
+        let birth = Birth { place, name, index, of: source.id, config: &spec.config, holds: hold::OPERATION };
         // The source may have gone on: the others are copies of the first.
         let template = (made != 0).then(|| machine::slot(places.first_slot()).read());
         let origin = template.as_ref().and_then(|template| template.as_deref()).unwrap_or(source);
@@ -179,7 +181,7 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     let place = machine::DIRECTORY.lock().take(&name).map_err(status_of)?;
     let activities = activities(source);
     let holds = hold::SNAPSHOT | source.control() & hold::FROZEN;
-    let birth = Birth { place, name, index: 0, config: &Config::EMPTY, holds };
+    let birth = Birth { place, name, index: 0, of: source.id, config: &Config::EMPTY, holds };
     match copy(machine, source, &birth) {
         Ok(snapshot) => machine.publish(snapshot),
         Err(error) => {
@@ -227,9 +229,9 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
             Some(copy)
         }),
         power: *source.power.lock(),
-        devices: source.devices.lock().clone(),
+        devices: source.devices.lock().for_clone(),
         identity: Identity::of_clone(birth.name, &machine.seed(), birth.index, epoch, birth.config),
-        source: source.id,
+        source: birth.of,
         family: source.family,
         counter_offset: source.counter_offset(),
         holds: birth.holds,
@@ -294,7 +296,7 @@ pub fn revert(vm: &Vm, snapshot: &Vm) -> Result<(), i64> {
     }
     *vm.vgic.lock() = snapshot.vgic.lock().clone();
     *vm.power.lock() = *snapshot.power.lock();
-    *vm.devices.lock() = snapshot.devices.lock().clone();
+    *vm.devices.lock() = snapshot.devices.lock().for_clone();
     vm.identity.lock().renew(&machine.seed());
     if vm.memory.lock().as_ref().is_some_and(|memory| memory.has_identity_page(&Ram)) {
         // The page is there: this takes no memory.

@@ -138,6 +138,7 @@ pub fn describe(vm: &Vm) -> VmInfo {
         copied_pages: counters.copied_pages.into(),
         copied_nodes: counters.copied_nodes.into(),
         merged_pages: 0.into(),
+        pause: vm.last_pause().into(),
     }
 }
 

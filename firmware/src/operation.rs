@@ -8,7 +8,7 @@ use crate::console::log;
 use crate::fork;
 use crate::machine;
 use crate::vm::{Fate, Vm, hold};
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use salp_core::calls::manage::CloneSpec;
 use salp_core::identity::Name;
 use salp_core::sched::VcpuRef;
@@ -109,6 +109,14 @@ const TICKETS: usize = 4;
 
 static WAITING: [Mutex<Option<Waiting>>; TICKETS] = [const { Mutex::new(None) }; TICKETS];
 
+/// How many VMs stand still for an operation, or are about to.
+static PAUSES: AtomicUsize = AtomicUsize::new(0);
+
+/// Returns true if a VM stands still for an operation, or is about to: work that can wait should.
+pub fn is_any_pausing() -> bool {
+    PAUSES.load(Ordering::Relaxed) != 0
+}
+
 /// Does this to the VM with identifier `id`. Returns the answer if it is done; else the asker gets it later.
 pub fn submit(id: u64, what: What<'_>, asker: Asker) -> Option<Answer> {
     let machine = machine::get();
@@ -123,6 +131,8 @@ pub fn submit(id: u64, what: What<'_>, asker: Asker) -> Option<Answer> {
     if vm.is_busy.swap(true, Ordering::AcqRel) {
         return Some(Answer::of(status::BUSY));
     }
+    PAUSES.fetch_add(1, Ordering::Relaxed);
+    vm.pause_begins();
     if vm.hold(hold::OPERATION) {
         return Some(perform(vm, what));
     }
@@ -152,7 +162,8 @@ fn check(vm: &Vm, what: What<'_>, asker: Asker) -> Result<(), i64> {
     }
     let is_snapshot = vm.is_held_by(hold::SNAPSHOT);
     match what {
-        What::Clone(_) if vm.spec.is_manager() => Err(status::DENIED),
+        // A manager's calls under way are not its own state alone.
+        What::Clone(_) | What::Snapshot(_) | What::Revert(_) if vm.spec.is_manager() => Err(status::DENIED),
         What::Clone(_) => Ok(()),
         What::Freeze if vm.is_held_by(hold::FROZEN) => Err(status::WRONG_STATE),
         _ if is_snapshot => Err(status::WRONG_STATE),
@@ -213,6 +224,8 @@ fn revert(vm: &Vm, id: u64) -> Result<(), i64> {
 fn finish(vm: &Vm) {
     vm.is_busy.store(false, Ordering::Release);
     vm.let_go(hold::OPERATION);
+    vm.pause_ends();
+    PAUSES.fetch_sub(1, Ordering::Relaxed);
 }
 
 /// Lets the frozen VM with identifier `id` go on.
@@ -261,6 +274,7 @@ pub fn bury(vm: &Vm) {
     if let Some(ticket) = vm.pending.lock().take()
         && let Some(waiting) = WAITING[ticket.0 % TICKETS].lock().take()
     {
+        finish(vm);
         deliver(waiting.asker, Answer::of(status::NOT_FOUND));
     }
 }

@@ -66,7 +66,9 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
         match next {
             Some(vcpu) => this.run_vcpu(vcpu),
             None => {
-                machine.replenish();
+                if !operation::is_any_pausing() {
+                    machine.replenish();
+                }
                 cpu::wait_for_interrupt();
                 while this.take_interrupt(None) != Taken::None {}
             }

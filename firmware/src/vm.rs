@@ -68,7 +68,6 @@ pub mod hold {
 }
 
 /// The devices of a VM that are emulated, and what goes with them.
-#[derive(Clone)]
 pub struct Devices {
     /// The console.
     pub uart: Pl011,
@@ -80,6 +79,13 @@ pub struct Devices {
     pub polls: u8,
     /// A key waits for room in the console's FIFO.
     pub typing_stalled: bool,
+}
+
+impl Devices {
+    /// Returns the devices of a clone: what the source has begun to write is shown as the source's alone.
+    pub fn for_clone(&self) -> Self {
+        Self { uart: self.uart.clone(), rtc: self.rtc.clone(), line: LineBuffer::EMPTY, ..*self }
+    }
 }
 
 /// One virtual CPU.
@@ -134,6 +140,8 @@ pub struct Vm {
     /// [`Fate`] and [`hold`].
     control: AtomicU32,
     freezer: Mutex<Option<Freezer>>,
+    /// While an operation has it: the counter when that began; else how long it took, in ticks.
+    pause: AtomicU64,
     /// The number in the name of the last clone that was named after it.
     pub last_number: AtomicU64,
     /// Its memory was sealed since it was frozen.
@@ -328,6 +336,7 @@ impl Vm {
             control: AtomicU32::new(Fate::Running as u32 | parts.holds),
             freezer: Mutex::new(parts.freezer),
             last_number: AtomicU64::new(0),
+            pause: AtomicU64::new(0),
             is_sealed: AtomicBool::new(false),
             vttbr: AtomicU64::new(vttbr),
             counter_offset: AtomicU64::new(parts.counter_offset),
@@ -424,6 +433,23 @@ impl Vm {
         let kicks = if released { scheduler.release(self.slot) } else { 0 };
         drop(scheduler);
         machine::kick(kicks);
+    }
+
+    /// Notes that an operation makes the VM stand still from now on.
+    pub fn pause_begins(&self) {
+        self.pause.store(salp_hw::cpu::counter(), Ordering::Relaxed);
+    }
+
+    /// Notes that the VM may go on.
+    pub fn pause_ends(&self) {
+        let began = self.pause.load(Ordering::Relaxed);
+        self.pause.store(salp_hw::cpu::counter().wrapping_sub(began), Ordering::Relaxed);
+    }
+
+    /// Returns for how long the VM stood still for the last operation, in nanoseconds.
+    pub fn last_pause(&self) -> u64 {
+        let frequency = salp_hw::cpu::counter_frequency().max(1);
+        (u128::from(self.pause.load(Ordering::Relaxed)) * 1_000_000_000 / u128::from(frequency)) as u64
     }
 
     /// Takes back a reason to keep a VM off all CPUs that the scheduler does not hold.

@@ -148,6 +148,8 @@ pub struct VmInfo {
     pub copied_nodes: U64,
     /// How many of its pages were merged with equal ones.
     pub merged_pages: U64,
+    /// For how long it stood still for the last operation on it, from the request on, in nanoseconds.
+    pub pause: U64,
 }
 
 /// A VM's memory, in bytes, counted by looking at every entry of its table.
@@ -190,6 +192,6 @@ pub struct MachineInfo {
 }
 
 const _: () = assert!(size_of::<CloneRequest>() == 48);
-const _: () = assert!(size_of::<VmInfo>() == 168);
+const _: () = assert!(size_of::<VmInfo>() == 176);
 const _: () = assert!(size_of::<VmMemory>() == 32);
 const _: () = assert!(size_of::<MachineInfo>() == 64);

@@ -21,9 +21,10 @@ const STATUS: &str = "Exit status:
   4      QEMU failed
   128+N  ended by signal N";
 
-const KEYS: &str =
-    "Keys: Ctrl-] leaves. Ctrl-^ (Ctrl-6) goes to the next VM's console, and at last back to the log of all. Ctrl-_
-(Ctrl-7 or Ctrl-/) opens EL2's monitor; `help` there lists its commands.";
+const KEYS: &str = "Keys:
+  Ctrl-]            leaves
+  Ctrl-^ (Ctrl-6)   goes to the next VM's console, and at last back to the log of all
+  Ctrl-_ (Ctrl-7)   opens EL2's monitor; `help` there lists its commands";
 
 const MONITOR: &str =
     "The commands are those of the prompt that Ctrl-_ opens on the console; `salp monitor help` lists them.

@@ -16,6 +16,9 @@ pub const KEY_LEAVE: u8 = 0x1d;
 /// The key with which a person goes to the next VM's console, and at last back to the log: `Ctrl-^`. EL2 handles it.
 pub const KEY_NEXT: u8 = 0x1e;
 
+/// The key with which a person opens EL2's monitor: `Ctrl-_`. EL2 handles it.
+pub const KEY_MONITOR: u8 = 0x1f;
+
 /// A console that a program drives: everything that the machine writes is kept, and can be waited for.
 #[derive(Debug)]
 pub struct Console {

@@ -12,6 +12,9 @@ use std::process::{Command, Stdio};
 /// The release that guests come from.
 const RELEASE: &str = "bookworm";
 
+/// Where the packages of kernels have their modules.
+const MODULES: &str = "./lib/modules/*";
+
 /// A stock kernel or boot loader.
 #[derive(Clone, Copy, Debug)]
 pub struct Stock {
@@ -82,25 +85,46 @@ impl Stock {
     /// Why it could not be had.
     pub fn fetch(&self) -> Result<PathBuf> {
         let kept = paths::guests().join(self.name);
-        keep(&kept, || {
-            let apt = Apt::new("arm64")?;
-            let package = apt.newest(self.package, self.backports)?;
-            say(format_args!("downloading {} ({package})", self.about));
-            let work = tempfile::tempdir_in(paths::guests())?;
-            for archive in apt.download(&[&package], self.backports, work.path())? {
-                unpack(&archive, work.path(), Some(self.file))?;
-            }
-            let wanted = work.path().join(self.file.trim_end_matches('*'));
-            let directory = wanted.parent().context("a directory")?.to_path_buf();
-            let start = wanted.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let found = fs::read_dir(&directory)
-                .with_context(|| format!("{package} has no {}", self.file))?
-                .filter_map(Result::ok)
-                .find(|entry| entry.file_name().to_string_lossy().starts_with(&start))
-                .with_context(|| format!("{package} has no {}", self.file))?;
-            fs::rename(found.path(), &kept)?;
-            Ok(())
-        })
+        keep(&kept, || self.unpack(&kept, None))
+    }
+
+    /// Returns a directory with its modules as Linux wants them, by release, downloaded if they are not here yet; `None`
+    /// if it is not Linux.
+    ///
+    /// # Errors
+    ///
+    /// Why they could not be had.
+    pub fn modules(&self) -> Result<Option<PathBuf>> {
+        let kept = paths::guests().join(format!("{}-modules", self.name));
+        // A kernel loads modules of its own package only: it comes new with them.
+        let kernel = paths::guests().join(self.name);
+        let keep = || keep(&kept, || self.unpack(&kernel, Some(&kept)));
+        self.linux.then(keep).transpose()
+    }
+
+    /// Downloads the package and takes out what is asked for.
+    fn unpack(&self, kernel: &Path, modules: Option<&Path>) -> Result<()> {
+        let apt = Apt::new("arm64")?;
+        let package = apt.newest(self.package, self.backports)?;
+        say(format_args!("downloading {} ({package})", self.about));
+        let work = tempfile::tempdir_in(paths::guests())?;
+        let wanted: Vec<&str> = [self.file].into_iter().chain(modules.map(|_| MODULES)).collect();
+        for archive in apt.download(&[&package], self.backports, work.path())? {
+            unpack(&archive, work.path(), &wanted)?;
+        }
+        let file = work.path().join(self.file.trim_end_matches('*'));
+        let directory = file.parent().context("a directory")?.to_path_buf();
+        let start = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let found = fs::read_dir(&directory)
+            .with_context(|| format!("{package} has no {}", self.file))?
+            .filter_map(Result::ok)
+            .find(|entry| entry.file_name().to_string_lossy().starts_with(&start))
+            .with_context(|| format!("{package} has no {}", self.file))?;
+        fs::rename(found.path(), kernel)?;
+        if let Some(modules) = modules {
+            fs::rename(work.path().join("lib/modules"), modules)?;
+        }
+        Ok(())
     }
 }
 
@@ -172,14 +196,14 @@ fn unpack_all(archives: &[PathBuf], kept: &Path) -> Result<()> {
     let root = work.path().join("root");
     fs::create_dir(&root)?;
     for archive in archives {
-        unpack(archive, &root, None)?;
+        unpack(archive, &root, &[])?;
     }
     fs::rename(&root, kept)?;
     Ok(())
 }
 
-/// Unpacks a package, or only the files that match `only`.
-fn unpack(archive: &Path, into: &Path, only: Option<&str>) -> Result<()> {
+/// Unpacks a package, or only the files that match one of `only`.
+fn unpack(archive: &Path, into: &Path, only: &[&str]) -> Result<()> {
     let mut source = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
         .arg(archive)
@@ -190,8 +214,8 @@ fn unpack(archive: &Path, into: &Path, only: Option<&str>) -> Result<()> {
         .context("cannot run dpkg-deb")?;
     let mut tar = Command::new("tar");
     tar.arg("-x").arg("--no-same-owner").arg("-C").arg(into);
-    if let Some(pattern) = only {
-        tar.args(["--wildcards", pattern]);
+    if !only.is_empty() {
+        tar.arg("--wildcards").args(only);
     }
     let stream = source.stdout.take().context("a pipe")?;
     let unpacked = tar.stdin(stream).status().context("cannot run tar")?;

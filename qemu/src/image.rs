@@ -21,6 +21,9 @@ use zerocopy::IntoBytes;
 /// The target that the image and the guests are built for.
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 
+/// The target that programs for Linux guests are built for: static, without a C library of the guest's.
+pub const LINUX_TARGET: &str = "aarch64-unknown-linux-musl";
+
 /// The greatest size of the image, in bytes: room for the machine itself, cloning, the virtual switch and the driver of
 /// the uplink.
 pub const BUDGET: u64 = 384 << 10;
@@ -79,8 +82,8 @@ pub fn build() -> Result<Image> {
 
 fn build_now() -> Result<Image> {
     let _lock = paths::lock(&paths::output())?;
-    setup::ensure_target()?;
-    let elf = cargo_build("salp-firmware", "salp-firmware")?;
+    setup::ensure_target(TARGET)?;
+    let elf = cargo_build("salp-firmware", "salp-firmware", TARGET, "release")?;
     let bytes = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let set = pack::pack(&[builtin_vm()?])?;
     let Flat { bytes: flat, map, parts } =
@@ -105,8 +108,18 @@ fn build_now() -> Result<Image> {
 ///
 /// What cargo says.
 pub fn build_guest(name: &str) -> Result<PathBuf> {
-    setup::ensure_target()?;
-    cargo_build("guest-kit", name)
+    setup::ensure_target(TARGET)?;
+    cargo_build("guest-kit", name, TARGET, "release")
+}
+
+/// Builds `salp-guest`, the guest side of cloning for Linux, and returns the program.
+///
+/// # Errors
+///
+/// What cargo says.
+pub fn build_salp_guest() -> Result<PathBuf> {
+    setup::ensure_target(LINUX_TARGET)?;
+    cargo_build("salp-guest", "salp-guest", LINUX_TARGET, "guest")
 }
 
 /// Returns the VM that is packed in the image.
@@ -119,12 +132,12 @@ fn builtin_vm() -> Result<Placed> {
         .with_context(|| format!("the built-in guest {}", path.display()))
 }
 
-/// Builds a program for the bare machine in release mode, and returns where it is.
-fn cargo_build(package: &str, program: &str) -> Result<PathBuf> {
+/// Builds a program for a guest or for the bare machine, and returns where it is.
+fn cargo_build(package: &str, program: &str, target: &str, profile: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(paths::checkout())
-        .args(["build", "--release", "--package", package, "--bin", program, "--target", TARGET])
+        .args(["build", "--profile", profile, "--package", package, "--bin", program, "--target", target])
         .args(["--target-dir".as_ref(), paths::target().as_os_str()])
         .arg("--message-format=json-render-diagnostics")
         // A person sees what is being compiled; a log need not.

@@ -1,9 +1,11 @@
-//! Initial RAM disks: busybox, an `/init`, and whatever a test wants to have in it.
+//! Initial RAM disks: busybox, an `/init`, `salp-guest`, kernel modules, and whatever a test wants to have in it.
 //!
 //! [`place`](crate::place) puts them in guest memory. The archive (cpio, `newc`) depends on its content only: the same
 //! content gives the same bytes.
 
-use crate::{debian, paths};
+use crate::debian::{self, Stock};
+use crate::modules::Modules;
+use crate::{image, paths};
 use anyhow::{Context, Result, bail, ensure};
 use cpio::newc::{Builder, ModeFileType, trailer};
 use object::read::elf::{Dyn, FileHeader, ProgramHeader};
@@ -66,6 +68,15 @@ impl Initrd {
             .init(SHELL))
     }
 
+    /// Returns the file of an archive for people: busybox with [`SHELL`], and `salp-guest`.
+    ///
+    /// # Errors
+    ///
+    /// Why one of them could not be had.
+    pub fn shell() -> Result<PathBuf> {
+        Self::busybox()?.salp_guest()?.save("busybox-shell")
+    }
+
     /// Sets `/init`, a script for `#!/bin/busybox sh` or a program.
     pub fn init(self, script: impl Into<Vec<u8>>) -> Self {
         self.file("init", script, 0o755)
@@ -108,6 +119,42 @@ impl Initrd {
                 let found = directories.into_iter().find(|path| root.join(path).exists());
                 wanted.push(found.with_context(|| format!("{} has no {library}", root.display()))?);
             }
+        }
+        Ok(self)
+    }
+
+    /// Adds `salp-guest`, the guest side of cloning, as `/bin/salp-guest`.
+    ///
+    /// # Errors
+    ///
+    /// Why it could not be built.
+    pub fn salp_guest(self) -> Result<Self> {
+        let program = image::build_salp_guest()?;
+        let bytes = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+        Ok(self.file("bin/salp-guest", bytes, 0o755))
+    }
+
+    /// Adds a module of a stock kernel and all that it depends on, so that `modprobe NAME` loads it.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub fn module(mut self, stock: &Stock, name: &str) -> Result<Self> {
+        let root = stock.modules()?.with_context(|| format!("{} has no modules", stock.name))?;
+        let modules = Modules::find(&root)?;
+        let directory = format!("lib/modules/{}", modules.release);
+        let list = format!("{directory}/modules.dep");
+        for module in modules.with_dependencies(name)? {
+            let needs: String = module.depends.iter().map(|name| format!(" {name}.ko")).collect();
+            let line = format!("{}.ko:{needs}\n", module.name);
+            let mut lines = match self.entries.get(&list) {
+                Some(Entry::File { bytes, .. }) => bytes.clone(),
+                _ => Vec::new(),
+            };
+            if !lines.split_inclusive(|&byte| byte == b'\n').any(|old| old == line.as_bytes()) {
+                lines.extend(line.as_bytes());
+            }
+            self = self.file(&format!("{directory}/{}.ko", module.name), module.bytes, 0o644).file(&list, lines, 0o644);
         }
         Ok(self)
     }

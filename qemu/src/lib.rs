@@ -6,8 +6,8 @@
 //! [`vm`] (what is asked for) → [`kernel`] (file formats) → [`place`] (where everything lies in guest memory, and the
 //! device tree) → [`pack`] (the boot set) → [`image`] (EL2, built and flattened, with [`symbols`]) → [`machine`] (QEMU,
 //! its [`console`], [`qmp`] and [`monitor`]). [`prepare`] goes the whole way for stock guests and tests. Guests come from
-//! [`debian`] packages and get an [`initrd`]; [`setup`] finds or installs what the host must have; [`paths`] says where
-//! files go.
+//! [`debian`] packages and get an [`initrd`], which may have [`modules`] of the kernel; [`setup`] finds or installs what
+//! the host must have; [`paths`] says where files go.
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,7 @@ pub mod image;
 pub mod initrd;
 pub mod kernel;
 pub mod machine;
+pub mod modules;
 pub mod monitor;
 pub mod pack;
 pub mod paths;

@@ -493,6 +493,33 @@ mod tests {
     use crate::vm::Restart;
 
     #[test]
+    fn the_monitor_is_all_that_its_line_adds_to_a_machine() {
+        let qemu = Qemu { program: "qemu".into(), data: None, version: (7, 2), models: Vec::new() };
+        let payload = Payload::Firmware { image: "image".into(), boot_set: None, options: String::new() };
+        let plain = Config::new(qemu, payload);
+        let words = |config: &Config| -> Vec<String> {
+            let words = config.arguments(Path::new("/d,d")).expect("arguments");
+            words.into_iter().map(|word| word.into_string().expect("text")).collect()
+        };
+        let with = words(&Config { monitor: true, ..plain.clone() });
+        let plain = words(&plain);
+        let added: Vec<&str> = with.iter().filter(|word| !plain.contains(word)).map(|word| &**word).collect();
+        assert_eq!(
+            added,
+            [
+                "-global",
+                "virtio-mmio.force-legacy=false",
+                "socket,id=monitor,path=/d,,d/monitor.el2,server=on,wait=off",
+                "-device",
+                "virtio-serial-device",
+                "-device",
+                "virtconsole,chardev=monitor",
+            ]
+        );
+        assert_eq!(with.len(), plain.len() + 8);
+    }
+
+    #[test]
     fn a_bare_guest_is_an_elf_that_starts_with_the_boot_protocol() {
         let vm = Placed {
             name: "x".into(),

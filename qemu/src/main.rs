@@ -38,10 +38,14 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Setup { guests } => {
             let qemu = salp_qemu::setup::Qemu::find()?;
-            salp_qemu::setup::ensure_target()?;
+            for target in [salp_qemu::image::TARGET, salp_qemu::image::LINUX_TARGET] {
+                salp_qemu::setup::ensure_target(target)?;
+            }
             println!("{} (QEMU {}.{})", qemu.program.display(), qemu.version.0, qemu.version.1);
             if guests {
                 for stock in &salp_qemu::debian::STOCK {
+                    // Before the kernel: both come in one package.
+                    stock.modules()?;
                     println!("{:<12} {}  {}", stock.name, stock.fetch()?.display(), stock.about);
                 }
                 println!("{:<12} {}", "busybox", salp_qemu::debian::busybox()?.display());

@@ -54,7 +54,7 @@ pub fn prepare(vm: &VmRequest) -> Result<Placed> {
     let initrd = match vm.initrd.as_deref() {
         Some("none") => None,
         None if !linux => None,
-        Some("busybox") | None => Some(Initrd::busybox()?.save("busybox-shell")?),
+        Some("busybox") | None => Some(Initrd::shell()?),
         Some(path) => Some(PathBuf::from(path)),
     };
     let append = vm.append.clone().unwrap_or_else(|| if linux { "console=ttyAMA0".into() } else { String::new() });

@@ -1,6 +1,5 @@
-//! What the host must have: a QEMU and the Rust target. Missing things are installed by root, and named to others.
+//! What the host must have: a QEMU and the Rust targets. Missing things are installed by root, and named to others.
 
-use crate::image::TARGET;
 use crate::{debian, paths, say};
 use anyhow::{Context, Result, bail, ensure};
 use std::path::{Path, PathBuf};
@@ -139,28 +138,28 @@ pub fn install(packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Adds the Rust target of the image, if it is missing.
+/// Adds a Rust target, if it is missing.
 ///
 /// # Errors
 ///
 /// The one command to run.
-pub fn ensure_target() -> Result<()> {
+pub fn ensure_target(target: &str) -> Result<()> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc)
         .current_dir(paths::checkout())
-        .args(["--print", "target-libdir", "--target", TARGET])
+        .args(["--print", "target-libdir", "--target", target])
         .output()
         .context("cannot run rustc")?;
     let directory = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     if output.status.success() && directory.is_dir() {
         return Ok(());
     }
-    let command = format!("rustup target add {TARGET}");
-    ensure!(find_program("rustup").is_some(), "the Rust target {TARGET} is missing, and there is no rustup to add it");
-    say(format_args!("the Rust target {TARGET} is missing; adding it: {command}"));
+    let command = format!("rustup target add {target}");
+    ensure!(find_program("rustup").is_some(), "the Rust target {target} is missing, and there is no rustup to add it");
+    say(format_args!("the Rust target {target} is missing; adding it: {command}"));
     let status = Command::new("rustup")
         .current_dir(paths::checkout())
-        .args(["target", "add", TARGET])
+        .args(["target", "add", target])
         .stdout(std::io::stderr())
         .status()
         .context("cannot run rustup")?;

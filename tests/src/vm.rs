@@ -52,8 +52,7 @@ pub fn stock(name: &str) -> Vm {
     let stock = Stock::named(name).unwrap_or_else(|| panic!("there is no stock guest {name}"));
     let kernel = stock.fetch().unwrap_or_else(|error| panic!("{error:#}"));
     let request = VmRequest { load: stock.load, ..VmRequest::new(name, name) };
-    let shell = || Initrd::busybox().and_then(|initrd| initrd.save("busybox-shell"));
-    let initrd = stock.linux.then(|| shell().unwrap_or_else(|error| panic!("{error:#}")));
+    let initrd = stock.linux.then(|| Initrd::shell().unwrap_or_else(|error| panic!("{error:#}")));
     Vm { request, kernel, initrd, append: if stock.linux { "console=ttyAMA0".into() } else { String::new() } }
 }
 
@@ -73,13 +72,16 @@ pub fn linux(name: &str, command: &str) -> Vm {
 ///
 /// If it cannot be had.
 pub fn linux_with(name: &str, initrd: Initrd, command: &str) -> Vm {
-    let script = INIT.replace("@COMMAND@", command);
+    let initrd = initrd.init(INIT.replace("@COMMAND@", command));
     // One file for each content: tests run side by side.
-    let sum = script
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    let file = initrd.init(script).save(&format!("test-{sum:016x}")).unwrap_or_else(|error| panic!("{error:#}"));
+    let save = |archive: Vec<u8>| initrd.save(&format!("test-{:016x}", sum(&archive)));
+    let file = initrd.build().and_then(save).unwrap_or_else(|error| panic!("{error:#}"));
     Vm { initrd: Some(file), ..stock(name) }
+}
+
+/// Returns a sum of bytes (FNV-1a) that others hardly have.
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
 }
 
 impl Vm {

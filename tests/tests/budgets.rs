@@ -1,6 +1,6 @@
 //! Sizes and instruction counts that must not grow.
 
-use salp_qemu::image::BUDGET;
+use salp_qemu::image::{BUDGET, build_salp_guest};
 use salp_tests::clones;
 use salp_tests::figures::{self, FIGURES};
 use salp_tests::machine::image;
@@ -11,6 +11,13 @@ fn the_release_image_is_small() {
     let image = image();
     assert!(image.size <= BUDGET, "\n{}", image.report());
     assert!(image.size > 64 << 10, "this is not a whole image:\n{}", image.report());
+}
+
+#[test]
+fn the_program_for_linux_guests_is_small() {
+    let program = build_salp_guest().unwrap_or_else(|error| panic!("{error:#}"));
+    let size = std::fs::metadata(program).expect("a file").len();
+    assert!(size <= 1 << 20, "salp-guest has {size} bytes");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Rules for the source: format, lints, and where `unsafe` may be.
 
-use salp_qemu::image::TARGET;
+use salp_qemu::image::{LINUX_TARGET, TARGET};
 use salp_qemu::paths;
 use salp_tests::tools::{cargo, succeed};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where code that the compiler does not check may be: what touches the machine.
-const UNSAFE_AT: [&str; 2] = ["firmware/hw/", "guest-kit/src/rt/"];
+const UNSAFE_AT: [&str; 3] = ["firmware/hw/", "guest-kit/src/rt/", "guest-kit/linux/src/sys.rs"];
 
 /// Parts of the checkout with Rust in them.
 const PARTS: [&str; 6] = ["board", "firmware", "guest-kit", "hvc", "qemu", "tests"];
@@ -32,6 +32,18 @@ fn clippy_finds_nothing_in_what_runs_on_the_machine() {
             .args(packages)
             .args(["--", "-D", "warnings"]),
     );
+}
+
+#[test]
+fn clippy_finds_nothing_in_what_runs_in_linux_guests() {
+    let arguments = ["clippy", "--quiet", "--all-targets", "--package", "salp-guest", "--target", LINUX_TARGET];
+    succeed(cargo().args(arguments).args(["--", "-D", "warnings"]));
+}
+
+/// It is no default member, as `cargo run` would not know which program is meant.
+#[test]
+fn the_tests_of_the_program_for_linux_guests_pass() {
+    succeed(cargo().args(["test", "--quiet", "--package", "salp-guest"]));
 }
 
 #[test]

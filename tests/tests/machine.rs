@@ -188,6 +188,7 @@ fn the_runner_says_how_the_machine_ended() {
     assert_eq!(good.status.code(), Some(0), "{}", both(&good));
     let json = String::from_utf8_lossy(&good.stdout).into_owned();
     assert!(json.starts_with('{') && json.contains("\"serial\"") && json.contains("\"qmp\""), "{json}");
+    assert!(json.contains("\"monitor\""), "{json}");
 
     let memory = salp_qemu::image::build_guest("memory").unwrap_or_else(|error| panic!("{error:#}"));
     let vm = format!("name=greedy,kernel={},memory=512M,append=rounds=1", memory.display());

@@ -6,7 +6,8 @@ use core::ops::Range;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use core::sync::atomic::{AtomicBool, AtomicU64};
 use salp_core::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
-use salp_core::stage2::{Filled, Level, TableMem, Tlb};
+use salp_core::frames::GROUP;
+use salp_core::stage2::{ENTRIES, Filled, Level, TableMem, Tlb};
 
 core::arch::global_asm!(include_str!("copy.S"));
 
@@ -15,25 +16,20 @@ fn data_line() -> u64 {
     4 << (read!(ctr_el0) >> 16 & 0xf)
 }
 
-/// Does a cache operation on every line of `length` bytes from `start`: eight lines a turn, then the rest.
+/// Does a cache operation on every line of `length` bytes from `start`: sixteen lines a turn, then the rest.
 macro_rules! for_lines {
     ($operation:literal, $start:expr, $length:expr, $line:expr) => {{
         let line: u64 = $line;
         let mut at = $start & !(line - 1);
         let end = $start + $length;
         while at < end {
-            let turns = (end - at) / (8 * line);
+            let turns = (end - at) / (16 * line);
             if turns > 0 {
                 // SAFETY: cache maintenance by address: what it does to the bytes is argued where the macro is used.
                 unsafe {
                     core::arch::asm!(
-                        "2:",
-                        concat!($operation, ", {at}"), "add {at}, {at}, {line}", concat!($operation, ", {at}"),
-                        "add {at}, {at}, {line}", concat!($operation, ", {at}"), "add {at}, {at}, {line}",
-                        concat!($operation, ", {at}"), "add {at}, {at}, {line}", concat!($operation, ", {at}"),
-                        "add {at}, {at}, {line}", concat!($operation, ", {at}"), "add {at}, {at}, {line}",
-                        concat!($operation, ", {at}"), "add {at}, {at}, {line}", concat!($operation, ", {at}"),
-                        "add {at}, {at}, {line}", "subs {turns}, {turns}, #1", "b.ne 2b",
+                        "2:", ".rept 16", concat!($operation, ", {at}"), "add {at}, {at}, {line}", ".endr",
+                        "subs {turns}, {turns}, #1", "b.ne 2b",
                         at = inout(reg) at, line = in(reg) line, turns = inout(reg) turns => _, options(nostack)
                     );
                 }
@@ -52,16 +48,19 @@ pub fn clean_to_coherency(start: Pa, length: u64) {
     dsb!("sy");
 }
 
-/// Makes what was written to a page visible to instruction fetches of every CPU (Arm ARM B2.7.4).
-pub fn sync_code(start: Pa, length: u64) {
-    let ctr = read!(ctr_el0);
+/// Writes cached bytes back to where instruction fetches of every CPU find them, if they do not look into data caches.
+fn clean_to_unification(start: Pa, length: u64) {
     const IDC: u64 = 1 << 28;
-    const DIC: u64 = 1 << 29;
-    if ctr & IDC == 0 {
+    if read!(ctr_el0) & IDC == 0 {
         for_lines!("dc cvau", start.0, length, data_line());
     }
     dsb!("ish");
-    if ctr & DIC == 0 {
+}
+
+/// Makes every CPU fetch instructions anew (Arm ARM B2.7.4). They are clean to the point of unification.
+fn forget_code() {
+    const DIC: u64 = 1 << 29;
+    if read!(ctr_el0) & DIC == 0 {
         // Other virtual addresses may alias the page in a VIPT cache: everything goes.
         // SAFETY: instruction cache maintenance.
         unsafe { core::arch::asm!("ic ialluis", options(nostack, preserves_flags)) };
@@ -93,18 +92,20 @@ pub unsafe fn zero(start: Pa, length: u64) {
 ///
 /// `to` is a page of RAM that the caller owns; `from` is a page of RAM.
 pub unsafe fn copy_page(from: Pa, to: Pa) {
-    // SAFETY: the caller's promise; both are mapped as themselves. 64 bytes a turn, through registers: a guest may
-    // write `from` meanwhile, which is why this is not `copy_nonoverlapping` on references.
+    // SAFETY: the caller's promise; both are mapped as themselves. 256 bytes a turn, through registers: a guest may
+    // write `from` meanwhile, which is why this is not `copy_nonoverlapping` on references. SIMD registers are guests'.
     unsafe {
         core::arch::asm!(
             "2:",
-            "ldp {a}, {b}, [{from}]", "ldp {c}, {d}, [{from}, #16]",
-            "stp {a}, {b}, [{to}]", "stp {c}, {d}, [{to}, #16]",
-            "ldp {a}, {b}, [{from}, #32]", "ldp {c}, {d}, [{from}, #48]",
-            "stp {a}, {b}, [{to}, #32]", "stp {c}, {d}, [{to}, #48]",
-            "add {from}, {from}, #64", "add {to}, {to}, #64",
-            "cmp {to}, {end}", "b.lo 2b",
-            from = inout(reg) from.0 => _, to = inout(reg) to.0 => _, end = in(reg) to.0 + PAGE_SIZE,
+            "ldp {a}, {b}, [{from}, #256]!", "ldp {c}, {d}, [{from}, #16]",
+            "stp {a}, {b}, [{to}, #256]!", "stp {c}, {d}, [{to}, #16]",
+            ".irp offset, 32, 64, 96, 128, 160, 192, 224",
+            "ldp {a}, {b}, [{from}, #\\offset]", "ldp {c}, {d}, [{from}, #\\offset + 16]",
+            "stp {a}, {b}, [{to}, #\\offset]", "stp {c}, {d}, [{to}, #\\offset + 16]",
+            ".endr",
+            "cmp {to}, {last}", "b.ne 2b",
+            from = inout(reg) from.0.wrapping_sub(256) => _, to = inout(reg) to.0.wrapping_sub(256) => _,
+            last = in(reg) to.0 + (PAGE_SIZE - 256),
             a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _, options(nostack)
         );
     }
@@ -219,7 +220,7 @@ pub struct Ram;
 fn entry(node: Pa, index: usize) -> &'static AtomicU64 {
     // SAFETY: a node is a whole frame of RAM, mapped as itself, that core owns as a table; the index is cut to it. The MMU
     // and other CPUs read it too, so it is an atomic.
-    unsafe { &*((node.0 as usize + (index & 511) * 8) as *const AtomicU64) }
+    unsafe { &*((node.0 as usize | ((index & 511) * 8)) as *const AtomicU64) }
 }
 
 impl TableMem for Ram {
@@ -229,14 +230,65 @@ impl TableMem for Ram {
     }
 
     #[inline]
+    fn read_all(&self, node: Pa) -> impl Iterator<Item = [u64; GROUP]> {
+        // SAFETY: as for one entry.
+        let groups = unsafe { &*(node.0 as usize as *const [[AtomicU64; GROUP]; ENTRIES / GROUP]) };
+        groups.iter().map(|group| {
+            let (a, b, c, d): (u64, u64, u64, u64);
+            // SAFETY: LDP reads each aligned word at once, as four loads would in two instructions more.
+            unsafe {
+                core::arch::asm!(
+                    "ldp {a}, {b}, [{at}]", "ldp {c}, {d}, [{at}, #16]", at = in(reg) group,
+                    a = out(reg) a, b = out(reg) b, c = lateout(reg) c, d = lateout(reg) d,
+                    options(nostack, readonly, preserves_flags)
+                );
+            }
+            [a, b, c, d]
+        })
+    }
+
+    #[inline]
     fn write(&self, node: Pa, index: usize, value: u64) {
         entry(node, index).store(value, Relaxed);
+    }
+
+    fn write_row(&self, node: Pa, first: u64, step: u64) {
+        // SAFETY: a node is a whole frame of RAM that core owns as a table, and no MMU reaches it.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                "add {b}, {a}, {step}", "stp {a}, {b}, [{at}], #16", "add {a}, {b}, {step}",
+                "cmp {at}, {end}", "b.ne 2b",
+                at = inout(reg) node.0 => _, end = in(reg) node.0 + PAGE_SIZE, step = in(reg) step,
+                a = inout(reg) first => _, b = out(reg) _, options(nostack)
+            );
+        }
+    }
+
+    fn clear_all(&self, node: Pa, bits: u64) {
+        // SAFETY: a node is a whole frame of RAM that core owns as a table, and no MMU reaches it.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                "ldp {a}, {b}, [{at}]", "ldp {c}, {d}, [{at}, #16]",
+                "and {a}, {a}, {mask}", "and {b}, {b}, {mask}", "and {c}, {c}, {mask}", "and {d}, {d}, {mask}",
+                "stp {a}, {b}, [{at}], #32", "stp {c}, {d}, [{at}, #-16]",
+                "cmp {at}, {end}", "b.ne 2b",
+                at = inout(reg) node.0 => _, end = in(reg) node.0 + PAGE_SIZE, mask = in(reg) !bits,
+                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _, options(nostack)
+            );
+        }
     }
 
     #[inline]
     fn publish(&self, node: Pa, index: usize, value: u64) {
         entry(node, index).store(value, Release);
         dsb!("ishst");
+    }
+
+    #[inline]
+    fn unlink(&self, node: Pa, index: usize, value: u64) {
+        entry(node, index).store(value, Relaxed);
     }
 
     fn zero_page(&self, page: Pa) {
@@ -258,11 +310,14 @@ impl TableMem for Ram {
         // A guest with its MMU off reads memory uncached (no FEAT_S2FWB): nothing may be left in caches alone. A CPU
         // whose caches are coherent to the point of unification for code (IDC) still needs it.
         if !coherent_memory() {
+            // To the point of unification too, which comes before that of coherency.
             for_lines!("dc civac", pa.0, bytes, data_line());
             dsb!("sy");
+        } else if filled == Filled::Copy {
+            clean_to_unification(pa, bytes);
         }
         if filled == Filled::Copy {
-            sync_code(pa, bytes);
+            forget_code();
         }
     }
 

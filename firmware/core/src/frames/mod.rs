@@ -15,11 +15,13 @@
 //! Setting up costs 24 bytes of writes per 2 MiB; the records of frames are written when a block is broken up, and the
 //! storage need not be zeroed. A count that would overflow stays at its maximum, and that frame is never freed.
 
+mod many;
 mod record;
 mod spans;
 #[cfg(test)]
 mod tests;
 
+pub use many::GROUP;
 pub use record::{FRAMES_PER_BLOCK, Kind};
 pub use spans::MAX_BANKS;
 
@@ -338,9 +340,7 @@ impl<'a> Frames<'a> {
             records.fill(Record::used(Kind::Guest));
             block.fresh = FRAMES_PER_BLOCK as u16;
         } else {
-            for record in records {
-                *record = record.incremented();
-            }
+            many::raise(records);
         }
         block.free = 0;
         self.put_block(pa);
@@ -497,15 +497,21 @@ impl<'a> Frames<'a> {
         let kind = self.records[index].kind();
         self.records[index] = Record::free(block.head);
         block.head = (index % FRAMES_PER_BLOCK) as u16;
-        let free = usize::from(block.free);
-        if free == 1 {
+        self.freed(at, kind, 1);
+        true
+    }
+
+    /// So many frames of a split block have just become free.
+    #[inline]
+    fn freed(&mut self, at: usize, kind: Kind, frames: usize) {
+        let free = usize::from(self.blocks[at].free);
+        if free == frames {
             self.push_partial(at as u32);
         } else if free == FRAMES_PER_BLOCK {
             self.unlink_partial(at as u32);
             self.push_free(at as u32);
         }
-        self.account(kind, Kind::Free, 1);
-        true
+        self.account(kind, Kind::Free, frames);
     }
 
     fn push_free(&mut self, at: u32) {

@@ -112,6 +112,24 @@ impl Record {
         Self(self.0.wrapping_sub((self.count() != u32::MAX) as u64))
     }
 
+    /// Returns zero if both are equal: for the comparison of several without a branch each.
+    #[inline(always)]
+    pub(super) const fn differs(self, other: Self) -> u64 {
+        self.0 ^ other.0
+    }
+
+    /// Returns true if the frame stays in use with one reference less and its count is not at its end.
+    #[inline(always)]
+    pub(super) const fn is_plural(self) -> bool {
+        self.count().wrapping_sub(2) < u32::MAX - 2
+    }
+
+    /// Returns this with one reference less: of a record that has one and whose count is not at its end.
+    #[inline(always)]
+    pub(super) const fn lowered(self) -> Self {
+        Self(self.0.wrapping_sub(1))
+    }
+
     /// Returns this with other pins.
     #[inline]
     pub(super) const fn with_pins(self, pins: u16) -> Self {
@@ -190,6 +208,12 @@ impl Block {
             3 => State::Split,
             _ => State::Reserved,
         }
+    }
+
+    /// Returns true if its frames live on their own.
+    #[inline(always)]
+    pub(super) const fn is_split(&self) -> bool {
+        self.state == 3
     }
 
     #[inline]

@@ -75,6 +75,13 @@ impl Spans {
         self.spans[..self.len].last().map_or(0, |last| last.first + last.frames as usize)
     }
 
+    /// Returns the first frame number and the size, in frames, of the first span. It starts at position 0.
+    #[inline(always)]
+    pub(super) fn first(&self) -> (u64, usize) {
+        let [first, ..] = &self.spans;
+        (first.base, first.frames as usize)
+    }
+
     /// Returns the position of the frame that holds `pa`, or `None` outside RAM.
     #[inline(always)]
     pub(super) fn index(&self, pa: Pa) -> Option<usize> {
@@ -96,6 +103,15 @@ impl Spans {
     /// Returns the address of the frame at a position of the table.
     #[inline]
     pub(super) fn address(&self, index: usize) -> Pa {
+        let [first, ..] = &self.spans;
+        if (index as u64) < first.frames {
+            return Pa((first.base + index as u64) << PAGE_SHIFT);
+        }
+        self.address_beyond(index)
+    }
+
+    #[cold]
+    fn address_beyond(&self, index: usize) -> Pa {
         for span in self.spans.iter().take(self.len) {
             let offset = index.wrapping_sub(span.first) as u64;
             if offset < span.frames {

@@ -104,6 +104,7 @@ pub fn info_row(out: &mut dyn Write, vm: &VmInfo) -> fmt::Result {
         .number("copied_pages", vm.copied_pages)
         .number("copied_nodes", vm.copied_nodes)
         .number("merged_pages", vm.merged_pages)
+        .number("pause_ns", vm.pause)
         .end()
 }
 

@@ -98,35 +98,36 @@ pub(super) fn seal<M: TableMem>(frames: &mut Frames<'_>, mem: &M, node: Pa, leve
     if frames.is_sealed(node) {
         return;
     }
+    frames.set_sealed(node, true);
+    if level == Level::Three {
+        // Leaves, and absent ones, to which it does nothing.
+        return mem.clear_all(node, WRITABLE);
+    }
     for index in 0..ENTRIES {
         let old = mem.read(node, index);
-        if old & VALID == 0 {
-            continue;
-        }
         let new = match entry::Entry::decode(old, level) {
             entry::Entry::Table(child) if !frames.is_sealed(child) => entry::lazy(child),
             entry::Entry::Leaf { .. } => old & !WRITABLE,
-            _ => old,
+            _ => continue,
         };
-        if new != old {
-            mem.write(node, index, new);
-        }
+        mem.write(node, index, new);
     }
-    frames.set_sealed(node, true);
 }
 
 /// Makes `to` a copy of the sealed node `from`: whatever the entries point to has one reference more.
 pub(super) fn copy<M: TableMem>(frames: &mut Frames<'_>, mem: &M, from: Pa, to: Pa, level: Level) {
     mem.copy_page(from, to);
+    frames.set_sealed(to, true);
+    if level == Level::Three {
+        return frames.get_all(mem.read_all(to));
+    }
     for index in 0..ENTRIES {
         let raw = mem.read(to, index);
         if raw & TABLE_OR_PAGE != 0 {
-            // A page, or a node below, lazy or not.
+            // A node below, lazy or not.
             frames.get(entry::address(raw));
         } else if raw != 0 {
-            debug_assert!(level == Level::Two);
             frames.get_block(entry::address(raw));
         }
     }
-    frames.set_sealed(to, true);
 }

@@ -2,6 +2,7 @@
 
 use super::entry::Level;
 use crate::addr::{Ipa, Pa};
+use crate::frames::GROUP;
 
 /// What was put into memory that a guest is about to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,13 +20,27 @@ pub trait TableMem {
     /// Returns an entry of a node, in one 64-bit load.
     fn read(&self, node: Pa, index: usize) -> u64;
 
+    /// Reads all entries of a node, [`GROUP`] at a time, each in one 64-bit load.
+    fn read_all(&self, node: Pa) -> impl Iterator<Item = [u64; GROUP]>;
+
     /// Writes an entry of a node that no MMU can reach, in one 64-bit store. Needs no order.
     fn write(&self, node: Pa, index: usize, value: u64);
+
+    /// Writes all entries of a node that no MMU can reach: `first`, and each one greater by `step` than the one before.
+    /// Needs no order.
+    fn write_row(&self, node: Pa, first: u64, step: u64);
+
+    /// Clears these bits in every entry of a node that no MMU can reach. Needs no order.
+    fn clear_all(&self, node: Pa, bits: u64);
 
     /// Writes an entry of a node that MMUs may be walking now. Everything written before, node contents above all, is
     /// visible to every walker before this is (DMB ISHST or a store release), and this is visible to every walker on
     /// return (DSB ISHST).
     fn publish(&self, node: Pa, index: usize, value: u64);
+
+    /// Makes an entry invalid of a node that MMUs may be walking now. Walkers may see the old one until the next
+    /// [`TableMem::publish`] or invalidation of a [`Tlb`] that may know it, so that breaking many costs one barrier.
+    fn unlink(&self, node: Pa, index: usize, value: u64);
 
     /// Fills a page with zeros.
     fn zero_page(&self, page: Pa);
@@ -51,7 +66,7 @@ pub trait TableMem {
 /// Invalidation of what TLBs remember of one VM: a value of this type knows the VMID. If the VM has none at present there
 /// is nothing to invalidate.
 ///
-/// On return every CPU named has forgotten (DSB), what stages 1 and 2 gave in combination included (Arm ARM D8.16).
+/// Stores made before are visible to every walker first (DSB ISHST). On return every CPU named has forgotten (DSB), what stages 1 and 2 gave in combination included (Arm ARM D8.16).
 pub trait Tlb {
     /// All CPUs (inner shareable) forget the page or block at `ipa`, a leaf of a node at this level.
     fn invalidate_leaf(&self, ipa: Ipa, level: Level);

@@ -4,16 +4,43 @@
 
 use super::AddressSpace;
 use super::entry::{self, ENTRIES, Entry, Level};
+use super::identity;
 use super::port::{TableMem, Tlb};
-use crate::addr::Pa;
+use crate::addr::{Ipa, Pa};
 use crate::frames::{FrameStore, Frames};
 
 /// What is left of an address space. No TLB knows it any more.
 #[derive(Debug)]
 #[must_use = "finish it, or frames are lost"]
 pub struct Teardown {
-    /// The node of each level that is being emptied, and the entry to look at next.
-    at: [Option<(Pa, usize)>; 2],
+    root: Option<Rest>,
+    middle: Option<Rest>,
+    /// Where the last node of level 2 ends, with RAM.
+    end: usize,
+    /// The identity page may be there still.
+    has_identity: bool,
+}
+
+/// A node that is being emptied: its entries from `next` to `end`.
+#[derive(Debug)]
+struct Rest {
+    node: Pa,
+    next: usize,
+    end: usize,
+}
+
+impl Rest {
+    /// Returns the next entry that is in use.
+    fn take(&mut self, mem: &impl TableMem) -> Option<u64> {
+        let mut next = self.next;
+        let mut raw = 0;
+        while next < self.end && raw == 0 {
+            raw = mem.read(self.node, next);
+            next += 1;
+        }
+        self.next = next;
+        (raw != 0).then_some(raw)
+    }
 }
 
 impl AddressSpace {
@@ -25,14 +52,17 @@ impl AddressSpace {
     /// Prepares to give all memory back by and by. No vCPU may run in it. The VMID may be used anew at once.
     pub fn into_teardown(self, tlb: &impl Tlb) -> Teardown {
         tlb.invalidate_vm();
-        Teardown { at: [Some((self.root_node(), 0)), None] }
+        let entries = self.root_entries();
+        let root = Rest { node: self.root_node(), next: entries.start, end: entries.end };
+        let end = Level::Two.index(Ipa(self.ram_end.0 - 1)) + 1;
+        Teardown { root: Some(root), middle: None, end, has_identity: true }
     }
 }
 
 impl Teardown {
     /// A node of level 2 that an entry pointed to which no TLB knows any more.
     pub(super) const fn of_node(node: Pa) -> Self {
-        Self { at: [None, Some((node, 0))] }
+        Self { root: None, middle: Some(Rest { node, next: 0, end: ENTRIES }), end: ENTRIES, has_identity: false }
     }
 
     /// Gives all of the rest back.
@@ -40,64 +70,46 @@ impl Teardown {
         while !self.step(frames, mem) {}
     }
 
-    /// Gives back what hangs off one entry or, if that is a node, at most what hangs off the 512 entries of that. Returns
-    /// true when all is given back.
+    /// Gives back what hangs off one entry that nobody else uses or, if that is a node, at most what hangs off the 512 entries
+    /// of that. Returns true when all is given back.
     pub fn step(&mut self, frames: &impl FrameStore, mem: &impl TableMem) -> bool {
         frames.with(|frames| self.step_locked(frames, mem))
     }
 
     fn step_locked(&mut self, frames: &mut Frames<'_>, mem: &impl TableMem) -> bool {
-        let [one, two] = &mut self.at;
-        if let Some((node, next)) = two {
-            if *next == 0 && !frames.release_node(*node) {
-                *two = None;
-                return one.is_none();
-            }
-            while *next < ENTRIES {
-                let raw = mem.read(*node, *next);
-                *next += 1;
-                match Entry::decode(raw, Level::Two) {
-                    Entry::Absent => {}
-                    Entry::Leaf { pa, .. } => {
-                        frames.put_block(pa);
-                        return false;
-                    }
-                    Entry::Lazy(child) | Entry::Table(child) => {
-                        release_pages(frames, mem, child);
-                        return false;
+        if let Some(middle) = &mut self.middle {
+            if middle.next != 0 || frames.release_node(middle.node) {
+                while let Some(raw) = middle.take(mem) {
+                    match Entry::decode(raw, Level::Two) {
+                        Entry::Leaf { pa, .. } => {
+                            frames.put_block(pa);
+                            return false;
+                        }
+                        _ if frames.release_node(entry::address(raw)) => {
+                            let node = entry::address(raw);
+                            frames.put_all(mem.read_all(node));
+                            frames.free(node);
+                            return false;
+                        }
+                        _ => {}
                     }
                 }
+                frames.free(middle.node);
             }
-            frames.free(*node);
-            *two = None;
-            return one.is_none();
+            self.middle = None;
+            return self.root.is_none();
         }
-        if let Some((node, next)) = one {
-            while *next < ENTRIES {
-                let raw = mem.read(*node, *next);
-                *next += 1;
-                if raw != 0 {
-                    *two = Some((entry::address(raw), 0));
-                    return false;
-                }
-            }
-            frames.free(*node);
-            *one = None;
+        let Some(root) = &mut self.root else { return true };
+        if core::mem::take(&mut self.has_identity) {
+            identity::release(frames, mem, root.node);
         }
+        if let Some(raw) = root.take(mem) {
+            let end = if root.next == root.end { self.end } else { ENTRIES };
+            self.middle = Some(Rest { node: entry::address(raw), next: 0, end });
+            return false;
+        }
+        frames.free(root.node);
+        self.root = None;
         true
     }
-}
-
-/// Gives back one reference to a node of pages, and the pages if it was the last.
-fn release_pages(frames: &mut Frames<'_>, mem: &impl TableMem, node: Pa) {
-    if !frames.release_node(node) {
-        return;
-    }
-    for index in 0..ENTRIES {
-        let raw = mem.read(node, index);
-        if raw != 0 {
-            frames.put(entry::address(raw));
-        }
-    }
-    frames.free(node);
 }

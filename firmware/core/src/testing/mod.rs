@@ -7,7 +7,7 @@
 //! - a walker reaches a node through a cached table entry that has changed.
 
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
-use crate::frames::Frames;
+use crate::frames::{Frames, GROUP};
 use crate::stage2::{ENTRIES, Filled, Level, TableMem, Tlb};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -61,6 +61,8 @@ pub struct Machine<'a> {
     live: RefCell<Option<BTreeSet<Pa>>>,
     /// Pages and blocks that EL2 has filled and not yet synchronised for a guest.
     unsynced: RefCell<BTreeSet<Pa>>,
+    /// An entry was unlinked and walkers may not see it yet.
+    is_unordered: Cell<bool>,
     /// Pages of guests that EL2 has written to and not synchronised since.
     cached: RefCell<BTreeSet<Pa>>,
     /// How many invalidations there were.
@@ -80,6 +82,7 @@ impl<'a> Machine<'a> {
             live: RefCell::default(),
             unsynced: RefCell::default(),
             cached: RefCell::default(),
+            is_unordered: Cell::new(false),
             invalidations: Cell::new(0),
         }
     }
@@ -159,6 +162,7 @@ impl<'a> Machine<'a> {
 
     /// Fails if a TLB remembers what is no longer so.
     pub fn check_tlbs(&self) {
+        assert!(!self.is_unordered.get(), "walkers may still see an entry that was unlinked");
         for (&(vm, cpu), tlb) in &*self.tlbs.borrow() {
             let root = self.roots.borrow()[&vm];
             for (&ipa, leaf) in &tlb.leaves {
@@ -224,6 +228,7 @@ impl<'a> Machine<'a> {
 
     fn change_tlb(&self, vm: VmName, only: Option<usize>, f: impl Fn(&mut SoftTlb)) {
         self.invalidations.set(self.invalidations.get() + 1);
+        self.is_unordered.set(false);
         for (_, tlb) in self
             .tlbs
             .borrow_mut()
@@ -240,15 +245,32 @@ impl TableMem for Machine<'_> {
         self.with_page(node, |page| page[index])
     }
 
+    fn read_all(&self, node: Pa) -> impl Iterator<Item = [u64; GROUP]> {
+        (0..ENTRIES).step_by(GROUP).map(move |first| std::array::from_fn(|offset| self.read(node, first + offset)))
+    }
+
     fn write(&self, node: Pa, index: usize, value: u64) {
         assert!(!self.is_live(node), "a plain store to {node}, which an MMU can reach");
         self.check_synced(value);
         self.with_page(node, |page| page[index] = value);
     }
 
+    fn write_row(&self, node: Pa, first: u64, step: u64) {
+        for index in 0..ENTRIES {
+            self.write(node, index, first + index as u64 * step);
+        }
+    }
+
+    fn clear_all(&self, node: Pa, bits: u64) {
+        for index in 0..ENTRIES {
+            self.write(node, index, self.read(node, index) & !bits);
+        }
+    }
+
     fn publish(&self, node: Pa, index: usize, value: u64) {
         let old = self.with_page(node, |page| std::mem::replace(&mut page[index], value));
         self.live.replace(None);
+        self.is_unordered.set(false);
         if value & VALID == 0 {
             return;
         }
@@ -257,6 +279,13 @@ impl TableMem for Machine<'_> {
         }
         self.check_synced(value);
         self.check_tlbs();
+    }
+
+    fn unlink(&self, node: Pa, index: usize, value: u64) {
+        assert_eq!(value & VALID, 0, "only a publication orders what a valid entry leads to");
+        self.with_page(node, |page| page[index] = value);
+        self.live.replace(None);
+        self.is_unordered.set(true);
     }
 
     fn zero_page(&self, page: Pa) {

@@ -1,0 +1,190 @@
+//! One reference more or less for everything that the entries of a node of pages point to, in few instructions an entry.
+//!
+//! Before: [`super::record`]. After: [`crate::stage2`], which copies nodes and gives them back. What was allocated together
+//! is found together: four entries in a row mostly point to four frames in a row whose records are equal. The loops keep
+//! what they need in registers and leave what is rare to the methods for one frame.
+
+use super::Frames;
+use super::record::{Block, FRAMES_PER_BLOCK, Kind, Record};
+use crate::addr::{PAGE_SHIFT, PAGE_SIZE, Pa};
+
+/// How many entries are looked at together.
+pub const GROUP: usize = 4;
+
+/// The bits of an entry that hold the address of a frame.
+const ADDRESS: u64 = (1 << 48) - PAGE_SIZE;
+
+/// Returns the position, in a span that begins at frame number `base`, of the frame that an entry points to.
+#[inline(always)]
+const fn position(entry: u64, base: u64) -> usize {
+    ((entry & ADDRESS) >> PAGE_SHIFT).wrapping_sub(base) as usize
+}
+
+/// Returns the records of the frames that four entries point to, and the position of the first, if they are a row of equal
+/// ones. A row begins below `limit`, so that there are records for all of it.
+#[inline(always)]
+fn row(records: &mut [Record], entries: [u64; GROUP], base: u64, limit: u32) -> Option<(usize, &mut [Record; GROUP])> {
+    let [first, second, third, fourth] = entries;
+    let difference = second ^ first.wrapping_add(PAGE_SIZE)
+        | third ^ first.wrapping_add(2 * PAGE_SIZE)
+        | fourth ^ first.wrapping_add(3 * PAGE_SIZE);
+    if difference != 0 {
+        return None;
+    }
+    let index = position(first, base);
+    if index >= limit as usize {
+        return None;
+    }
+    let row = records.get_mut(index..index.wrapping_add(GROUP))?.first_chunk_mut::<GROUP>()?;
+    let [a, b, c, d] = *row;
+    if a.differs(b) | a.differs(c) | a.differs(d) == 0 { Some((index, row)) } else { None }
+}
+
+/// Counts one entry less. Returns false if that is not simple; nothing is done then.
+#[inline(always)]
+fn lower(blocks: &mut [Block], records: &mut [Record], entry: u64, base: u64, freed: &mut usize) -> bool {
+    let index = position(entry, base);
+    let Some(record) = records.get_mut(index) else { return entry == 0 };
+    if record.is_plural() {
+        *record = record.lowered();
+        return true;
+    }
+    if *record != Record::used(Kind::Guest) {
+        return false;
+    }
+    let Some(block) = blocks.get_mut(index / FRAMES_PER_BLOCK) else { return false };
+    let free = block.free;
+    if block.is_split() {
+        // Neither the first free one of its block nor the last: no list of blocks changes.
+        if (free == 0) | (free == FRAMES_PER_BLOCK as u16 - 1) {
+            return false;
+        }
+        *record = Record::free(block.head);
+        block.head = (index % FRAMES_PER_BLOCK) as u16;
+        *freed = freed.wrapping_add(1);
+    } else {
+        // It is in use as part of the block.
+        *record = record.lowered();
+    }
+    block.free = free.wrapping_add(1);
+    true
+}
+
+/// Notes that a row of frames with equal records is in use as part of its block only. Returns false if it is not.
+#[inline(always)]
+fn lose_row(blocks: &mut [Block], index: usize, record: Record) -> bool {
+    if record != Record::used(Kind::Guest) || index % FRAMES_PER_BLOCK > FRAMES_PER_BLOCK - GROUP {
+        return false;
+    }
+    let Some(block) = blocks.get_mut(index / FRAMES_PER_BLOCK).filter(|block| !block.is_split()) else { return false };
+    block.free = block.free.wrapping_add(GROUP as u16);
+    true
+}
+
+/// Counts one more page entry for each of these frames.
+pub(super) fn raise(records: &mut [Record]) {
+    let (rows, rest) = records.as_chunks_mut::<GROUP>();
+    for row in rows {
+        let [a, b, c, d] = *row;
+        *row = [a.incremented(), b.incremented(), c.incremented(), d.incremented()];
+    }
+    for record in rest {
+        *record = record.incremented();
+    }
+}
+
+impl Frames<'_> {
+    /// Returns the first frame number of the span that most frames are of, and how many rows may begin there.
+    #[inline(always)]
+    fn window(&self) -> (u64, u32) {
+        let (base, frames) = self.spans.first();
+        (base, frames.min(u32::MAX as usize) as u32 - (GROUP as u32 - 1))
+    }
+
+    /// Counts one more page entry for each of these entries: words with the address of a frame in bits 47 to 12, or zero.
+    pub fn get_all(&mut self, mut entries: impl Iterator<Item = [u64; GROUP]>) {
+        loop {
+            let (base, limit) = self.window();
+            let records = &mut self.records[..limit as usize + (GROUP - 1)];
+            let entries = loop {
+                let Some(entries) = entries.next() else { return };
+                let Some((_, row)) = row(records, entries, base, limit) else { break entries };
+                let record = row[0].incremented();
+                *row = [record, record, record, record];
+            };
+            for raw in entries {
+                if raw != 0 {
+                    self.get(Pa(raw & ADDRESS));
+                }
+            }
+        }
+    }
+
+    /// Counts one more entry that points to a node for each of these that is not zero. Calls `each` with its place, itself,
+    /// and true if the node is marked as sealed.
+    pub fn get_nodes(
+        &mut self,
+        mut entries: impl Iterator<Item = (usize, u64)>,
+        mut each: impl FnMut(usize, u64, bool),
+    ) {
+        loop {
+            let (base, frames) = self.spans.first();
+            let records = &mut self.records[..frames];
+            let (place, raw) = loop {
+                let Some((place, raw)) = entries.next() else { return };
+                if raw == 0 {
+                    continue;
+                }
+                let Some(record) = records.get_mut(position(raw, base)) else { break (place, raw) };
+                *record = record.incremented();
+                each(place, raw, record.is_sealed());
+            };
+            let is_sealed = self.get_node(Pa(raw & ADDRESS));
+            each(place, raw, is_sealed);
+        }
+    }
+
+    /// Counts one page entry less for each of these entries, as [`Frames::put`] does. Returns how many frames are free now
+    /// that were not.
+    #[inline(never)]
+    pub fn put_all(&mut self, mut entries: impl Iterator<Item = [u64; GROUP]>) -> usize {
+        let mut freed = 0;
+        let mut others = 0;
+        loop {
+            let (base, limit) = self.window();
+            let records = &mut self.records[..limit as usize + (GROUP - 1)];
+            let blocks = &mut *self.blocks;
+            let rest = loop {
+                let Some(entries) = entries.next() else { break None };
+                if let Some((index, row)) = row(records, entries, base, limit) {
+                    let record = row[0].lowered();
+                    if row[0].is_plural() || lose_row(blocks, index, row[0]) {
+                        *row = [record, record, record, record];
+                        continue;
+                    }
+                }
+                let [a, b, c, d] = entries;
+                if !lower(blocks, records, a, base, &mut freed) {
+                    break Some([a, b, c, d]);
+                }
+                if !lower(blocks, records, b, base, &mut freed) {
+                    break Some([0, b, c, d]);
+                }
+                if !lower(blocks, records, c, base, &mut freed) {
+                    break Some([0, 0, c, d]);
+                }
+                if !lower(blocks, records, d, base, &mut freed) {
+                    break Some([0, 0, 0, d]);
+                }
+            };
+            let Some(rest) = rest else { break };
+            for raw in rest {
+                if raw != 0 {
+                    others += usize::from(self.put(Pa(raw & ADDRESS)));
+                }
+            }
+        }
+        self.account(Kind::Guest, Kind::Free, freed);
+        freed + others
+    }
+}
