@@ -16,6 +16,7 @@
 //! storage need not be zeroed. A count that would overflow stays at its maximum, and that frame is never freed.
 
 mod many;
+mod promise;
 mod record;
 mod spans;
 #[cfg(test)]
@@ -65,6 +66,8 @@ pub struct Stats {
     by_kind: [usize; Kind::COUNT],
     /// How many whole blocks of 2 MiB are free.
     pub free_blocks: usize,
+    /// How many of the free frames are promised.
+    pub promised: usize,
 }
 
 impl Stats {
@@ -135,7 +138,7 @@ impl<'a> Frames<'a> {
         let blocks = <[Block]>::mut_from_bytes(blocks.as_mut_bytes()).map_err(|_| SetupError::StorageTooSmall)?;
         let records = <[Record]>::mut_from_bytes(records.as_mut_bytes()).map_err(|_| SetupError::StorageTooSmall)?;
         blocks.fill(Block::new(State::Reserved));
-        let mut stats = Stats { by_kind: [0; Kind::COUNT], free_blocks: 0 };
+        let mut stats = Stats { by_kind: [0; Kind::COUNT], free_blocks: 0, promised: 0 };
         stats.by_kind[Kind::Reserved as usize] = frames;
         let mut this =
             Self { spans, blocks, records, free_blocks: NO_BLOCK, partial_blocks: NO_BLOCK, stats, zero: None };
@@ -168,8 +171,11 @@ impl<'a> Frames<'a> {
     ///
     /// # Errors
     ///
-    /// No frame is free.
+    /// No frame is free that is not promised.
     pub fn alloc(&mut self, kind: Kind) -> Result<Pa, OutOfMemory> {
+        if self.unpromised() == 0 {
+            return Err(OutOfMemory);
+        }
         let mut at = self.partial_blocks;
         if at == NO_BLOCK {
             at = self.free_blocks;
@@ -204,10 +210,10 @@ impl<'a> Frames<'a> {
     ///
     /// # Errors
     ///
-    /// No whole block is free; single frames may be.
+    /// No whole block is free, or not so many frames that are not promised; single frames may be.
     pub fn alloc_block(&mut self) -> Result<Pa, OutOfMemory> {
         let at = self.free_blocks;
-        if at == NO_BLOCK {
+        if at == NO_BLOCK || self.unpromised() < FRAMES_PER_BLOCK {
             return Err(OutOfMemory);
         }
         self.unlink_free(at);
@@ -374,6 +380,12 @@ impl<'a> Frames<'a> {
             State::Split if !self.is_written(index) => Kind::Free,
             _ => self.records[index].kind(),
         })
+    }
+
+    /// Returns what a frame is used for that a page entry points to.
+    #[inline]
+    pub fn kind_in_use(&self, pa: Pa) -> Kind {
+        self.records[self.index(pa)].kind()
     }
 
     /// Returns true if every frame of the block at `pa` is an image frame.
@@ -623,6 +635,7 @@ impl<'a> Frames<'a> {
 
     /// Takes a range out of free memory.
     fn claim(&mut self, range: Range<Pa>, kind: Kind) -> Result<(), NotFree> {
+        assert!(self.stats.promised == 0, "what is set up comes before promises");
         let start = range.start.0 >> PAGE_SHIFT;
         let end = range.end.0.div_ceil(PAGE_SIZE).max(start);
         let is_reservation = kind == Kind::Reserved;

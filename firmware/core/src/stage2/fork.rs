@@ -9,7 +9,7 @@ use super::port::{TableMem, Tlb};
 use super::teardown::Teardown;
 use super::{AddressSpace, Counters};
 use crate::addr::{Ipa, Pa};
-use crate::frames::{FrameStore, Kind, OutOfMemory};
+use crate::frames::{FrameStore, Frames, Kind, OutOfMemory};
 
 /// Why an address space cannot be forked. It is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,8 @@ impl AddressSpace {
         self.check_pinned(frames, mem, pinned)?;
         let root = frames.with(|frames| frames.alloc(Kind::Node))?;
         mem.zero_page(root);
-        let mut child = Self { root, counters: Counters::default(), pinned: 0, ..*self };
+        let account = self.account.fork();
+        let mut child = Self { root, account, counters: Counters::default(), pinned: 0, ..*self };
         let mut is_unlinked = false;
         let entries = self.root_entries().map(|index| (index, mem.read(self.root, index)));
         let share = |index, raw, is_sealed: bool| {
@@ -189,8 +190,9 @@ impl AddressSpace {
             return Err(RevertError::NotASnapshot);
         }
         // Break all (a lazy entry remembers what was there), forget, make all. What is the same in both stays.
+        let root = self.root;
         let differs = |index| {
-            let (own, other) = (mem.read(self.root, index), mem.read(snapshot.root, index));
+            let (own, other) = (mem.read(root, index), mem.read(snapshot.root, index));
             entry::address(own) != entry::address(other)
         };
         for index in self.root_entries().filter(|&index| differs(index)) {
@@ -200,6 +202,7 @@ impl AddressSpace {
             }
         }
         tlb.invalidate_vm();
+        self.account.become_like(&snapshot.account);
         for index in self.root_entries() {
             let (old, new) = (mem.read(self.root, index), mem.read(snapshot.root, index));
             if !differs(index) {
@@ -214,10 +217,20 @@ impl AddressSpace {
             }
             mem.publish(self.root, index, new);
             if old != 0 {
-                Teardown::of_node(entry::address(old)).finish(frames, mem);
+                let mut rest = Teardown::of_node(entry::address(old));
+                while !frames.with(|frames| self.give_back(frames, mem, &mut rest)) {}
             }
         }
         Ok(())
+    }
+
+    /// Does a step of giving memory back. What came out of the promise goes back into it.
+    fn give_back(&mut self, frames: &mut Frames<'_>, mem: &impl TableMem, rest: &mut Teardown) -> bool {
+        let free = frames.stats().frames(Kind::Free);
+        let is_done = rest.step_locked(frames, mem);
+        let freed = frames.stats().frames(Kind::Free) - free;
+        self.account.refund(frames, freed, freed);
+        is_done
     }
 
     pub(super) const fn root_node(&self) -> Pa {

@@ -34,6 +34,8 @@ mod fork;
 mod identity;
 mod image;
 mod port;
+mod promise;
+mod supply;
 mod teardown;
 #[cfg(test)]
 mod tests;
@@ -51,6 +53,7 @@ pub use teardown::Teardown;
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use crate::frames::{FrameStore, Kind, OutOfMemory};
 use core::ops::Range;
+use promise::Account;
 use salp_hvc::bootset::RAM_BASE;
 
 /// How many bits a guest physical address has; VTCR_EL2.T0SZ is 64 less this, SL0 says level 1.
@@ -116,6 +119,7 @@ pub struct AddressSpace {
     policy: Policy,
     attr: MemAttr,
     pinned: u32,
+    account: Account,
     counters: Counters,
 }
 
@@ -153,6 +157,7 @@ impl AddressSpace {
             policy,
             attr,
             pinned: 0,
+            account: Account::default(),
             counters: Counters::default(),
         })
     }
