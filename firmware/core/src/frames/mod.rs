@@ -23,7 +23,7 @@ mod spans;
 mod tests;
 
 pub use many::GROUP;
-pub use record::{FRAMES_PER_BLOCK, Kind};
+pub use record::{FRAMES_PER_BLOCK, Kind, MARKS};
 pub use spans::MAX_BANKS;
 
 use crate::addr::{BLOCK_SIZE, PAGE_SHIFT, PAGE_SIZE, Pa};
@@ -86,6 +86,7 @@ pub struct Frames<'a> {
     partial_blocks: u32,
     stats: Stats,
     zero: Option<Pa>,
+    version: u64,
 }
 
 /// A frame table that several CPUs share: lends it to one of them at a time, for a short while.
@@ -140,8 +141,16 @@ impl<'a> Frames<'a> {
         blocks.fill(Block::new(State::Reserved));
         let mut stats = Stats { by_kind: [0; Kind::COUNT], free_blocks: 0, promised: 0 };
         stats.by_kind[Kind::Reserved as usize] = frames;
-        let mut this =
-            Self { spans, blocks, records, free_blocks: NO_BLOCK, partial_blocks: NO_BLOCK, stats, zero: None };
+        let mut this = Self {
+            spans,
+            blocks,
+            records,
+            free_blocks: NO_BLOCK,
+            partial_blocks: NO_BLOCK,
+            stats,
+            zero: None,
+            version: 0,
+        };
         for bank in banks.iter().rev() {
             this.open(bank);
         }
@@ -236,6 +245,17 @@ impl<'a> Frames<'a> {
         let index = self.index(pa);
         let record = &mut self.records[index];
         *record = record.incremented();
+    }
+
+    /// Counts one more page entry that points to a frame to which there is one already, or of a block in use as a whole.
+    pub fn get_page(&mut self, pa: Pa) {
+        let index = self.index(pa);
+        if self.records[index].is_unreferenced() {
+            let block = &mut self.blocks[index / FRAMES_PER_BLOCK];
+            assert!(block.state() == State::Block, "a page entry to a frame that is not in use");
+            block.free -= 1;
+        }
+        self.records[index] = self.records[index].incremented();
     }
 
     /// Counts one more page entry that points to an image frame.
@@ -452,6 +472,34 @@ impl<'a> Frames<'a> {
     pub fn set_sealed(&mut self, node: Pa, sealed: bool) {
         let index = self.index(node);
         self.records[index] = self.records[index].with_sealed(sealed);
+    }
+
+    /// Marks the entry of a node as changed, and with it all those that the mark stands for: one of [`MARKS`] equal parts.
+    #[inline]
+    pub fn mark(&mut self, node: Pa, entry: usize) {
+        let index = self.index(node);
+        self.records[index] = self.records[index].marked(entry / (FRAMES_PER_BLOCK / MARKS));
+    }
+
+    /// Marks the entry of a node as changed, and the node as not sealed.
+    #[inline]
+    pub fn set_changed(&mut self, node: Pa, entry: usize) {
+        let index = self.index(node);
+        self.records[index] = self.records[index].with_sealed(false).marked(entry / (FRAMES_PER_BLOCK / MARKS));
+    }
+
+    /// Takes all marks off a node. Returns them, one a bit.
+    pub fn take_marks(&mut self, node: Pa) -> u8 {
+        let index = self.index(node);
+        let record = self.records[index];
+        self.records[index] = record.unmarked();
+        record.marks()
+    }
+
+    /// Returns a number for contents of an address space that was never returned before, and is not zero.
+    pub const fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
     }
 
     /// Returns the page of zeros, once there is one.

@@ -117,6 +117,9 @@ impl AddressSpace {
             return Err(Fault::OutsideRam);
         }
         let ipa = ipa.page();
+        if self.is_forked(ipa) {
+            self.version = 0;
+        }
         let mut supply = Supply::default();
         let plan = frames.with(|frames| self.plan(frames, mem, tlb, ipa, want, &mut supply))?;
         let resolved = match plan {
@@ -180,7 +183,7 @@ impl AddressSpace {
             Plan::Page { own: OwnEntry { node: bottom, index, raw }, fill }
         };
         frames.set_sealed(middle, false);
-        frames.set_sealed(bottom, false);
+        frames.set_changed(bottom, index);
         Ok(plan)
     }
 
@@ -357,6 +360,7 @@ impl AddressSpace {
                     self.own(ipa, 1);
                     mem.zero_page(fresh);
                     frames.set_sealed(fresh, true);
+                    frames.mark(node, index);
                     edit.link_new(node, index, level, raw, fresh);
                     fresh
                 }
@@ -405,6 +409,7 @@ impl AddressSpace {
                         && let Some(block) = supply.block() =>
                 {
                     self.own(ipa, FRAMES_PER_BLOCK);
+                    frames.mark(node, index);
                     edit.store(node, index, level, raw, entry::leaf(block, level, self.attr, true));
                     return (Resolved::ZeroedBlock, None);
                 }
@@ -412,6 +417,7 @@ impl AddressSpace {
                     let fresh = supply.node();
                     self.own(ipa, 1);
                     mem.zero_page(fresh);
+                    frames.mark(node, index);
                     edit.link_new(node, index, level, raw, fresh);
                     fresh
                 }
@@ -419,6 +425,7 @@ impl AddressSpace {
                     let fresh = supply.node();
                     edit::seal(frames, mem, child, below);
                     edit::copy(frames, mem, child, fresh, below);
+                    frames.mark(node, index);
                     edit.link_new(node, index, level, raw, fresh);
                     // Under the frame table's lock until the TLBs have forgotten it, and others use it anyway.
                     let is_last = frames.release_node(child);
@@ -449,6 +456,7 @@ impl AddressSpace {
                     self.own(ipa, 1);
                     mem.write_row(fresh, entry::leaf(pa, Level::Three, self.attr, is_writable), PAGE_SIZE);
                     frames.split_block(pa);
+                    frames.mark(node, index);
                     edit.link_new(node, index, level, raw, fresh);
                     self.counters.split_blocks = self.counters.split_blocks.wrapping_add(1);
                     fresh
@@ -459,6 +467,7 @@ impl AddressSpace {
         }
         let index = Level::Three.index(ipa);
         let raw = mem.read(node, index);
+        frames.mark(node, index);
         match Entry::decode(raw, Level::Three) {
             Entry::Leaf { is_writable: true, .. } => {
                 edit.forget_local();

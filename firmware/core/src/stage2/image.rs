@@ -61,6 +61,7 @@ impl AddressSpace {
         if pa.checked_add(bytes).is_none() {
             return Err(MapError::NotImage);
         }
+        self.version = 0;
         let mut done = 0;
         while done < bytes {
             let at = Ipa(ipa.0 + done);

@@ -35,6 +35,7 @@ mod identity;
 mod image;
 mod port;
 mod promise;
+mod revert;
 mod supply;
 mod teardown;
 #[cfg(test)]
@@ -44,10 +45,11 @@ pub use access::PinError;
 pub use census::Census;
 pub use entry::{ENTRIES, Level, MemAttr};
 pub use fault::{Access, Fault, Resolved};
-pub use fork::{ForkError, RevertError};
+pub use fork::ForkError;
 pub use identity::IDENTITY_PAGE;
 pub use image::MapError;
 pub use port::{Filled, TableMem, Tlb};
+pub use revert::RevertError;
 pub use teardown::Teardown;
 
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
@@ -119,6 +121,9 @@ pub struct AddressSpace {
     policy: Policy,
     attr: MemAttr,
     pinned: u32,
+    /// What its contents are called, 0 if they have no name: see [`revert`].
+    version: u64,
+    base: u64,
     account: Account,
     counters: Counters,
 }
@@ -157,6 +162,8 @@ impl AddressSpace {
             policy,
             attr,
             pinned: 0,
+            version: 0,
+            base: 0,
             account: Account::default(),
             counters: Counters::default(),
         })

@@ -89,18 +89,8 @@ impl Teardown {
         if let Some(middle) = &mut self.middle {
             if middle.next != 0 || frames.release_node(middle.node) {
                 while let Some(raw) = middle.take(mem) {
-                    match Entry::decode(raw, Level::Two) {
-                        Entry::Leaf { pa, .. } => {
-                            frames.put_block(pa);
-                            return false;
-                        }
-                        _ if frames.release_node(entry::address(raw)) => {
-                            let node = entry::address(raw);
-                            frames.put_all(mem.read_all(node));
-                            frames.free(node);
-                            return false;
-                        }
-                        _ => {}
+                    if release(frames, mem, raw) {
+                        return false;
                     }
                 }
                 frames.free(middle.node);
@@ -120,5 +110,24 @@ impl Teardown {
         frames.free(root.node);
         self.root = None;
         true
+    }
+}
+
+/// Gives back what an entry of a node of level 2 leads to. Returns true if that was more than one reference.
+pub(super) fn release(frames: &mut Frames<'_>, mem: &impl TableMem, raw: u64) -> bool {
+    match Entry::decode(raw, Level::Two) {
+        Entry::Absent => false,
+        Entry::Leaf { pa, .. } => {
+            frames.put_block(pa);
+            true
+        }
+        Entry::Lazy(node) | Entry::Table(node) => {
+            let is_last = frames.release_node(node);
+            if is_last {
+                frames.put_all(mem.read_all(node));
+                frames.free(node);
+            }
+            is_last
+        }
     }
 }

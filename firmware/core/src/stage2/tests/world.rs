@@ -208,7 +208,8 @@ impl<'a> World<'a> {
             own.bytes.retain(|ipa, _| !RAM.contains(ipa));
             own.bytes.extend(other.bytes.iter().filter(|(ipa, _)| RAM.contains(ipa)));
             own.image = other.image.clone();
-            own.is_sealed = other.is_sealed;
+            // Its own nodes may have lazy entries.
+            own.is_sealed = false;
         }
         self.vms.insert(vm, own);
         result
