@@ -13,7 +13,7 @@ use salp_core::identity::{Config, Name};
 use salp_core::monitor::{Cloning, Command, Target, parse, reply};
 use salp_hvc::calls::MAX_CONFIG;
 use salp_hvc::status;
-use salp_hw::lock::Mutex;
+use salp_hw::lock::{Mutex, relax};
 
 /// The answer to the operation that the monitor waits for.
 static ANSWER: Mutex<Option<Answer>> = Mutex::new(None);
@@ -31,7 +31,7 @@ fn wait(answer: Option<Answer>) -> Result<[u64; 3], i64> {
             if let Some(answer) = ANSWER.lock().take() {
                 return answer;
             }
-            core::hint::spin_loop();
+            relax();
         }
     });
     if answer.status == status::OK { Ok(answer.values) } else { Err(answer.status) }
@@ -53,7 +53,7 @@ impl fmt::Display for Failure<'_> {
             status::TOO_MANY => f.write_str("the machine has no room for so many VMs; destroy some"),
             status::NAME_TAKEN => f.write_str("a VM or snapshot has this name already; give another"),
             status::WRONG_STATE => write!(f, "{what} is not in a state for this; info shows it"),
-            status::DENIED => write!(f, "{what} is a manager: it cannot be cloned"),
+            status::DENIED => write!(f, "{what} is a manager: it cannot be cloned or reverted"),
             status::INVALID => f.write_str("a name is 1 to 31 characters of A-Z a-z 0-9 . _ -"),
             other => write!(f, "it failed with {other}"),
         }

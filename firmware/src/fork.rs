@@ -229,7 +229,7 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
             Some(copy)
         }),
         power: *source.power.lock(),
-        devices: source.devices.lock().clone(),
+        devices: source.devices.lock().for_clone(),
         identity: Identity::of_clone(birth.name, &machine.seed(), birth.index, epoch, birth.config),
         source: birth.of,
         family: source.family,
@@ -296,7 +296,7 @@ pub fn revert(vm: &Vm, snapshot: &Vm) -> Result<(), i64> {
     }
     *vm.vgic.lock() = snapshot.vgic.lock().clone();
     *vm.power.lock() = *snapshot.power.lock();
-    *vm.devices.lock() = snapshot.devices.lock().clone();
+    *vm.devices.lock() = snapshot.devices.lock().for_clone();
     vm.identity.lock().renew(&machine.seed());
     if vm.memory.lock().as_ref().is_some_and(|memory| memory.has_identity_page(&Ram)) {
         // The page is there: this takes no memory.

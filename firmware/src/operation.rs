@@ -162,7 +162,8 @@ fn check(vm: &Vm, what: What<'_>, asker: Asker) -> Result<(), i64> {
     }
     let is_snapshot = vm.is_held_by(hold::SNAPSHOT);
     match what {
-        What::Clone(_) if vm.spec.is_manager() => Err(status::DENIED),
+        // A manager's calls under way are not its own state alone.
+        What::Clone(_) | What::Snapshot(_) | What::Revert(_) if vm.spec.is_manager() => Err(status::DENIED),
         What::Clone(_) => Ok(()),
         What::Freeze if vm.is_held_by(hold::FROZEN) => Err(status::WRONG_STATE),
         _ if is_snapshot => Err(status::WRONG_STATE),

@@ -68,7 +68,6 @@ pub mod hold {
 }
 
 /// The devices of a VM that are emulated, and what goes with them.
-#[derive(Clone)]
 pub struct Devices {
     /// The console.
     pub uart: Pl011,
@@ -80,6 +79,13 @@ pub struct Devices {
     pub polls: u8,
     /// A key waits for room in the console's FIFO.
     pub typing_stalled: bool,
+}
+
+impl Devices {
+    /// Returns the devices of a clone: what the source has begun to write is shown as the source's alone.
+    pub fn for_clone(&self) -> Self {
+        Self { uart: self.uart.clone(), rtc: self.rtc.clone(), line: LineBuffer::EMPTY, ..*self }
+    }
 }
 
 /// One virtual CPU.

@@ -16,25 +16,20 @@ fn data_line() -> u64 {
     4 << (read!(ctr_el0) >> 16 & 0xf)
 }
 
-/// Does a cache operation on every line of `length` bytes from `start`: eight lines a turn, then the rest.
+/// Does a cache operation on every line of `length` bytes from `start`: sixteen lines a turn, then the rest.
 macro_rules! for_lines {
     ($operation:literal, $start:expr, $length:expr, $line:expr) => {{
         let line: u64 = $line;
         let mut at = $start & !(line - 1);
         let end = $start + $length;
         while at < end {
-            let turns = (end - at) / (8 * line);
+            let turns = (end - at) / (16 * line);
             if turns > 0 {
                 // SAFETY: cache maintenance by address: what it does to the bytes is argued where the macro is used.
                 unsafe {
                     core::arch::asm!(
-                        "2:",
-                        concat!($operation, ", {at}"), "add {at}, {at}, {line}", concat!($operation, ", {at}"),
-                        "add {at}, {at}, {line}", concat!($operation, ", {at}"), "add {at}, {at}, {line}",
-                        concat!($operation, ", {at}"), "add {at}, {at}, {line}", concat!($operation, ", {at}"),
-                        "add {at}, {at}, {line}", concat!($operation, ", {at}"), "add {at}, {at}, {line}",
-                        concat!($operation, ", {at}"), "add {at}, {at}, {line}", concat!($operation, ", {at}"),
-                        "add {at}, {at}, {line}", "subs {turns}, {turns}, #1", "b.ne 2b",
+                        "2:", ".rept 16", concat!($operation, ", {at}"), "add {at}, {at}, {line}", ".endr",
+                        "subs {turns}, {turns}, #1", "b.ne 2b",
                         at = inout(reg) at, line = in(reg) line, turns = inout(reg) turns => _, options(nostack)
                     );
                 }
@@ -225,7 +220,7 @@ pub struct Ram;
 fn entry(node: Pa, index: usize) -> &'static AtomicU64 {
     // SAFETY: a node is a whole frame of RAM, mapped as itself, that core owns as a table; the index is cut to it. The MMU
     // and other CPUs read it too, so it is an atomic.
-    unsafe { &*((node.0 as usize + (index & 511) * 8) as *const AtomicU64) }
+    unsafe { &*((node.0 as usize | ((index & 511) * 8)) as *const AtomicU64) }
 }
 
 impl TableMem for Ram {
@@ -255,6 +250,34 @@ impl TableMem for Ram {
     #[inline]
     fn write(&self, node: Pa, index: usize, value: u64) {
         entry(node, index).store(value, Relaxed);
+    }
+
+    fn write_row(&self, node: Pa, first: u64, step: u64) {
+        // SAFETY: a node is a whole frame of RAM that core owns as a table, and no MMU reaches it.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                "add {b}, {a}, {step}", "stp {a}, {b}, [{at}], #16", "add {a}, {b}, {step}",
+                "cmp {at}, {end}", "b.ne 2b",
+                at = inout(reg) node.0 => _, end = in(reg) node.0 + PAGE_SIZE, step = in(reg) step,
+                a = inout(reg) first => _, b = out(reg) _, options(nostack)
+            );
+        }
+    }
+
+    fn clear_all(&self, node: Pa, bits: u64) {
+        // SAFETY: a node is a whole frame of RAM that core owns as a table, and no MMU reaches it.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                "ldp {a}, {b}, [{at}]", "ldp {c}, {d}, [{at}, #16]",
+                "and {a}, {a}, {mask}", "and {b}, {b}, {mask}", "and {c}, {c}, {mask}", "and {d}, {d}, {mask}",
+                "stp {a}, {b}, [{at}], #32", "stp {c}, {d}, [{at}, #-16]",
+                "cmp {at}, {end}", "b.ne 2b",
+                at = inout(reg) node.0 => _, end = in(reg) node.0 + PAGE_SIZE, mask = in(reg) !bits,
+                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _, options(nostack)
+            );
+        }
     }
 
     #[inline]

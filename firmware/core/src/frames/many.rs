@@ -81,6 +81,18 @@ fn lose_row(blocks: &mut [Block], index: usize, record: Record) -> bool {
     true
 }
 
+/// Counts one more page entry for each of these frames.
+pub(super) fn raise(records: &mut [Record]) {
+    let (rows, rest) = records.as_chunks_mut::<GROUP>();
+    for row in rows {
+        let [a, b, c, d] = *row;
+        *row = [a.incremented(), b.incremented(), c.incremented(), d.incremented()];
+    }
+    for record in rest {
+        *record = record.incremented();
+    }
+}
+
 impl Frames<'_> {
     /// Returns the first frame number of the span that most frames are of, and how many rows may begin there.
     #[inline(always)]
@@ -105,6 +117,30 @@ impl Frames<'_> {
                     self.get(Pa(raw & ADDRESS));
                 }
             }
+        }
+    }
+
+    /// Counts one more entry that points to a node for each of these that is not zero. Calls `each` with its place, itself,
+    /// and true if the node is marked as sealed.
+    pub fn get_nodes(
+        &mut self,
+        mut entries: impl Iterator<Item = (usize, u64)>,
+        mut each: impl FnMut(usize, u64, bool),
+    ) {
+        loop {
+            let (base, frames) = self.spans.first();
+            let records = &mut self.records[..frames];
+            let (place, raw) = loop {
+                let Some((place, raw)) = entries.next() else { return };
+                if raw == 0 {
+                    continue;
+                }
+                let Some(record) = records.get_mut(position(raw, base)) else { break (place, raw) };
+                *record = record.incremented();
+                each(place, raw, record.is_sealed());
+            };
+            let is_sealed = self.get_node(Pa(raw & ADDRESS));
+            each(place, raw, is_sealed);
         }
     }
 

@@ -340,9 +340,7 @@ impl<'a> Frames<'a> {
             records.fill(Record::used(Kind::Guest));
             block.fresh = FRAMES_PER_BLOCK as u16;
         } else {
-            for record in records {
-                *record = record.incremented();
-            }
+            many::raise(records);
         }
         block.free = 0;
         self.put_block(pa);

@@ -103,6 +103,15 @@ impl Spans {
     /// Returns the address of the frame at a position of the table.
     #[inline]
     pub(super) fn address(&self, index: usize) -> Pa {
+        let [first, ..] = &self.spans;
+        if (index as u64) < first.frames {
+            return Pa((first.base + index as u64) << PAGE_SHIFT);
+        }
+        self.address_beyond(index)
+    }
+
+    #[cold]
+    fn address_beyond(&self, index: usize) -> Pa {
         for span in self.spans.iter().take(self.len) {
             let offset = index.wrapping_sub(span.first) as u64;
             if offset < span.frames {

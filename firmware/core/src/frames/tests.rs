@@ -125,6 +125,7 @@ enum Op {
     GetBlock(usize),
     PutBlock(usize),
     Split(usize),
+    GetMany(usize, usize),
     PutMany(usize, usize),
     Pin(usize),
     Unpin(usize),
@@ -141,6 +142,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => any().prop_map(Op::GetBlock),
         4 => any().prop_map(Op::PutBlock),
         3 => any().prop_map(Op::Split),
+        3 => (any(), any()).prop_map(|(from, many)| Op::GetMany(from, many)),
         3 => (any(), any()).prop_map(|(from, many)| Op::PutMany(from, many)),
         1 => any().prop_map(Op::Pin),
         1 => any().prop_map(Op::Unpin),
@@ -170,12 +172,25 @@ impl Model {
         blocks.chain(self.pages.keys().copied()).chain(self.pins.keys().copied()).collect()
     }
 
-    fn put(&mut self, frames: &mut Frames<'_>, pa: Pa) {
+    /// Returns pages in a row, with a few moved so that rows are broken.
+    fn some(&self, from: usize, many: usize) -> Vec<Pa> {
+        let mut pages: Vec<_> = self.pages.keys().copied().skip(from % 700).take(many % 600).collect();
+        for at in (from % 7..pages.len()).step_by(1 + many % 13) {
+            pages.swap(at, from % (at + 1));
+        }
+        pages
+    }
+
+    fn forget(&mut self, pa: Pa) {
         let count = self.pages.get_mut(&pa).unwrap();
         *count -= 1;
         if *count == 0 {
             self.pages.remove(&pa);
         }
+    }
+
+    fn put(&mut self, frames: &mut Frames<'_>, pa: Pa) {
+        self.forget(pa);
         let is_free = frames.put(pa);
         let is_kept = self.pages.contains_key(&pa)
             || self.pins.contains_key(&pa)
@@ -239,10 +254,20 @@ impl Model {
                     self.put(frames, pa);
                 }
             }
+            Op::GetMany(from, many) => {
+                let pages = self.some(from, many);
+                frames.get_all(entries(&pages));
+                for pa in pages {
+                    *self.pages.get_mut(&pa).unwrap() += 1;
+                }
+            }
             Op::PutMany(from, many) => {
-                let pages: Vec<_> = self.pages.keys().copied().collect();
-                for &pa in pages.iter().skip(from % 700).take(many % 600) {
-                    self.put(frames, pa);
+                let pages = self.some(from, many);
+                let free = frames.stats().frames(Kind::Free);
+                let freed = frames.put_all(entries(&pages));
+                assert_eq!(frames.stats().frames(Kind::Free), free + freed);
+                for pa in pages {
+                    self.forget(pa);
                 }
             }
             Op::GetBlock(at) => {
@@ -301,6 +326,11 @@ impl Model {
             self.blocks.remove(&block);
         }
     }
+}
+
+/// Returns the entries of pages of a guest, as a node has them.
+fn entries(pages: &[Pa]) -> impl Iterator<Item = [u64; GROUP]> {
+    pages.chunks(GROUP).map(|chunk| std::array::from_fn(|at| chunk.get(at).map_or(0, |pa| pa.0 | 0x7c3)))
 }
 
 proptest! {

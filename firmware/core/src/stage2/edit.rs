@@ -99,13 +99,12 @@ pub(super) fn seal<M: TableMem>(frames: &mut Frames<'_>, mem: &M, node: Pa, leve
         return;
     }
     frames.set_sealed(node, true);
+    if level == Level::Three {
+        // Leaves, and absent ones, to which it does nothing.
+        return mem.clear_all(node, WRITABLE);
+    }
     for index in 0..ENTRIES {
         let old = mem.read(node, index);
-        if level == Level::Three {
-            // Leaves, and absent ones, to which it does nothing.
-            mem.write(node, index, old & !WRITABLE);
-            continue;
-        }
         let new = match entry::Entry::decode(old, level) {
             entry::Entry::Table(child) if !frames.is_sealed(child) => entry::lazy(child),
             entry::Entry::Leaf { .. } => old & !WRITABLE,

@@ -81,6 +81,12 @@ pub(super) const fn lazy(node: Pa) -> u64 {
     node.0 | TABLE_OR_PAGE
 }
 
+/// Returns the entry of the same node that the MMU must not walk any more.
+#[inline]
+pub(super) const fn unlinked(table: u64) -> u64 {
+    table & !VALID
+}
+
 /// Returns the entry of a page (level 3) or block (level 2) that a guest may read, execute and, if so, write.
 #[inline]
 pub(super) const fn leaf(pa: Pa, level: Level, attr: MemAttr, is_writable: bool) -> u64 {

@@ -8,7 +8,7 @@
 //! was taken, never more: what is left over goes back.
 
 use super::edit::{self, Edit};
-use super::entry::{self, ENTRIES, Entry, Level, VALID, WRITABLE};
+use super::entry::{self, Entry, Level, VALID, WRITABLE};
 use super::port::{Filled, TableMem, Tlb};
 use super::{AddressSpace, Policy};
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
@@ -477,10 +477,7 @@ impl AddressSpace {
                         }
                     }
                     let fresh = supply.node();
-                    for page in 0..ENTRIES {
-                        let pa = Pa(pa.0 + page as u64 * PAGE_SIZE);
-                        mem.write(fresh, page, entry::leaf(pa, Level::Three, self.attr, is_writable));
-                    }
+                    mem.write_row(fresh, entry::leaf(pa, Level::Three, self.attr, is_writable), PAGE_SIZE);
                     frames.split_block(pa);
                     edit.link_new(node, index, level, raw, fresh);
                     self.counters.split_blocks = self.counters.split_blocks.wrapping_add(1);

@@ -64,24 +64,18 @@ impl AddressSpace {
         let root = frames.with(|frames| frames.alloc(Kind::Node))?;
         mem.zero_page(root);
         let mut child = Self { root, counters: Counters::default(), pinned: 0, ..*self };
-        let is_unlinked = frames.with(|frames| {
-            let mut is_unlinked = false;
-            for index in self.root_entries() {
-                let mut raw = mem.read(self.root, index);
-                if raw == 0 {
-                    continue;
-                }
-                let node = entry::address(raw);
-                let is_sealed = frames.get_node(node);
-                if raw & VALID != 0 && !is_sealed {
-                    raw = entry::lazy(node);
-                    mem.unlink(self.root, index, raw);
-                    is_unlinked = true;
-                }
-                mem.write(root, index, raw);
+        let mut is_unlinked = false;
+        let entries = self.root_entries().map(|index| (index, mem.read(self.root, index)));
+        let share = |index, raw, is_sealed: bool| {
+            let mut raw = raw;
+            if raw & VALID != 0 && !is_sealed {
+                raw = entry::unlinked(raw);
+                mem.unlink(self.root, index, raw);
+                is_unlinked = true;
             }
-            is_unlinked
-        });
+            mem.write(root, index, raw);
+        };
+        frames.with(|frames| frames.get_nodes(entries, share));
         if is_unlinked {
             tlb.invalidate_vm();
         }

@@ -5,17 +5,31 @@
 //! it, a VM that is reverted keeps its own.
 
 use super::AddressSpace;
+use super::entry::{Entry, Level};
 use super::fault::Fault;
 use super::port::{Filled, TableMem, Tlb};
-use crate::addr::{Ipa, PAGE_SIZE};
-use crate::frames::FrameStore;
+use crate::addr::{Ipa, PAGE_SIZE, Pa};
+use crate::frames::{FrameStore, Frames};
 
 /// Where it is: the page that holds the VM generation id.
 pub const IDENTITY_PAGE: Ipa = Ipa(salp_hvc::device::GENERATION_PAGE);
 
 // No root entry leads to both: RAM begins with an entry.
-const _: () = assert!(salp_hvc::bootset::RAM_BASE.is_multiple_of(super::Level::One.entry_size()));
+const _: () = assert!(salp_hvc::bootset::RAM_BASE.is_multiple_of(Level::One.entry_size()));
 const _: () = assert!(IDENTITY_PAGE.0 < salp_hvc::bootset::RAM_BASE);
+
+/// Gives the page back, and the nodes that lead to it, which lead to nothing else. No TLB knows the VM any more.
+pub(super) fn release(frames: &mut Frames<'_>, mem: &impl TableMem, root: Pa) {
+    let [one, two, three] = [Level::One, Level::Two, Level::Three].map(|level| level.index(IDENTITY_PAGE));
+    let Entry::Table(middle) = Entry::decode(mem.read(root, one), Level::One) else { return };
+    if let Entry::Table(bottom) = Entry::decode(mem.read(middle, two), Level::Two) {
+        if let Entry::Leaf { pa, .. } = Entry::decode(mem.read(bottom, three), Level::Three) {
+            frames.put(pa);
+        }
+        frames.free(bottom);
+    }
+    frames.free(middle);
+}
 
 impl AddressSpace {
     /// Returns true if the VM has the page: [`AddressSpace::put_identity`] was called.

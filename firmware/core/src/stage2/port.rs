@@ -26,6 +26,13 @@ pub trait TableMem {
     /// Writes an entry of a node that no MMU can reach, in one 64-bit store. Needs no order.
     fn write(&self, node: Pa, index: usize, value: u64);
 
+    /// Writes all entries of a node that no MMU can reach: `first`, and each one greater by `step` than the one before.
+    /// Needs no order.
+    fn write_row(&self, node: Pa, first: u64, step: u64);
+
+    /// Clears these bits in every entry of a node that no MMU can reach. Needs no order.
+    fn clear_all(&self, node: Pa, bits: u64);
+
     /// Writes an entry of a node that MMUs may be walking now. Everything written before, node contents above all, is
     /// visible to every walker before this is (DMB ISHST or a store release), and this is visible to every walker on
     /// return (DSB ISHST).

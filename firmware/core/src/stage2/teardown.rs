@@ -4,8 +4,9 @@
 
 use super::AddressSpace;
 use super::entry::{self, ENTRIES, Entry, Level};
+use super::identity;
 use super::port::{TableMem, Tlb};
-use crate::addr::Pa;
+use crate::addr::{Ipa, Pa};
 use crate::frames::{FrameStore, Frames};
 
 /// What is left of an address space. No TLB knows it any more.
@@ -14,6 +15,10 @@ use crate::frames::{FrameStore, Frames};
 pub struct Teardown {
     root: Option<Rest>,
     middle: Option<Rest>,
+    /// Where the last node of level 2 ends, with RAM.
+    end: usize,
+    /// The identity page may be there still.
+    has_identity: bool,
 }
 
 /// A node that is being emptied: its entries from `next` to `end`.
@@ -47,14 +52,17 @@ impl AddressSpace {
     /// Prepares to give all memory back by and by. No vCPU may run in it. The VMID may be used anew at once.
     pub fn into_teardown(self, tlb: &impl Tlb) -> Teardown {
         tlb.invalidate_vm();
-        Teardown { root: Some(Rest { node: self.root_node(), next: 0, end: self.root_entries().end }), middle: None }
+        let entries = self.root_entries();
+        let root = Rest { node: self.root_node(), next: entries.start, end: entries.end };
+        let end = Level::Two.index(Ipa(self.ram_end.0 - 1)) + 1;
+        Teardown { root: Some(root), middle: None, end, has_identity: true }
     }
 }
 
 impl Teardown {
     /// A node of level 2 that an entry pointed to which no TLB knows any more.
     pub(super) const fn of_node(node: Pa) -> Self {
-        Self { root: None, middle: Some(Rest { node, next: 0, end: ENTRIES }) }
+        Self { root: None, middle: Some(Rest { node, next: 0, end: ENTRIES }), end: ENTRIES, has_identity: false }
     }
 
     /// Gives all of the rest back.
@@ -92,8 +100,12 @@ impl Teardown {
             return self.root.is_none();
         }
         let Some(root) = &mut self.root else { return true };
+        if core::mem::take(&mut self.has_identity) {
+            identity::release(frames, mem, root.node);
+        }
         if let Some(raw) = root.take(mem) {
-            self.middle = Some(Rest { node: entry::address(raw), next: 0, end: ENTRIES });
+            let end = if root.next == root.end { self.end } else { ENTRIES };
+            self.middle = Some(Rest { node: entry::address(raw), next: 0, end });
             return false;
         }
         frames.free(root.node);

@@ -255,6 +255,18 @@ impl TableMem for Machine<'_> {
         self.with_page(node, |page| page[index] = value);
     }
 
+    fn write_row(&self, node: Pa, first: u64, step: u64) {
+        for index in 0..ENTRIES {
+            self.write(node, index, first + index as u64 * step);
+        }
+    }
+
+    fn clear_all(&self, node: Pa, bits: u64) {
+        for index in 0..ENTRIES {
+            self.write(node, index, self.read(node, index) & !bits);
+        }
+    }
+
     fn publish(&self, node: Pa, index: usize, value: u64) {
         let old = self.with_page(node, |page| std::mem::replace(&mut page[index], value));
         self.live.replace(None);
