@@ -39,7 +39,8 @@ fn are_different(ended: &Ended, word: &str, count: usize) {
 
 #[test]
 fn every_management_call_answers_as_described() {
-    ends_well(&managed("tour", source("frozen then=wait").mib(256)));
+    let stranger = guest("tiny").named("stranger").frozen();
+    ends_well(&managed("tour", source("frozen then=wait").mib(256)).vm(stranger));
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub fn chain() {
 /// source does: so little happens between the source's last reading before the call and the call.
 pub fn running() {
     let (id, times) = (source().id.get(), number("times", 10).max(1));
-    sleep(200);
+    sleep(20);
     let mut cost = 0;
     for round in 0..times {
         let name = Name::new(format_args!("clone-{round}"));
@@ -69,7 +69,7 @@ pub fn running() {
         destroy(made.clones.first);
         cost += made.cost;
         // The source tells of the gap meanwhile.
-        sleep(20);
+        sleep(5);
         made.tell(&name);
     }
     test::bench("clone_running_call", times, cost / times);
