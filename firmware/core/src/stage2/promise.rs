@@ -129,6 +129,11 @@ impl AddressSpace {
         (self.account.promise + self.account.owned).min(self.full_promise())
     }
 
+    /// Returns how many frames this address space may have to copy because of forks that were made, at most.
+    pub const fn shared_pages(&self) -> usize {
+        self.account.shared
+    }
+
     /// Returns how many frames all of the RAM is made of, if it is mapped by pages, and the identity page: with so many
     /// set aside, an address space that shares everything never lacks memory.
     pub fn full_promise(&self) -> usize {
