@@ -13,7 +13,7 @@ use salp_core::identity::{Config, Name};
 use salp_core::monitor::{Cloning, Command, Target, parse, reply};
 use salp_hvc::calls::MAX_CONFIG;
 use salp_hvc::status;
-use salp_hw::lock::Mutex;
+use salp_hw::lock::{Mutex, relax};
 
 /// The answer to the operation that the monitor waits for.
 static ANSWER: Mutex<Option<Answer>> = Mutex::new(None);
@@ -31,7 +31,7 @@ fn wait(answer: Option<Answer>) -> Result<[u64; 3], i64> {
             if let Some(answer) = ANSWER.lock().take() {
                 return answer;
             }
-            core::hint::spin_loop();
+            relax();
         }
     });
     if answer.status == status::OK { Ok(answer.values) } else { Err(answer.status) }

@@ -5,13 +5,13 @@
 //! The source stands still only while its first copy is made; the others are copies of that copy, which has not started.
 
 use crate::machine::{self, Machine, Store};
-use crate::vm::{Freezer, Parts, Vcpu, Vm, VmFrames, hold};
+use crate::vm::{self, Freezer, Parts, Vcpu, Vm, VmFrames, hold};
 use core::sync::atomic::Ordering;
 use salp_core::calls::manage::CloneSpec;
 use salp_core::directory::{Place, PlaceError};
 use salp_core::identity::{Config, Identity, Name};
 use salp_core::sched::{Activity, VCPUS_PER_VM, VcpuRef};
-use salp_core::stage2::{ForkError, RevertError};
+use salp_core::stage2::{AddressSpace, ForkError, RevertError};
 use salp_core::vgic::VcpuSet;
 use salp_hvc::calls::MAX_CLONES;
 use salp_hvc::device::GENERATION_INTID;
@@ -39,6 +39,8 @@ struct Birth<'a> {
     index: u32,
     /// The identifier of the VM that was to be copied, though this may be a copy of a copy.
     of: u64,
+    /// What is copied goes on, and may have to copy its memory.
+    origin_runs_on: bool,
     config: &'a Config,
     holds: u32,
 }
@@ -64,7 +66,15 @@ pub fn clones(source: &Vm, spec: &CloneSpec, let_go: impl FnOnce()) -> Result<Ma
     let mut result = Ok(());
     for (place, name) in places.iter() {
         let index = made as u32 + 1;
-        let birth = Birth { place, name, index, of: source.id, config: &spec.config, holds: hold::OPERATION };
+        let birth = Birth {
+            place,
+            name,
+            index,
+            of: source.id,
+            origin_runs_on: made == 0 && source.runs_on(),
+            config: &spec.config,
+            holds: hold::OPERATION,
+        };
         // The source may have gone on: the others are copies of the first.
         let template = (made != 0).then(|| machine::slot(places.first_slot()).read());
         let origin = template.as_ref().and_then(|template| template.as_deref()).unwrap_or(source);
@@ -181,7 +191,8 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     let place = machine::DIRECTORY.lock().take(&name).map_err(status_of)?;
     let activities = activities(source);
     let holds = hold::SNAPSHOT | source.control() & hold::FROZEN;
-    let birth = Birth { place, name, index: 0, of: source.id, config: &Config::EMPTY, holds };
+    let birth =
+        Birth { place, name, index: 0, of: source.id, origin_runs_on: source.runs_on(), config: &Config::EMPTY, holds };
     match copy(machine, source, &birth) {
         Ok(snapshot) => machine.publish(snapshot),
         Err(error) => {
@@ -203,10 +214,7 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
     let mut frames = VmFrames::take(source.vcpus()).map_err(|_| status::NO_MEMORY)?;
     let forked = match source.memory.lock().as_mut() {
         None => Err(status::WRONG_STATE),
-        Some(memory) => memory.fork(&Store, &Ram, &source.tlb(), &[]).map_err(|error| match error {
-            ForkError::OutOfMemory => status::NO_MEMORY,
-            ForkError::Pinned => status::WRONG_STATE,
-        }),
+        Some(memory) => fork_memory(source, memory, birth.origin_runs_on),
     };
     let memory = match forked {
         Ok(memory) => memory,
@@ -242,9 +250,32 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
     Ok(copy)
 }
 
+/// Forks the memory of a VM. One that runs on is promised first what it may have to copy because of that: it is never the
+/// victim of its clones. A frozen one is promised that when it is unfrozen, and one that never ran needs nothing.
+fn fork_memory(source: &Vm, memory: &mut AddressSpace, runs_on: bool) -> Result<AddressSpace, i64> {
+    let before = memory.promise();
+    if runs_on {
+        let promise = memory.fork_promise();
+        memory.set_promise(&Store, promise).map_err(|_| status::NO_MEMORY)?;
+    }
+    memory.fork(&Store, &Ram, &source.tlb(), &[]).map_err(|error| {
+        // Less than there was before always works.
+        let _ = memory.set_promise(&Store, before);
+        match error {
+            ForkError::OutOfMemory => status::NO_MEMORY,
+            ForkError::Pinned => status::WRONG_STATE,
+        }
+    })
+}
+
 /// Sets frames aside for a clone: so many per cent of its RAM.
-fn set_aside(_slot: usize, _percent: u32) -> Result<(), i64> {
-    Ok(())
+fn set_aside(slot: usize, percent: u32) -> Result<(), i64> {
+    if percent == 0 {
+        return Ok(());
+    }
+    let guard = machine::slot(slot).read();
+    let Some(clone) = guard.as_deref() else { return Ok(()) };
+    clone.reserve(percent).map_err(|_| status::NO_MEMORY)
 }
 
 /// Lets a clone go on where its source stood, with an interrupt that tells of its new generation id.
@@ -288,6 +319,9 @@ pub fn revert(vm: &Vm, snapshot: &Vm) -> Result<(), i64> {
         memory.revert(&Store, &Ram, &vm.tlb(), other).map_err(|error| match error {
             RevertError::NotASnapshot | RevertError::Pinned => status::WRONG_STATE,
         })?;
+        // It shares all of it again. It has given back what it had of its own, so this seldom fails; then it may have to
+        // wait for memory.
+        let _ = vm::promise_shared(memory);
     }
     for index in 0..vm.vcpus() {
         if let (Some(to), Some(from)) = (vm.vcpu(index), snapshot.vcpu(index)) {

@@ -63,6 +63,8 @@ pub struct Machine {
 static FRAMES: Once<Mutex<Frames<'static>>> = Once::new();
 static MACHINE: Once<Machine> = Once::new();
 static VMS: [RwLock<Option<Own<Vm>>>; MAX_VMS] = [const { RwLock::new(None) }; MAX_VMS];
+/// How many VMs and snapshots descend from each VM of the boot set, whose identifiers are the first.
+static FAMILIES: [AtomicU32; MAX_VMS + 1] = [const { AtomicU32::new(0) }; MAX_VMS + 1];
 /// Which VM is where.
 pub static DIRECTORY: Mutex<Directory> = Mutex::new(Directory::new());
 static MPIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
@@ -342,14 +344,28 @@ impl Machine {
         if !vm.is_held_by(vm::hold::SNAPSHOT) {
             self.running.fetch_add(1, Ordering::Relaxed);
         }
+        FAMILIES[vm.family as usize % FAMILIES.len()].fetch_add(1, Ordering::Relaxed);
         let slot = vm.slot;
         *VMS[slot].write() = Some(vm);
+    }
+
+    /// A VM has left its family. The last one of a family has nobody to copy for.
+    fn leave_family(&self, family: u64) {
+        if FAMILIES[family as usize % FAMILIES.len()].fetch_sub(1, Ordering::Relaxed) == 2 {
+            let is_last = |vm: &&Vm| vm.family == family;
+            for slot in &VMS {
+                if let Some(vm) = slot.read().as_deref().filter(is_last) {
+                    vm.promise_no_copies();
+                }
+            }
+        }
     }
 
     /// Takes a VM that is on no CPU out of its slot and gives everything back that it had.
     pub fn unpublish(&self, slot: usize) {
         let Some(vm) = VMS[slot].write().take() else { return };
         let asker = *vm.mourner.lock();
+        let family = vm.family;
         let (vm, frame) = vm.into_inner();
         if !vm.is_held_by(vm::hold::SNAPSHOT) {
             self.running.fetch_sub(1, Ordering::Relaxed);
@@ -359,6 +375,7 @@ impl Machine {
         self.scheduler.lock().forget(slot);
         console::forget(slot);
         DIRECTORY.lock().give_back(slot);
+        self.leave_family(family);
         self.memory_may_be_back();
         operation::deliver(asker, operation::Answer::of(salp_hvc::status::OK));
     }
@@ -379,7 +396,7 @@ impl Machine {
     /// Lets VMs go on that stand still for want of memory, if there is some: called when frames were given back, and when a
     /// VM has just come to stand still.
     pub fn memory_may_be_back(&self) {
-        if !self.starved.load(Ordering::Acquire) || Store.with(|frames| frames.stats()).frames(Kind::Free) < ENOUGH {
+        if !self.starved.load(Ordering::Acquire) || Store.with(|frames| frames.unpromised()) < ENOUGH {
             return;
         }
         self.starved.store(false, Ordering::Release);

@@ -100,7 +100,7 @@ pub fn info(id: u64) -> Option<VmInfo> {
 pub fn describe(vm: &Vm) -> VmInfo {
     let identity = vm.identity.lock();
     let (counters, promised) = match vm.memory.lock().as_ref() {
-        Some(memory) => (*memory.counters(), 0u64),
+        Some(memory) => (*memory.counters(), memory.promise() as u64 * PAGE_SIZE),
         None => Default::default(),
     };
     let faults = [
@@ -173,7 +173,7 @@ pub fn machine_info() -> MachineInfo {
     MachineInfo {
         total: kinds.map(bytes).iter().sum::<u64>().into(),
         free: bytes(Kind::Free).into(),
-        promised: 0.into(),
+        promised: (stats.promised as u64 * PAGE_SIZE).into(),
         guests: (bytes(Kind::Guest) + bytes(Kind::Zero)).into(),
         nodes: bytes(Kind::Node).into(),
         hypervisor: bytes(Kind::Hyp).into(),

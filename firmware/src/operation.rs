@@ -230,7 +230,7 @@ fn finish(vm: &Vm) {
 
 /// Lets the frozen VM with identifier `id` go on.
 pub fn unfreeze(id: u64) -> Answer {
-    with(id, |vm| if vm.unfreeze() { Ok([0; 3]) } else { Err(status::WRONG_STATE) })
+    with(id, |vm| vm.unfreeze().map(|()| [0; 3]))
 }
 
 /// Destroys the VM or snapshot with identifier `id`. Returns the answer if it is done; else the asker gets it later.

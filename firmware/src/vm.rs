@@ -18,6 +18,7 @@ use salp_core::identity::{Identity, Name};
 use salp_core::sched::{VCPUS_PER_VM, VcpuRef};
 use salp_core::stage2::{AddressSpace, CreateError, Fault, MapError, MemAttr, Policy};
 use salp_core::vgic::{VcpuSet, Vgic};
+use salp_hvc::status;
 use salp_hw::lock::Mutex;
 use salp_hw::memory::{Ram, VmTlb};
 use salp_hw::own::Own;
@@ -142,6 +143,8 @@ pub struct Vm {
     freezer: Mutex<Option<Freezer>>,
     /// While an operation has it: the counter when that began; else how long it took, in ticks.
     pause: AtomicU64,
+    /// How many frames are set aside for it whatever it shares.
+    reserve: AtomicU64,
     /// The number in the name of the last clone that was named after it.
     pub last_number: AtomicU64,
     /// Its memory was sealed since it was frozen.
@@ -337,6 +340,7 @@ impl Vm {
             freezer: Mutex::new(parts.freezer),
             last_number: AtomicU64::new(0),
             pause: AtomicU64::new(0),
+            reserve: AtomicU64::new(0),
             is_sealed: AtomicBool::new(false),
             vttbr: AtomicU64::new(vttbr),
             counter_offset: AtomicU64::new(parts.counter_offset),
@@ -486,15 +490,50 @@ impl Vm {
         *self.freezer.lock()
     }
 
-    /// Lets a frozen VM go on. Returns false if it is not frozen.
-    pub fn unfreeze(&self) -> bool {
-        let was = self.is_held_by(hold::FROZEN) && !self.is_held_by(hold::SNAPSHOT);
-        if was {
-            *self.freezer.lock() = None;
-            self.is_sealed.store(false, Ordering::Relaxed);
-            self.let_go(hold::FROZEN);
+    /// Lets a frozen VM go on, after promising it what it may have to copy because of its clones.
+    ///
+    /// # Errors
+    ///
+    /// It is not frozen, or the machine cannot promise so much: a status.
+    pub fn unfreeze(&self) -> Result<(), i64> {
+        if !self.is_held_by(hold::FROZEN) || self.is_held_by(hold::SNAPSHOT) {
+            return Err(status::WRONG_STATE);
         }
-        was
+        if let Some(memory) = self.memory.lock().as_mut() {
+            promise_shared(memory).map_err(|_| status::NO_MEMORY)?;
+        }
+        *self.freezer.lock() = None;
+        self.is_sealed.store(false, Ordering::Relaxed);
+        self.let_go(hold::FROZEN);
+        Ok(())
+    }
+
+    /// Returns true if it goes on once no operation has it any more.
+    pub fn runs_on(&self) -> bool {
+        !self.is_held_by(hold::FROZEN | hold::SNAPSHOT)
+    }
+
+    /// Sets frames aside for it: so many per cent of its RAM.
+    ///
+    /// # Errors
+    ///
+    /// There are not enough.
+    pub fn reserve(&self, percent: u32) -> Result<(), OutOfMemory> {
+        let mut memory = self.memory.lock();
+        let Some(memory) = memory.as_mut() else { return Ok(()) };
+        let frames = (memory.full_promise() as u64 * u64::from(percent)).div_ceil(100);
+        memory.set_promise(&Store, frames as usize)?;
+        self.reserve.store(frames, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives back what is set aside for copies that nobody needs: it shares nothing any more.
+    pub fn promise_no_copies(&self) {
+        if let Some(memory) = self.memory.lock().as_mut() {
+            let kept = memory.promise().min(self.reserve.load(Ordering::Relaxed) as usize);
+            // Less than there was always works.
+            let _ = memory.set_promise(&Store, kept);
+        }
     }
 
     /// Seals the memory of a frozen VM whose vCPUs are all off their CPUs, once: its clones read without a fault then. Returns
@@ -637,6 +676,16 @@ impl Vm {
         }
         machine::kick(kicks);
     }
+}
+
+/// Promises an address space that is about to run what it may have to copy because it was forked.
+///
+/// # Errors
+///
+/// The machine cannot promise so much.
+pub fn promise_shared(memory: &mut AddressSpace) -> Result<(), OutOfMemory> {
+    let promise = memory.promise().max(memory.shared_pages());
+    memory.set_promise(&Store, promise)
 }
 
 /// VTTBR_EL2. VMID 0 stands for "none". CnP: every CPU has the same tables for a VMID, so they may share TLB entries.

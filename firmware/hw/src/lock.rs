@@ -6,9 +6,15 @@ pub struct Yield;
 impl spin::RelaxStrategy for Yield {
     #[inline]
     fn relax() {
-        // SAFETY: a hint.
-        unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
+        relax();
     }
+}
+
+/// Tells the machine that this CPU spins.
+#[inline]
+pub fn relax() {
+    // SAFETY: a hint.
+    unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
 }
 
 /// A mutex.

@@ -230,10 +230,10 @@ impl TableMem for Ram {
     }
 
     #[inline]
-    fn read_all(&self, node: Pa) -> impl Iterator<Item = [u64; GROUP]> {
+    fn read_groups(&self, node: Pa, range: Range<usize>) -> impl Iterator<Item = [u64; GROUP]> {
         // SAFETY: as for one entry.
         let groups = unsafe { &*(node.0 as usize as *const [[AtomicU64; GROUP]; ENTRIES / GROUP]) };
-        groups.iter().map(|group| {
+        groups.get(range).unwrap_or_default().iter().map(|group| {
             let (a, b, c, d): (u64, u64, u64, u64);
             // SAFETY: LDP reads each aligned word at once, as four loads would in two instructions more.
             unsafe {

@@ -64,11 +64,12 @@ Each step says what it did, one line; a step that fails does not stop the others
 
 /// The guest side of Salp's cloning of virtual machines
 ///
-/// A VM that is to be cloned runs `salp-guest freeze` when it is ready to serve. It stands still until its manager clones it
-/// or lets it go on. Each clone goes on behind the freeze with an identity of its own: name, host name, UUID, MAC address,
-/// addresses, clock and random numbers. A VM that is cloned while it runs has `salp-guest watch` in the background.
+/// A VM that is to be cloned runs `salp-guest freeze` when it is ready to serve. It stands still until its manager
+/// clones it or lets it go on. Each clone goes on behind the freeze with an identity of its own: name, host name, UUID,
+/// MAC address, addresses, clock and random numbers. A VM that is cloned while it runs has `salp-guest watch` in the
+/// background.
 #[derive(Debug, Parser)]
-#[command(name = "salp-guest", version, after_help = format!("{NEEDS}\n\n{STATUS}"))]
+#[command(name = "salp-guest", version, verbatim_doc_comment, after_help = format!("{NEEDS}\n\n{STATUS}"))]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -78,10 +79,10 @@ struct Arguments {
 enum Command {
     /// Freeze this VM so that it can be cloned; prints `source`, or `clone index=N name=NAME` in a clone
     ///
-    /// Runs the hooks for before, writes file systems to their disks, freezes the VM. Behind the freeze a clone takes its
-    /// identity on (see `salp-guest identity --help`; the steps are said on standard error), then the hooks for after run, in
-    /// the source too. If a hook fails before the freeze, the VM is not frozen.
-    #[command(after_help = format!("{HOOKS}\n\n{STATUS}"))]
+    /// Runs the hooks for before, writes file systems to their disks, freezes the VM. Behind the freeze a clone takes
+    /// its identity on (see `salp-guest identity --help`; the steps are said on standard error), then the hooks for after
+    /// run, in the source too. If a hook fails before the freeze, the VM is not frozen.
+    #[command(verbatim_doc_comment, after_help = format!("{HOOKS}\n\n{STATUS}"))]
     Freeze {
         /// Run this command before the freeze; may be given several times
         #[arg(long, value_name = "CMD")]
@@ -101,9 +102,9 @@ enum Command {
     },
     /// Wait for new identities: take each on, then run the hooks for after
     ///
-    /// For VMs that are cloned while they run, or reverted to a snapshot. What `salp-guest freeze` of the same VM deals with
-    /// is left to it.
-    #[command(after_help = format!("{HOOKS}\n\n{STATUS}"))]
+    /// For VMs that are cloned while they run, or reverted to a snapshot. What `salp-guest freeze` of the same VM deals
+    /// with is left to it.
+    #[command(verbatim_doc_comment, after_help = format!("{HOOKS}\n\n{STATUS}"))]
     Watch {
         /// How often to look, in milliseconds
         #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]

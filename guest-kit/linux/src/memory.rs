@@ -1,4 +1,4 @@
-//! The way to the device's page: `/dev/mem`. Comes after [`tree`](crate::tree); [`device`](crate::device) uses the page.
+//! The way to the device's page: `/dev/mem`. Comes after [`tree`]; [`device`](crate::device) uses the page.
 //!
 //! Nothing else opens `/dev/mem` for long, so its lock says which salp-guest is at work.
 

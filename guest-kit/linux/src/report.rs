@@ -54,8 +54,9 @@ impl<'a> Report<'a> {
 
     /// Says something of a step that has nothing to do.
     pub fn say(&mut self, key: &str, what: impl Display) {
-        // An identity is taken on whether or not anybody listens.
-        let _ = writeln!(self.output, "{key}: {what}").and_then(|()| self.output.flush());
+        // One write: others may write to the same console. An identity is taken on whether or not anybody listens.
+        let line = format!("{key}: {what}\n");
+        let _ = self.output.write_all(line.as_bytes()).and_then(|()| self.output.flush());
     }
 }
 

@@ -16,13 +16,14 @@
 //! storage need not be zeroed. A count that would overflow stays at its maximum, and that frame is never freed.
 
 mod many;
+mod promise;
 mod record;
 mod spans;
 #[cfg(test)]
 mod tests;
 
 pub use many::GROUP;
-pub use record::{FRAMES_PER_BLOCK, Kind};
+pub use record::{FRAMES_PER_BLOCK, Kind, MARKS};
 pub use spans::MAX_BANKS;
 
 use crate::addr::{BLOCK_SIZE, PAGE_SHIFT, PAGE_SIZE, Pa};
@@ -65,6 +66,8 @@ pub struct Stats {
     by_kind: [usize; Kind::COUNT],
     /// How many whole blocks of 2 MiB are free.
     pub free_blocks: usize,
+    /// How many of the free frames are promised.
+    pub promised: usize,
 }
 
 impl Stats {
@@ -83,6 +86,7 @@ pub struct Frames<'a> {
     partial_blocks: u32,
     stats: Stats,
     zero: Option<Pa>,
+    version: u64,
 }
 
 /// A frame table that several CPUs share: lends it to one of them at a time, for a short while.
@@ -135,10 +139,18 @@ impl<'a> Frames<'a> {
         let blocks = <[Block]>::mut_from_bytes(blocks.as_mut_bytes()).map_err(|_| SetupError::StorageTooSmall)?;
         let records = <[Record]>::mut_from_bytes(records.as_mut_bytes()).map_err(|_| SetupError::StorageTooSmall)?;
         blocks.fill(Block::new(State::Reserved));
-        let mut stats = Stats { by_kind: [0; Kind::COUNT], free_blocks: 0 };
+        let mut stats = Stats { by_kind: [0; Kind::COUNT], free_blocks: 0, promised: 0 };
         stats.by_kind[Kind::Reserved as usize] = frames;
-        let mut this =
-            Self { spans, blocks, records, free_blocks: NO_BLOCK, partial_blocks: NO_BLOCK, stats, zero: None };
+        let mut this = Self {
+            spans,
+            blocks,
+            records,
+            free_blocks: NO_BLOCK,
+            partial_blocks: NO_BLOCK,
+            stats,
+            zero: None,
+            version: 0,
+        };
         for bank in banks.iter().rev() {
             this.open(bank);
         }
@@ -168,8 +180,11 @@ impl<'a> Frames<'a> {
     ///
     /// # Errors
     ///
-    /// No frame is free.
+    /// No frame is free that is not promised.
     pub fn alloc(&mut self, kind: Kind) -> Result<Pa, OutOfMemory> {
+        if self.unpromised() == 0 {
+            return Err(OutOfMemory);
+        }
         let mut at = self.partial_blocks;
         if at == NO_BLOCK {
             at = self.free_blocks;
@@ -204,10 +219,10 @@ impl<'a> Frames<'a> {
     ///
     /// # Errors
     ///
-    /// No whole block is free; single frames may be.
+    /// No whole block is free, or not so many frames that are not promised; single frames may be.
     pub fn alloc_block(&mut self) -> Result<Pa, OutOfMemory> {
         let at = self.free_blocks;
-        if at == NO_BLOCK {
+        if at == NO_BLOCK || self.unpromised() < FRAMES_PER_BLOCK {
             return Err(OutOfMemory);
         }
         self.unlink_free(at);
@@ -230,6 +245,17 @@ impl<'a> Frames<'a> {
         let index = self.index(pa);
         let record = &mut self.records[index];
         *record = record.incremented();
+    }
+
+    /// Counts one more page entry that points to a frame to which there is one already, or of a block in use as a whole.
+    pub fn get_page(&mut self, pa: Pa) {
+        let index = self.index(pa);
+        if self.records[index].is_unreferenced() {
+            let block = &mut self.blocks[index / FRAMES_PER_BLOCK];
+            assert!(block.state() == State::Block, "a page entry to a frame that is not in use");
+            block.free -= 1;
+        }
+        self.records[index] = self.records[index].incremented();
     }
 
     /// Counts one more page entry that points to an image frame.
@@ -376,6 +402,12 @@ impl<'a> Frames<'a> {
         })
     }
 
+    /// Returns what a frame is used for that a page entry points to.
+    #[inline]
+    pub fn kind_in_use(&self, pa: Pa) -> Kind {
+        self.records[self.index(pa)].kind()
+    }
+
     /// Returns true if every frame of the block at `pa` is an image frame.
     pub fn is_image_block(&self, pa: Pa) -> bool {
         let Some(index) = self.spans.index(pa).filter(|index| index % FRAMES_PER_BLOCK == 0) else { return false };
@@ -440,6 +472,34 @@ impl<'a> Frames<'a> {
     pub fn set_sealed(&mut self, node: Pa, sealed: bool) {
         let index = self.index(node);
         self.records[index] = self.records[index].with_sealed(sealed);
+    }
+
+    /// Marks the entry of a node as changed, and with it all those that the mark stands for: one of [`MARKS`] equal parts.
+    #[inline]
+    pub fn mark(&mut self, node: Pa, entry: usize) {
+        let index = self.index(node);
+        self.records[index] = self.records[index].marked(entry / (FRAMES_PER_BLOCK / MARKS));
+    }
+
+    /// Marks the entry of a node as changed, and the node as not sealed.
+    #[inline]
+    pub fn set_changed(&mut self, node: Pa, entry: usize) {
+        let index = self.index(node);
+        self.records[index] = self.records[index].with_sealed(false).marked(entry / (FRAMES_PER_BLOCK / MARKS));
+    }
+
+    /// Takes all marks off a node. Returns them, one a bit.
+    pub fn take_marks(&mut self, node: Pa) -> u8 {
+        let index = self.index(node);
+        let record = self.records[index];
+        self.records[index] = record.unmarked();
+        record.marks()
+    }
+
+    /// Returns a number for contents of an address space that was never returned before, and is not zero.
+    pub const fn next_version(&mut self) -> u64 {
+        self.version += 1;
+        self.version
     }
 
     /// Returns the page of zeros, once there is one.
@@ -623,6 +683,7 @@ impl<'a> Frames<'a> {
 
     /// Takes a range out of free memory.
     fn claim(&mut self, range: Range<Pa>, kind: Kind) -> Result<(), NotFree> {
+        assert!(self.stats.promised == 0, "what is set up comes before promises");
         let start = range.start.0 >> PAGE_SHIFT;
         let end = range.end.0.div_ceil(PAGE_SIZE).max(start);
         let is_reservation = kind == Kind::Reserved;

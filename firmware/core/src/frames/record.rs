@@ -36,7 +36,7 @@ impl Kind {
 ///
 /// ```text
 /// 63      56 55  52 51      48 47     32 31              0
-/// |    0    |  flags |  kind  |  pins   | reference count |   in use
+/// |  marks  |  flags |  kind  |  pins   | reference count |   in use
 /// |         0        |  Free  |  next   |        0        |   free: the next free frame of the same block
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -47,6 +47,10 @@ const PINS_SHIFT: u32 = 32;
 const PINS_MASK: u64 = 0xffff << PINS_SHIFT;
 const KIND_SHIFT: u32 = 48;
 const SEALED: u64 = 1 << 52;
+const MARKS_SHIFT: u32 = 56;
+
+/// How many marks the record of a node has.
+pub const MARKS: usize = 8;
 
 impl Record {
     /// Returns the record of a frame in use that one entry points to.
@@ -97,6 +101,24 @@ impl Record {
     #[inline]
     pub(super) const fn with_sealed(self, sealed: bool) -> Self {
         Self(if sealed { self.0 | SEALED } else { self.0 & !SEALED })
+    }
+
+    /// Returns the marks of a node.
+    #[inline]
+    pub(super) const fn marks(self) -> u8 {
+        (self.0 >> MARKS_SHIFT) as u8
+    }
+
+    /// Returns this with one mark more.
+    #[inline]
+    pub(super) const fn marked(self, mark: usize) -> Self {
+        Self(self.0 | 1 << (MARKS_SHIFT as usize + mark % MARKS))
+    }
+
+    /// Returns this without marks.
+    #[inline]
+    pub(super) const fn unmarked(self) -> Self {
+        Self(self.0 & !(0xff << MARKS_SHIFT))
     }
 
     /// Returns this with one reference more. A count that reaches its end stays there and the frame is never freed.

@@ -122,6 +122,7 @@ enum Op {
     AllocBlock,
     Get(usize),
     Put(usize),
+    GetOfBlock(usize, usize),
     GetBlock(usize),
     PutBlock(usize),
     Split(usize),
@@ -139,6 +140,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::AllocBlock),
         3 => any().prop_map(Op::Get),
         4 => any().prop_map(Op::Put),
+        3 => (any(), any()).prop_map(|(at, page)| Op::GetOfBlock(at, page)),
         3 => any().prop_map(Op::GetBlock),
         4 => any().prop_map(Op::PutBlock),
         3 => any().prop_map(Op::Split),
@@ -268,6 +270,15 @@ impl Model {
                 assert_eq!(frames.stats().frames(Kind::Free), free + freed);
                 for pa in pages {
                     self.forget(pa);
+                }
+            }
+            Op::GetOfBlock(at, page) => {
+                // One that was mapped by pages: its frames have records.
+                let was_split = |block: Pa| self.pages.keys().any(|&pa| Self::block_of(pa) == block);
+                if let Some(block) = Self::pick(&self.blocks, at).filter(|&block| was_split(block)) {
+                    let pa = Pa(block.0 + (page % 512) as u64 * PAGE_SIZE);
+                    frames.get_page(pa);
+                    *self.pages.entry(pa).or_default() += 1;
                 }
             }
             Op::GetBlock(at) => {

@@ -1,6 +1,6 @@
 //! What happens when a guest touches memory that the MMU does not let it touch: the one place that makes memory.
 //!
-//! Before: [`super::edit`]. After: [`super::access`] and the VM's abort handler.
+//! Before: [`super::edit`] and [`super::supply`]. After: [`super::access`] and the VM's abort handler.
 //!
 //! Three steps: *plan*, take the frames that are needed (frame table locked), *fill* the page or block (not locked),
 //! *commit*. If the path is the VM's own, which is usual, the commit is one entry. Else it locks the frame table again,
@@ -9,10 +9,11 @@
 
 use super::edit::{self, Edit};
 use super::entry::{self, Entry, Level, VALID, WRITABLE};
-use super::port::{Filled, TableMem, Tlb};
+use super::port::{TableMem, Tlb};
+use super::supply::{Fill, Need, Supply};
 use super::{AddressSpace, Policy};
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
-use crate::frames::{FrameStore, Frames, Kind, OutOfMemory};
+use crate::frames::{FRAMES_PER_BLOCK, FrameStore, Frames, Kind, OutOfMemory};
 
 /// What the guest wanted to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,72 +69,6 @@ pub(super) enum Want {
     WritePage,
 }
 
-/// What a new page or block must hold.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fill {
-    Nothing,
-    Zeros,
-    ZeroBlock,
-    Copy(Pa),
-}
-
-/// What a fault needs.
-struct Need {
-    nodes: usize,
-    fill: Fill,
-}
-
-/// Frames taken for a fault, not yet part of any address space.
-#[derive(Default)]
-struct Supply {
-    nodes: [Option<Pa>; 2],
-    page: Option<Pa>,
-    block: Option<Pa>,
-}
-
-impl Supply {
-    fn take(&mut self, frames: &mut Frames<'_>, need: &Need) -> Result<(), OutOfMemory> {
-        let result = self.fetch(frames, need);
-        if result.is_err() {
-            self.put_back(frames);
-        }
-        result
-    }
-
-    fn fetch(&mut self, frames: &mut Frames<'_>, need: &Need) -> Result<(), OutOfMemory> {
-        for slot in self.nodes.iter_mut().take(need.nodes) {
-            *slot = Some(frames.alloc(Kind::Node)?);
-        }
-        match need.fill {
-            Fill::Nothing => {}
-            Fill::Zeros | Fill::Copy(_) => self.page = Some(frames.alloc(Kind::Guest)?),
-            Fill::ZeroBlock => self.block = Some(frames.alloc_block()?),
-        }
-        Ok(())
-    }
-
-    fn node(&mut self) -> Pa {
-        let [first, second] = &mut self.nodes;
-        first.take().or_else(|| second.take()).expect("the survey counts every node that the commit takes")
-    }
-
-    fn page(&mut self) -> Pa {
-        self.page.take().expect("the survey sees every page that the commit takes")
-    }
-
-    fn put_back(&mut self, frames: &mut Frames<'_>) {
-        let [first, second] = &mut self.nodes;
-        for slot in [first, second, &mut self.page] {
-            if let Some(pa) = slot.take() {
-                frames.free(pa);
-            }
-        }
-        if let Some(pa) = self.block.take() {
-            frames.put_block(pa);
-        }
-    }
-}
-
 /// An entry of a node that is the VM's own, and what is in it.
 struct OwnEntry {
     node: Pa,
@@ -182,6 +117,9 @@ impl AddressSpace {
             return Err(Fault::OutsideRam);
         }
         let ipa = ipa.page();
+        if self.is_forked(ipa) {
+            self.version = 0;
+        }
         let mut supply = Supply::default();
         let plan = frames.with(|frames| self.plan(frames, mem, tlb, ipa, want, &mut supply))?;
         let resolved = match plan {
@@ -210,10 +148,13 @@ impl AddressSpace {
         supply: &mut Supply,
     ) -> Result<Plan, OutOfMemory> {
         let Some([middle, bottom]) = self.own_path(frames, mem, ipa) else {
-            let is_block_wanted =
-                self.policy == Policy::Blocks && want != Want::WritePage && frames.blocks_are_plentiful();
+            let is_block_wanted = self.policy == Policy::Blocks
+                && want != Want::WritePage
+                && frames.blocks_are_plentiful()
+                && self.account.can_spare(frames, FRAMES_PER_BLOCK + 1);
             let need = self.survey(frames, mem, ipa, want, is_block_wanted);
-            supply.take(frames, &need)?;
+            let is_copy = want != Want::Read && !matches!(need.fill, Fill::Zeros | Fill::ZeroBlock);
+            supply.take(frames, &mut self.account, &need, is_copy)?;
             return Ok(match need.fill {
                 Fill::Nothing => Plan::Done(self.commit(frames, mem, tlb, ipa, want, supply)),
                 fill => Plan::Path(fill),
@@ -233,14 +174,16 @@ impl AddressSpace {
         let pa = entry::address(raw);
         let plan = if raw != 0 && frames.is_exclusive(pa) {
             edit.make_writable(bottom, index, raw);
+            self.account.unshare(1);
             Plan::Done(Resolved::Reclaimed)
         } else {
-            supply.page = Some(frames.alloc(Kind::Guest)?);
-            let fill = if raw == 0 || Some(pa) == frames.zero_page() { Fill::Zeros } else { Fill::Copy(pa) };
+            let is_copy = raw != 0 && Some(pa) != frames.zero_page();
+            let fill = if is_copy { Fill::Copy(pa) } else { Fill::Zeros };
+            supply.take_page(frames, &mut self.account, is_copy)?;
             Plan::Page { own: OwnEntry { node: bottom, index, raw }, fill }
         };
         frames.set_sealed(middle, false);
-        frames.set_sealed(bottom, false);
+        frames.set_changed(bottom, index);
         Ok(plan)
     }
 
@@ -257,7 +200,7 @@ impl AddressSpace {
 
     /// Puts a new page where nothing, or a page to be copied, was. The frame table is needed only to give that back.
     fn commit_page(
-        &self,
+        &mut self,
         frames: &impl FrameStore,
         mem: &impl TableMem,
         tlb: &impl Tlb,
@@ -268,13 +211,35 @@ impl AddressSpace {
         let new = entry::leaf(page, Level::Three, self.attr, true);
         Edit::new(mem, tlb, ipa).store(own.node, own.index, Level::Three, own.raw, new);
         if own.raw == 0 {
+            self.own(ipa, 1);
             return Resolved::Zeroed;
         }
         let old = entry::address(own.raw);
-        frames.with(|frames| {
+        let kind = frames.with(|frames| {
+            let kind = frames.kind_in_use(old);
             frames.put(old);
-            if Some(old) == frames.zero_page() { Resolved::Zeroed } else { Resolved::Copied }
-        })
+            kind
+        });
+        self.replaced(ipa, kind)
+    }
+
+    /// So many frames became the VM's own at an address where it had none.
+    #[inline]
+    const fn own(&mut self, ipa: Ipa, count: usize) {
+        if self.is_forked(ipa) {
+            self.account.own(count);
+        }
+    }
+
+    /// A page of this kind was replaced by one of the VM's own.
+    #[inline]
+    fn replaced(&mut self, ipa: Ipa, kind: Kind) -> Resolved {
+        if kind == Kind::Guest {
+            self.account.unshare(1);
+        } else {
+            self.own(ipa, 1);
+        }
+        if kind == Kind::Zero { Resolved::Zeroed } else { Resolved::Copied }
     }
 
     fn count_event(&mut self, resolved: Resolved) {
@@ -360,7 +325,7 @@ impl AddressSpace {
         supply: &mut Supply,
     ) -> Resolved {
         let mut edit = Edit::new(mem, tlb, ipa);
-        let (resolved, released) = if want == Want::Read && supply.block.is_none() {
+        let (resolved, released) = if want == Want::Read && !supply.has_block() {
             (self.commit_read(frames, mem, &mut edit, ipa, supply), None)
         } else {
             self.commit_write(frames, mem, &mut edit, ipa, want, supply)
@@ -369,7 +334,7 @@ impl AddressSpace {
         if let Some(page) = released {
             frames.put(page);
         }
-        supply.put_back(frames);
+        supply.put_back(frames, &mut self.account);
         resolved
     }
 
@@ -392,8 +357,10 @@ impl AddressSpace {
             node = match Entry::decode(raw, level) {
                 Entry::Absent => {
                     let fresh = supply.node();
+                    self.own(ipa, 1);
                     mem.zero_page(fresh);
                     frames.set_sealed(fresh, true);
+                    frames.mark(node, index);
                     edit.link_new(node, index, level, raw, fresh);
                     fresh
                 }
@@ -437,14 +404,20 @@ impl AddressSpace {
             let index = level.index(ipa);
             let raw = mem.read(node, index);
             node = match Entry::decode(raw, level) {
-                Entry::Absent if level == Level::Two && supply.block.is_some() => {
-                    let block = supply.block.take().expect("just seen");
+                Entry::Absent
+                    if level == Level::Two
+                        && let Some(block) = supply.block() =>
+                {
+                    self.own(ipa, FRAMES_PER_BLOCK);
+                    frames.mark(node, index);
                     edit.store(node, index, level, raw, entry::leaf(block, level, self.attr, true));
                     return (Resolved::ZeroedBlock, None);
                 }
                 Entry::Absent => {
                     let fresh = supply.node();
+                    self.own(ipa, 1);
                     mem.zero_page(fresh);
+                    frames.mark(node, index);
                     edit.link_new(node, index, level, raw, fresh);
                     fresh
                 }
@@ -452,10 +425,12 @@ impl AddressSpace {
                     let fresh = supply.node();
                     edit::seal(frames, mem, child, below);
                     edit::copy(frames, mem, child, fresh, below);
+                    frames.mark(node, index);
                     edit.link_new(node, index, level, raw, fresh);
                     // Under the frame table's lock until the TLBs have forgotten it, and others use it anyway.
                     let is_last = frames.release_node(child);
                     assert!(!is_last, "a shared node has other users");
+                    self.account.unshare(1);
                     self.counters.copied_nodes = self.counters.copied_nodes.wrapping_add(1);
                     fresh
                 }
@@ -473,12 +448,15 @@ impl AddressSpace {
                         }
                         if frames.is_exclusive_block(pa) {
                             edit.make_writable(node, index, raw);
+                            self.account.unshare(FRAMES_PER_BLOCK);
                             return (Resolved::Reclaimed, None);
                         }
                     }
                     let fresh = supply.node();
+                    self.own(ipa, 1);
                     mem.write_row(fresh, entry::leaf(pa, Level::Three, self.attr, is_writable), PAGE_SIZE);
                     frames.split_block(pa);
+                    frames.mark(node, index);
                     edit.link_new(node, index, level, raw, fresh);
                     self.counters.split_blocks = self.counters.split_blocks.wrapping_add(1);
                     fresh
@@ -489,6 +467,7 @@ impl AddressSpace {
         }
         let index = Level::Three.index(ipa);
         let raw = mem.read(node, index);
+        frames.mark(node, index);
         match Entry::decode(raw, Level::Three) {
             Entry::Leaf { is_writable: true, .. } => {
                 edit.forget_local();
@@ -496,17 +475,18 @@ impl AddressSpace {
             }
             Entry::Leaf { pa, .. } if frames.is_exclusive(pa) => {
                 edit.make_writable(node, index, raw);
+                self.account.unshare(1);
                 (Resolved::Reclaimed, None)
             }
             Entry::Leaf { pa, .. } => {
                 let new = entry::leaf(supply.page(), Level::Three, self.attr, true);
                 edit.store(node, index, Level::Three, raw, new);
-                let resolved = if Some(pa) == frames.zero_page() { Resolved::Zeroed } else { Resolved::Copied };
-                (resolved, Some(pa))
+                (self.replaced(ipa, frames.kind_in_use(pa)), Some(pa))
             }
             _ => {
                 let new = entry::leaf(supply.page(), Level::Three, self.attr, true);
                 edit.store(node, index, Level::Three, raw, new);
+                self.own(ipa, 1);
                 (Resolved::Zeroed, None)
             }
         }
@@ -533,27 +513,6 @@ impl AddressSpace {
             }
         }
         None
-    }
-}
-
-impl Supply {
-    /// Fills the page or block that was taken.
-    fn fill(&self, mem: &impl TableMem, fill: Fill) {
-        match (fill, self.page, self.block) {
-            (Fill::Zeros, Some(page), _) => {
-                mem.zero_page(page);
-                mem.sync_for_guest(page, PAGE_SIZE, Filled::Zeros);
-            }
-            (Fill::Copy(from), Some(page), _) => {
-                mem.copy_page(from, page);
-                mem.sync_for_guest(page, PAGE_SIZE, Filled::Copy);
-            }
-            (Fill::ZeroBlock, _, Some(block)) => {
-                mem.zero_block(block);
-                mem.sync_for_guest(block, BLOCK_SIZE, Filled::Zeros);
-            }
-            _ => {}
-        }
     }
 }
 

@@ -1,12 +1,11 @@
-//! Forking, sealing and reverting address spaces: work in proportion to root entries.
+//! Forking and sealing address spaces: work in proportion to root entries.
 //!
-//! Before: [`super::fault`], which later pays for what is touched. After: the VM's fork.
+//! Before: [`super::fault`], which later pays for what is touched. After: the VM's fork, and [`super::revert`].
 
 use super::edit;
 use super::entry::{self, ENTRIES, Entry, Level, VALID};
 use super::fault::Want;
 use super::port::{TableMem, Tlb};
-use super::teardown::Teardown;
 use super::{AddressSpace, Counters};
 use crate::addr::{Ipa, Pa};
 use crate::frames::{FrameStore, Kind, OutOfMemory};
@@ -24,15 +23,6 @@ impl From<OutOfMemory> for ForkError {
     fn from(_: OutOfMemory) -> Self {
         Self::OutOfMemory
     }
-}
-
-/// Why an address space cannot be reverted. It is as it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RevertError {
-    /// The state to go back to is not sealed, or of another shape.
-    NotASnapshot,
-    /// Pages of one of the two are pinned.
-    Pinned,
 }
 
 /// Tells a child that is never entered from here: nothing to invalidate.
@@ -61,9 +51,14 @@ impl AddressSpace {
         pinned: &[Ipa],
     ) -> Result<Self, ForkError> {
         self.check_pinned(frames, mem, pinned)?;
-        let root = frames.with(|frames| frames.alloc(Kind::Node))?;
+        let (root, version) = frames.with(|frames| {
+            let version = if self.version == 0 { frames.next_version() } else { self.version };
+            Ok::<_, OutOfMemory>((frames.alloc(Kind::Node)?, version))
+        })?;
         mem.zero_page(root);
-        let mut child = Self { root, counters: Counters::default(), pinned: 0, ..*self };
+        (self.version, self.base) = (version, version);
+        let account = self.account.fork();
+        let mut child = Self { root, account, counters: Counters::default(), pinned: 0, ..*self };
         let mut is_unlinked = false;
         let entries = self.root_entries().map(|index| (index, mem.read(self.root, index)));
         let share = |index, raw, is_sealed: bool| {
@@ -160,64 +155,9 @@ impl AddressSpace {
                 mem.publish(self.root, index, entry::table(node));
             }
         }
-    }
-
-    /// Goes back to the contents of a sealed address space that this one was forked from, or that was forked from it.
-    /// vCPUs must be stopped. Takes no memory; work is in proportion to what is private.
-    ///
-    /// # Errors
-    ///
-    /// The other one is not sealed, or pages of one of them are pinned.
-    pub fn revert(
-        &mut self,
-        frames: &impl FrameStore,
-        mem: &impl TableMem,
-        tlb: &impl Tlb,
-        snapshot: &Self,
-    ) -> Result<(), RevertError> {
-        if self.pinned != 0 || snapshot.pinned != 0 {
-            return Err(RevertError::Pinned);
+        if self.version == 0 {
+            self.version = frames.with(|frames| frames.next_version());
         }
-        if self.ram() != snapshot.ram() {
-            return Err(RevertError::NotASnapshot);
-        }
-        let is_sealed = |index| {
-            let raw = mem.read(snapshot.root, index);
-            raw & VALID == 0 || frames.with(|frames| frames.is_sealed(entry::address(raw)))
-        };
-        if !self.root_entries().all(is_sealed) {
-            return Err(RevertError::NotASnapshot);
-        }
-        // Break all (a lazy entry remembers what was there), forget, make all. What is the same in both stays.
-        let differs = |index| {
-            let (own, other) = (mem.read(self.root, index), mem.read(snapshot.root, index));
-            entry::address(own) != entry::address(other)
-        };
-        for index in self.root_entries().filter(|&index| differs(index)) {
-            let raw = mem.read(self.root, index);
-            if raw & VALID != 0 {
-                mem.publish(self.root, index, entry::lazy(entry::address(raw)));
-            }
-        }
-        tlb.invalidate_vm();
-        for index in self.root_entries() {
-            let (old, new) = (mem.read(self.root, index), mem.read(snapshot.root, index));
-            if !differs(index) {
-                // A sealed node may be valid here too.
-                if old & VALID == 0 && new & VALID != 0 {
-                    mem.publish(self.root, index, new);
-                }
-                continue;
-            }
-            if new != 0 {
-                frames.with(|frames| frames.get(entry::address(new)));
-            }
-            mem.publish(self.root, index, new);
-            if old != 0 {
-                Teardown::of_node(entry::address(old)).finish(frames, mem);
-            }
-        }
-        Ok(())
     }
 
     pub(super) const fn root_node(&self) -> Pa {

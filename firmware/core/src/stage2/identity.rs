@@ -14,6 +14,9 @@ use crate::frames::{FrameStore, Frames};
 /// Where it is: the page that holds the VM generation id.
 pub const IDENTITY_PAGE: Ipa = Ipa(salp_hvc::device::GENERATION_PAGE);
 
+/// How many frames it is made of: itself and two nodes.
+pub(super) const IDENTITY_FRAMES: usize = 3;
+
 // No root entry leads to both: RAM begins with an entry.
 const _: () = assert!(salp_hvc::bootset::RAM_BASE.is_multiple_of(Level::One.entry_size()));
 const _: () = assert!(IDENTITY_PAGE.0 < salp_hvc::bootset::RAM_BASE);

@@ -61,6 +61,7 @@ impl AddressSpace {
         if pa.checked_add(bytes).is_none() {
             return Err(MapError::NotImage);
         }
+        self.version = 0;
         let mut done = 0;
         while done < bytes {
             let at = Ipa(ipa.0 + done);
@@ -73,7 +74,7 @@ impl AddressSpace {
 
     /// Maps what lies in one block of the address space.
     fn map_part(
-        &self,
+        &mut self,
         frames: &mut Frames<'_>,
         mem: &impl TableMem,
         ipa: Ipa,
@@ -103,7 +104,7 @@ impl AddressSpace {
 
     /// Returns the node below, made if there is none.
     fn child(
-        &self,
+        &mut self,
         frames: &mut Frames<'_>,
         mem: &impl TableMem,
         node: Pa,
@@ -115,6 +116,7 @@ impl AddressSpace {
             Entry::Absent => {
                 let fresh = frames.alloc(Kind::Node)?;
                 mem.zero_page(fresh);
+                self.account.own(1);
                 // It will hold read-only leaves only.
                 frames.set_sealed(fresh, true);
                 mem.publish(node, index, entry::table(fresh));

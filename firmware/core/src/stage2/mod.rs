@@ -34,6 +34,9 @@ mod fork;
 mod identity;
 mod image;
 mod port;
+mod promise;
+mod revert;
+mod supply;
 mod teardown;
 #[cfg(test)]
 mod tests;
@@ -42,15 +45,17 @@ pub use access::PinError;
 pub use census::Census;
 pub use entry::{ENTRIES, Level, MemAttr};
 pub use fault::{Access, Fault, Resolved};
-pub use fork::{ForkError, RevertError};
+pub use fork::ForkError;
 pub use identity::IDENTITY_PAGE;
 pub use image::MapError;
 pub use port::{Filled, TableMem, Tlb};
+pub use revert::RevertError;
 pub use teardown::Teardown;
 
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use crate::frames::{FrameStore, Kind, OutOfMemory};
 use core::ops::Range;
+use promise::Account;
 use salp_hvc::bootset::RAM_BASE;
 
 /// How many bits a guest physical address has; VTCR_EL2.T0SZ is 64 less this, SL0 says level 1.
@@ -116,6 +121,10 @@ pub struct AddressSpace {
     policy: Policy,
     attr: MemAttr,
     pinned: u32,
+    /// What its contents are called, 0 if they have no name: see [`revert`].
+    version: u64,
+    base: u64,
+    account: Account,
     counters: Counters,
 }
 
@@ -153,6 +162,9 @@ impl AddressSpace {
             policy,
             attr,
             pinned: 0,
+            version: 0,
+            base: 0,
+            account: Account::default(),
             counters: Counters::default(),
         })
     }

@@ -1,8 +1,9 @@
 //! What an address space needs of the machine: memory and TLBs. `firmware/hw` has the real ones, tests a model.
 
-use super::entry::Level;
+use super::entry::{ENTRIES, Level};
 use crate::addr::{Ipa, Pa};
 use crate::frames::GROUP;
+use core::ops::Range;
 
 /// What was put into memory that a guest is about to see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +21,14 @@ pub trait TableMem {
     /// Returns an entry of a node, in one 64-bit load.
     fn read(&self, node: Pa, index: usize) -> u64;
 
-    /// Reads all entries of a node, [`GROUP`] at a time, each in one 64-bit load.
-    fn read_all(&self, node: Pa) -> impl Iterator<Item = [u64; GROUP]>;
+    /// Reads groups of [`GROUP`] entries of a node, each entry in one 64-bit load.
+    fn read_groups(&self, node: Pa, groups: Range<usize>) -> impl Iterator<Item = [u64; GROUP]>;
+
+    /// Reads all entries of a node.
+    #[inline]
+    fn read_all(&self, node: Pa) -> impl Iterator<Item = [u64; GROUP]> {
+        self.read_groups(node, 0..ENTRIES / GROUP)
+    }
 
     /// Writes an entry of a node that no MMU can reach, in one 64-bit store. Needs no order.
     fn write(&self, node: Pa, index: usize, value: u64);

@@ -17,6 +17,8 @@ pub struct Teardown {
     middle: Option<Rest>,
     /// Where the last node of level 2 ends, with RAM.
     end: usize,
+    /// Frames that were promised.
+    promise: usize,
     /// The identity page may be there still.
     has_identity: bool,
 }
@@ -55,14 +57,20 @@ impl AddressSpace {
         let entries = self.root_entries();
         let root = Rest { node: self.root_node(), next: entries.start, end: entries.end };
         let end = Level::Two.index(Ipa(self.ram_end.0 - 1)) + 1;
-        Teardown { root: Some(root), middle: None, end, has_identity: true }
+        Teardown { root: Some(root), middle: None, end, promise: self.promise(), has_identity: true }
     }
 }
 
 impl Teardown {
     /// A node of level 2 that an entry pointed to which no TLB knows any more.
     pub(super) const fn of_node(node: Pa) -> Self {
-        Self { root: None, middle: Some(Rest { node, next: 0, end: ENTRIES }), end: ENTRIES, has_identity: false }
+        Self {
+            root: None,
+            middle: Some(Rest { node, next: 0, end: ENTRIES }),
+            end: ENTRIES,
+            promise: 0,
+            has_identity: false,
+        }
     }
 
     /// Gives all of the rest back.
@@ -76,22 +84,13 @@ impl Teardown {
         frames.with(|frames| self.step_locked(frames, mem))
     }
 
-    fn step_locked(&mut self, frames: &mut Frames<'_>, mem: &impl TableMem) -> bool {
+    pub(super) fn step_locked(&mut self, frames: &mut Frames<'_>, mem: &impl TableMem) -> bool {
+        frames.unpromise(core::mem::take(&mut self.promise));
         if let Some(middle) = &mut self.middle {
             if middle.next != 0 || frames.release_node(middle.node) {
                 while let Some(raw) = middle.take(mem) {
-                    match Entry::decode(raw, Level::Two) {
-                        Entry::Leaf { pa, .. } => {
-                            frames.put_block(pa);
-                            return false;
-                        }
-                        _ if frames.release_node(entry::address(raw)) => {
-                            let node = entry::address(raw);
-                            frames.put_all(mem.read_all(node));
-                            frames.free(node);
-                            return false;
-                        }
-                        _ => {}
+                    if release(frames, mem, raw) {
+                        return false;
                     }
                 }
                 frames.free(middle.node);
@@ -111,5 +110,24 @@ impl Teardown {
         frames.free(root.node);
         self.root = None;
         true
+    }
+}
+
+/// Gives back what an entry of a node of level 2 leads to. Returns true if that was more than one reference.
+pub(super) fn release(frames: &mut Frames<'_>, mem: &impl TableMem, raw: u64) -> bool {
+    match Entry::decode(raw, Level::Two) {
+        Entry::Absent => false,
+        Entry::Leaf { pa, .. } => {
+            frames.put_block(pa);
+            true
+        }
+        Entry::Lazy(node) | Entry::Table(node) => {
+            let is_last = frames.release_node(node);
+            if is_last {
+                frames.put_all(mem.read_all(node));
+                frames.free(node);
+            }
+            is_last
+        }
     }
 }

@@ -245,8 +245,8 @@ impl TableMem for Machine<'_> {
         self.with_page(node, |page| page[index])
     }
 
-    fn read_all(&self, node: Pa) -> impl Iterator<Item = [u64; GROUP]> {
-        (0..ENTRIES).step_by(GROUP).map(move |first| std::array::from_fn(|offset| self.read(node, first + offset)))
+    fn read_groups(&self, node: Pa, groups: Range<usize>) -> impl Iterator<Item = [u64; GROUP]> {
+        groups.map(move |group| std::array::from_fn(|offset| self.read(node, group * GROUP + offset)))
     }
 
     fn write(&self, node: Pa, index: usize, value: u64) {

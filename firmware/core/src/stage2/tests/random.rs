@@ -2,6 +2,7 @@
 
 use super::world::{BANKS, World, first_word, places};
 use crate::addr::Ipa;
+use crate::frames::OutOfMemory;
 use crate::stage2::{Fault, ForkError, IDENTITY_PAGE, PinError, Policy, RevertError};
 use crate::testing::Machine;
 use proptest::prelude::*;
@@ -19,6 +20,8 @@ enum Op {
     Pin { vm: usize, place: usize },
     Unpin { vm: usize, place: usize },
     PutIdentity { vm: usize, identity: u128 },
+    Promise { vm: usize, frames: usize },
+    PromiseFork { vm: usize },
     DropOrphans,
     Squeeze { left: usize },
     Relax,
@@ -40,7 +43,9 @@ fn op() -> impl Strategy<Value = Op> {
         2 => vm.clone().prop_map(|vm| Op::Destroy { vm }),
         1 => (vm.clone(), place.clone()).prop_map(|(vm, place)| Op::Pin { vm, place }),
         1 => (vm.clone(), place).prop_map(|(vm, place)| Op::Unpin { vm, place }),
-        2 => (vm, any::<u128>()).prop_map(|(vm, identity)| Op::PutIdentity { vm, identity }),
+        2 => (vm.clone(), any::<u128>()).prop_map(|(vm, identity)| Op::PutIdentity { vm, identity }),
+        2 => (vm.clone(), 0..40usize).prop_map(|(vm, frames)| Op::Promise { vm, frames }),
+        1 => vm.prop_map(|vm| Op::PromiseFork { vm }),
         1 => Just(Op::DropOrphans),
         2 => (0..6usize).prop_map(|left| Op::Squeeze { left }),
         1 => Just(Op::Relax),
@@ -57,7 +62,15 @@ fn retry<R, E>(
         Err(error) if is_memory(&error) => {
             world.check();
             world.relax();
-            let result = f(world);
+            let result = match f(world) {
+                Err(error) if is_memory(&error) => {
+                    for vm in 0..world.vms.len() {
+                        world.set_promise(vm, 0).expect("less is always possible");
+                    }
+                    f(world)
+                }
+                result => result,
+            };
             assert!(!result.as_ref().is_err_and(is_memory), "there is memory now");
             result
         }
@@ -77,6 +90,9 @@ fn apply(world: &mut World<'_>, op: &Op) {
         Op::Create { small, image } => {
             world.relax();
             if count < 8 {
+                for vm in 0..count {
+                    world.set_promise(vm, 0).expect("less is always possible");
+                }
                 let policy = if small { Policy::SmallPages } else { Policy::Blocks };
                 let vm = world.create(policy).expect("memory");
                 if image {
@@ -137,6 +153,14 @@ fn apply(world: &mut World<'_>, op: &Op) {
         }
         Op::PutIdentity { vm, identity } => {
             retry(world, is_memory, |world| world.put_identity(vm % count, identity)).expect("memory");
+        }
+        Op::Promise { vm, frames } => match world.set_promise(vm % count, frames) {
+            Ok(()) => assert_eq!(world.vms[vm % count].space.promise(), frames),
+            Err(OutOfMemory) => assert!(frames > world.unpromised()),
+        },
+        Op::PromiseFork { vm } => {
+            let frames = world.vms[vm % count].space.fork_promise();
+            let _ = world.set_promise(vm % count, frames);
         }
         Op::Unpin { vm, place } => {
             world.unpin(vm % count, at(place, 0));

@@ -2,7 +2,7 @@
 //! that all tables, counted anew, give the counts in the frame table.
 
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
-use crate::frames::{FRAMES_PER_BLOCK, FrameStore, Kind};
+use crate::frames::{FRAMES_PER_BLOCK, FrameStore, Kind, OutOfMemory};
 use crate::stage2::entry::{Entry, VALID};
 use crate::stage2::{
     Access, AddressSpace, CreateError, ENTRIES, Fault, ForkError, IDENTITY_PAGE, Level, MemAttr, PinError, Policy,
@@ -125,6 +125,11 @@ impl<'a> World<'a> {
         Ok(())
     }
 
+    /// Sets frames aside for a VM.
+    pub fn set_promise(&mut self, vm: usize, count: usize) -> Result<(), OutOfMemory> {
+        self.vms[vm].space.set_promise(&self.machine.frames, count)
+    }
+
     /// Guest code touches a word; EL2 handles the faults.
     fn touch(&mut self, vm: usize, cpu: usize, ipa: Ipa, is_write: bool) -> Result<Pa, Fault> {
         let tlb = self.tlb(vm, cpu);
@@ -134,7 +139,11 @@ impl<'a> World<'a> {
                 return Ok(pa);
             }
             let access = if is_write { Access::Write } else { Access::Read };
-            vm.space.fault(&self.machine.frames, self.machine, &tlb, ipa, access)?;
+            let promise = vm.space.promise();
+            let result = vm.space.fault(&self.machine.frames, self.machine, &tlb, ipa, access);
+            // Two nodes and a page.
+            assert!(result != Err(Fault::OutOfMemory) || promise < 3, "a promise is not honoured");
+            result?;
         }
         panic!("VM {} faults for ever at {ipa}", self.vms[vm].name);
     }
@@ -199,7 +208,8 @@ impl<'a> World<'a> {
             own.bytes.retain(|ipa, _| !RAM.contains(ipa));
             own.bytes.extend(other.bytes.iter().filter(|(ipa, _)| RAM.contains(ipa)));
             own.image = other.image.clone();
-            own.is_sealed = other.is_sealed;
+            // Its own nodes may have lazy entries.
+            own.is_sealed = false;
         }
         self.vms.insert(vm, own);
         result
@@ -278,6 +288,7 @@ impl<'a> World<'a> {
             self.check_identity(vm);
         }
         self.check_counts(&recount);
+        self.check_promises();
         self.check_census(&recount);
     }
 
@@ -315,20 +326,23 @@ impl<'a> World<'a> {
 
     /// Counts every entry of every node once.
     fn recount(&self, node: Pa, level: Level, counts: &mut Recount) {
-        let below = if level == Level::One { Level::Two } else { Level::Three };
         for index in 0..ENTRIES {
-            match Entry::decode(self.machine.read(node, index), level) {
-                Entry::Absent => {}
-                Entry::Lazy(child) | Entry::Table(child) => {
-                    let count = counts.nodes.entry(child).or_default();
-                    *count += 1;
-                    if *count == 1 {
-                        self.recount(child, below, counts);
-                    }
+            self.recount_entry(self.machine.read(node, index), level, counts);
+        }
+    }
+
+    fn recount_entry(&self, raw: u64, level: Level, counts: &mut Recount) {
+        match Entry::decode(raw, level) {
+            Entry::Absent => {}
+            Entry::Lazy(child) | Entry::Table(child) => {
+                let count = counts.nodes.entry(child).or_default();
+                *count += 1;
+                if *count == 1 {
+                    self.recount(child, if level == Level::One { Level::Two } else { Level::Three }, counts);
                 }
-                Entry::Leaf { pa, .. } if level == Level::Two => *counts.blocks.entry(pa).or_default() += 1,
-                Entry::Leaf { pa, .. } => *counts.pages.entry(pa).or_default() += 1,
             }
+            Entry::Leaf { pa, .. } if level == Level::Two => *counts.blocks.entry(pa).or_default() += 1,
+            Entry::Leaf { pa, .. } => *counts.pages.entry(pa).or_default() += 1,
         }
     }
 
@@ -381,6 +395,31 @@ impl<'a> World<'a> {
         assert_eq!(stats.frames(Kind::Hyp), self.hogged.len());
     }
 
+    fn check_promises(&self) {
+        let stats = self.machine.frames.borrow().stats();
+        let promised: usize = self.vms.iter().map(|vm| vm.space.promise()).sum();
+        assert_eq!(stats.promised, promised);
+        assert!(promised <= stats.frames(Kind::Free), "promised frames are free");
+        for vm in &self.vms {
+            let mut own = Recount::default();
+            for index in Level::One.index(RAM.start)..=Level::One.index(RAM.end) {
+                self.recount_entry(self.machine.read(vm.space.root(), index), Level::One, &mut own);
+            }
+            // Nodes that only lead to pages of zeros may have been made by others.
+            let guest = self.guest_frames(&own).len();
+            let owned = vm.space.owned_pages();
+            assert!((guest..=guest + own.nodes.len()).contains(&owned), "{owned} instead of {guest} and nodes");
+            let full = vm.space.full_promise();
+            assert!(vm.space.fork_promise() >= vm.space.promise().min(full) && owned <= full);
+        }
+    }
+
+    /// Returns the frames of guests that what was recounted leads to.
+    fn guest_frames(&self, recount: &Recount) -> BTreeSet<Pa> {
+        let frames = self.machine.frames.borrow();
+        recount.guest_frames(|pa| frames.kind(pa) == Some(Kind::Guest), &BTreeSet::new())
+    }
+
     /// The public census says the same as the recount.
     fn check_census(&self, recount: &Recount) {
         if let [vm] = &self.vms[..] {
@@ -406,6 +445,11 @@ impl<'a> World<'a> {
         let stats = self.machine.frames.borrow().stats();
         assert_eq!(stats.frames(Kind::Guest) + stats.frames(Kind::Node), 0);
         assert_eq!(stats.frames(Kind::Free) + stats.frames(Kind::Zero), free_at_start, "all memory is back");
+    }
+
+    /// Returns how many frames are free and not promised.
+    pub fn unpromised(&self) -> usize {
+        self.machine.frames.borrow().unpromised()
     }
 
     /// Returns how many frames are free.
