@@ -243,7 +243,8 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         family: source.family,
         counter_offset: source.counter_offset(),
         holds: birth.holds,
-        freezer: freezer.filter(|_| birth.holds & hold::FROZEN != 0),
+        // Kept until it starts: it may be copied first.
+        freezer,
     };
     let copy = frames.fill(Vm::put_together(machine, birth.place, source.spec, parts));
     frames.give_back();
@@ -282,6 +283,7 @@ fn set_aside(slot: usize, percent: u32) -> Result<(), i64> {
 fn start(clone: &Vm, activities: &Activities) {
     let machine = machine::get();
     let told = announce(clone);
+    clone.set_frozen(false, None);
     let mut kicks = 0;
     {
         let mut scheduler = machine.scheduler.lock();
