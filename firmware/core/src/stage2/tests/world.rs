@@ -5,8 +5,8 @@ use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use crate::frames::{FRAMES_PER_BLOCK, FrameStore, Kind, OutOfMemory};
 use crate::stage2::entry::{Entry, VALID};
 use crate::stage2::{
-    Access, AddressSpace, CreateError, ENTRIES, Fault, ForkError, IDENTITY_PAGE, Level, MemAttr, PinError, Policy,
-    RevertError, TableMem,
+    Access, AddressSpace, CreateError, ENTRIES, Fault, ForkError, IDENTITY_PAGE, Level, MemAttr, MergeProgress, Merger,
+    PinError, Policy, RevertError, TableMem,
 };
 use crate::testing::{Machine, VmName, VmTlb};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -32,12 +32,16 @@ pub const IN_BLOCK: Ipa = Ipa(0x7fe4_2000);
 pub fn on_machine(story: impl FnOnce(&mut World<'_>)) {
     let mut storage = Machine::storage(&BANKS);
     let machine = Machine::new(&BANKS, &mut storage, first_word);
-    let mut world = World::new(&machine);
+    let mut slots = [0; SLOTS];
+    let mut world = World::new(&machine, &mut slots);
     let free = world.free();
     story(&mut world);
     world.check();
     world.finish(free);
 }
+
+/// Storage of the merger: few places, so that it is full soon.
+pub const SLOTS: usize = 16 * Merger::WORDS_PER_PAGE;
 
 /// Returns what memory holds at first: the image, and garbage elsewhere, which no VM may ever see.
 pub const fn first_word(pa: Pa) -> u64 {
@@ -53,6 +57,10 @@ pub struct Vm {
     pub image: Vec<(Range<Ipa>, Pa)>,
     pub pins: BTreeMap<Ipa, Pa>,
     pub is_sealed: bool,
+    /// With whom it may share what is equal.
+    pub domain: u64,
+    /// Where merging goes on.
+    pub cursor: Ipa,
 }
 
 impl Vm {
@@ -69,6 +77,7 @@ impl Vm {
 pub struct World<'a> {
     pub machine: &'a Machine<'a>,
     pub vms: Vec<Vm>,
+    pub merger: Merger<'a>,
     next: VmName,
     /// Frames taken away to make memory scarce.
     hogged: Vec<Pa>,
@@ -77,9 +86,16 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub fn new(machine: &'a Machine<'a>) -> Self {
+    pub fn new(machine: &'a Machine<'a>, slots: &'a mut [u64]) -> Self {
         machine.frames.borrow_mut().adopt_image(IMAGE).expect("it is free");
-        Self { machine, vms: Vec::new(), next: 0, hogged: Vec::new(), orphans: BTreeSet::new() }
+        Self {
+            machine,
+            vms: Vec::new(),
+            merger: Merger::new(slots),
+            next: 0,
+            hogged: Vec::new(),
+            orphans: BTreeSet::new(),
+        }
     }
 
     fn tlb(&self, vm: usize, cpu: usize) -> VmTlb<'a> {
@@ -92,7 +108,9 @@ impl<'a> World<'a> {
         self.machine.enter(name, space.root());
         let (bytes, image) =
             of.map_or_else(Default::default, |of| (self.vms[of].bytes.clone(), self.vms[of].image.clone()));
-        self.vms.push(Vm { name, space, bytes, image, pins: BTreeMap::new(), is_sealed: false });
+        let domain = of.map_or(u64::from(name % 2), |of| self.vms[of].domain);
+        let cursor = Ipa(0);
+        self.vms.push(Vm { name, space, bytes, image, pins: BTreeMap::new(), is_sealed: false, domain, cursor });
         self.vms.len() - 1
     }
 
@@ -128,6 +146,56 @@ impl<'a> World<'a> {
     /// Sets frames aside for a VM.
     pub fn set_promise(&mut self, vm: usize, count: usize) -> Result<(), OutOfMemory> {
         self.vms[vm].space.set_promise(&self.machine.frames, count)
+    }
+
+    /// Does a step of merging.
+    pub fn merge(&mut self, vm: usize, pages: usize) -> MergeProgress {
+        let tlb = self.tlb(vm, 0);
+        let vm = &mut self.vms[vm];
+        vm.space.merge_step(
+            &self.machine.frames,
+            self.machine,
+            &tlb,
+            &mut self.merger,
+            vm.domain,
+            &mut vm.cursor,
+            pages,
+        )
+    }
+
+    /// Does a step of merging, during which a vCPU stores a word if it can do so without a fault.
+    pub fn merge_while(&mut self, vm: usize, pages: usize, store: Option<(Ipa, u64)>) -> MergeProgress {
+        let name = self.vms[vm].name;
+        let store = store.filter(|(ipa, _)| RAM.contains(ipa));
+        self.machine.meanwhile.set(store.map(|(ipa, value)| (name, 1, ipa, value)));
+        let progress = self.merge(vm, pages);
+        self.machine.meanwhile.set(None);
+        if let Some((ipa, value)) = store
+            && self.machine.is_stored.take()
+        {
+            self.vms[vm].bytes.insert(ipa, value);
+        }
+        progress
+    }
+
+    /// Merges all of every VM, so many times.
+    pub fn merge_all(&mut self, passes: usize) -> MergeProgress {
+        let mut total = MergeProgress::default();
+        for _ in 0..passes {
+            for vm in 0..self.vms.len() {
+                loop {
+                    let progress = self.merge(vm, 7);
+                    total.scanned += progress.scanned;
+                    total.merged += progress.merged;
+                    total.zeroed += progress.zeroed;
+                    if progress.at_end {
+                        break;
+                    }
+                }
+                self.check();
+            }
+        }
+        total
     }
 
     /// Guest code touches a word; EL2 handles the faults.
@@ -208,6 +276,7 @@ impl<'a> World<'a> {
             own.bytes.retain(|ipa, _| !RAM.contains(ipa));
             own.bytes.extend(other.bytes.iter().filter(|(ipa, _)| RAM.contains(ipa)));
             own.image = other.image.clone();
+            own.domain = other.domain;
             // Its own nodes may have lazy entries.
             own.is_sealed = false;
         }
@@ -287,7 +356,11 @@ impl<'a> World<'a> {
             }
             self.check_identity(vm);
         }
+        for pa in self.merger.frames() {
+            *recount.pages.entry(pa).or_default() += 1;
+        }
         self.check_counts(&recount);
+        self.check_domains();
         self.check_promises();
         self.check_census(&recount);
     }
@@ -395,6 +468,19 @@ impl<'a> World<'a> {
         assert_eq!(stats.frames(Kind::Hyp), self.hogged.len());
     }
 
+    /// No frame with contents is in VMs of two domains.
+    fn check_domains(&self) {
+        let mut domains: BTreeMap<Pa, u64> = BTreeMap::new();
+        for vm in &self.vms {
+            let mut own = Recount::default();
+            self.recount(vm.space.root(), Level::One, &mut own);
+            for pa in self.guest_frames(&own) {
+                let domain = *domains.entry(pa).or_insert(vm.domain);
+                assert_eq!(domain, vm.domain, "{pa} is in two domains");
+            }
+        }
+    }
+
     fn check_promises(&self) {
         let stats = self.machine.frames.borrow().stats();
         let promised: usize = self.vms.iter().map(|vm| vm.space.promise()).sum();
@@ -406,12 +492,21 @@ impl<'a> World<'a> {
                 self.recount_entry(self.machine.read(vm.space.root(), index), Level::One, &mut own);
             }
             // Nodes that only lead to pages of zeros may have been made by others.
-            let guest = self.guest_frames(&own).len();
+            let guest = self.guest_entries(&own);
             let owned = vm.space.owned_pages();
             assert!((guest..=guest + own.nodes.len()).contains(&owned), "{owned} instead of {guest} and nodes");
             let full = vm.space.full_promise();
             assert!(vm.space.fork_promise() >= vm.space.promise().min(full) && owned <= full);
         }
+    }
+
+    /// Returns how many pages of guest memory what was recounted maps.
+    fn guest_entries(&self, recount: &Recount) -> usize {
+        let frames = self.machine.frames.borrow();
+        let is_guest = |pa: Pa| frames.kind(pa) == Some(Kind::Guest);
+        let pages = recount.pages.iter().filter(|&(&pa, _)| is_guest(pa)).map(|(_, &count)| count as usize);
+        let blocks = recount.blocks.iter().filter(|&(&pa, _)| is_guest(pa));
+        pages.sum::<usize>() + blocks.map(|(_, &count)| count as usize * FRAMES_PER_BLOCK).sum::<usize>()
     }
 
     /// Returns the frames of guests that what was recounted leads to.
@@ -422,7 +517,9 @@ impl<'a> World<'a> {
 
     /// The public census says the same as the recount.
     fn check_census(&self, recount: &Recount) {
-        if let [vm] = &self.vms[..] {
+        if let [vm] = &self.vms[..]
+            && self.merger.stable() == 0
+        {
             let census = vm.space.census(&self.machine.frames, self.machine);
             assert_eq!(census.private_nodes as usize, recount.nodes.len());
             assert_eq!(census.shared_nodes, 0);
@@ -441,6 +538,7 @@ impl<'a> World<'a> {
             self.destroy(self.vms.len() / 2);
             self.check();
         }
+        self.merger.release_all(&self.machine.frames);
         self.drop_orphans();
         let stats = self.machine.frames.borrow().stats();
         assert_eq!(stats.frames(Kind::Guest) + stats.frames(Kind::Node), 0);
