@@ -384,6 +384,11 @@ impl<'a> Frames<'a> {
         self.blocks[self.index(pa) / FRAMES_PER_BLOCK].refs
     }
 
+    /// Returns how many entries lead to the frame: page entries, and block entries to the whole of its block.
+    pub fn references(&self, pa: Pa) -> u32 {
+        self.count(pa).saturating_add(self.block_count(pa))
+    }
+
     /// Returns how many pins the frame has.
     pub fn pins(&self, pa: Pa) -> u16 {
         let index = self.index(pa);

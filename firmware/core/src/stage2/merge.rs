@@ -86,7 +86,7 @@ impl<'a> Merger<'a> {
             }
             let pa = entry::address(*word);
             let is_released = frames.with(|frames| {
-                let users = frames.count(pa) - 1 + frames.block_count(pa);
+                let users = frames.references(pa) - 1;
                 let is_released = users == 0 || users == 1 && *word & ALONE != 0;
                 if is_released {
                     frames.set_sealed(pa, false);
