@@ -18,7 +18,7 @@ use super::edit::Edit;
 use super::entry::{self, Entry, Level, WRITABLE};
 use super::port::{TableMem, Tlb};
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
-use crate::frames::{FrameStore, Kind};
+use crate::frames::{FrameStore, Frames, Kind};
 
 /// How many places in the table a hash may be found at.
 const WINDOW: usize = 8;
@@ -244,7 +244,7 @@ impl AddressSpace {
     }
 
     /// Says what may be merged at an address.
-    fn spot(&self, frames: &crate::frames::Frames<'_>, mem: &impl TableMem, ipa: Ipa) -> Spot {
+    fn spot(&self, frames: &Frames<'_>, mem: &impl TableMem, ipa: Ipa) -> Spot {
         let mut node = self.root;
         for level in [Level::One, Level::Two] {
             let raw = mem.read(node, level.index(ipa));
@@ -333,12 +333,24 @@ impl AddressSpace {
             self.allow(mem, tlb, ipa, page);
             return false;
         }
-        frames.with(|frames| frames.get(other));
+        frames.with(|frames| {
+            frames.get(other);
+            self.restructure(frames, page.node, page.index);
+        });
         let new = entry::leaf(other, Level::Three, self.attr, false);
         Edit::new(mem, tlb, ipa).store(page.node, page.index, Level::Three, page.raw, new);
         frames.with(|frames| frames.put(entry::address(page.raw)));
         self.counters.merged_pages = self.counters.merged_pages.wrapping_add(1);
         true
+    }
+
+    /// Notes that an entry is about to lead elsewhere, to equal contents: who was forked from this VM goes back to it entry by
+    /// entry only if nothing has changed here, and this VM, if it goes back, shares again what it shared.
+    fn restructure(&mut self, frames: &mut Frames<'_>, node: Pa, index: usize) {
+        frames.mark(node, index);
+        if self.version != 0 {
+            self.version = frames.next_version();
+        }
     }
 
     /// Makes a page read-only: while the VM's lock is held, it stays as it is.
@@ -378,7 +390,7 @@ impl AddressSpace {
             frames.split_block(block);
             // What links it is sealed only if the block was read-only.
             frames.set_sealed(fresh, raw & WRITABLE == 0);
-            frames.mark(node, index);
+            self.restructure(frames, node, index);
         });
         self.account.own(1);
         self.counters.split_blocks = self.counters.split_blocks.wrapping_add(1);
