@@ -311,8 +311,14 @@ impl<'a> Frames<'a> {
 
     /// Gives back a frame that the caller alone refers to.
     pub fn free(&mut self, pa: Pa) {
-        assert_eq!(self.count(pa), 1, "a frame was freed that others use");
-        self.put(pa);
+        let index = self.index(pa);
+        let record = self.records[index];
+        assert!(record.count() == 1, "a frame was freed that others use");
+        let record = record.decremented();
+        self.records[index] = record;
+        if record.is_unreferenced() {
+            self.unreferenced(index);
+        }
     }
 
     /// Counts one more block entry that points to a block. The block is one in use as a whole, or one of which every frame
@@ -382,6 +388,11 @@ impl<'a> Frames<'a> {
     /// Returns how many block entries point to the block that holds this address.
     pub fn block_count(&self, pa: Pa) -> u32 {
         self.blocks[self.index(pa) / FRAMES_PER_BLOCK].refs
+    }
+
+    /// Returns how many entries lead to the frame: page entries, and block entries to the whole of its block.
+    pub fn references(&self, pa: Pa) -> u32 {
+        self.count(pa).saturating_add(self.block_count(pa))
     }
 
     /// Returns how many pins the frame has.

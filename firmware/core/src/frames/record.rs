@@ -46,6 +46,7 @@ pub(super) struct Record(u64);
 const PINS_SHIFT: u32 = 32;
 const PINS_MASK: u64 = 0xffff << PINS_SHIFT;
 const KIND_SHIFT: u32 = 48;
+/// Of a node: see [`crate::stage2`]. Of a page: the merger's table refers to it.
 const SEALED: u64 = 1 << 52;
 const MARKS_SHIFT: u32 = 56;
 

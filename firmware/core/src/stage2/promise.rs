@@ -71,6 +71,21 @@ impl Account {
         self.owned += count;
     }
 
+    /// So many frames are gone from the RAM.
+    pub(super) const fn lose(&mut self, count: usize) {
+        self.owned = self.owned.saturating_sub(count);
+    }
+
+    /// So many frames are shared that were not.
+    pub(super) const fn share(&mut self, count: usize) {
+        self.shared += count;
+    }
+
+    /// Returns true if the address space was promised something, taken or not.
+    pub(super) const fn is_promised(&self) -> bool {
+        self.promise + self.drawn != 0
+    }
+
     /// So many frames became the VM's own again.
     #[inline]
     pub(super) const fn unshare(&mut self, count: usize) {
