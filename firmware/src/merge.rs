@@ -77,15 +77,18 @@ pub fn due(cpu: usize) -> Option<u64> {
     (cpu == 0 && WANTED.load(Ordering::Relaxed)).then(|| DUE.load(Ordering::Relaxed))
 }
 
-/// Notes whether there are VMs that may have pages in common. The first pass begins a second later.
+/// Notes whether there are VMs that may have pages in common. The first pass begins a second later; when there are none any
+/// more, nothing is kept for them.
 pub fn want(machine: &Machine, families: usize, vms: usize) {
     let wanted = match machine.merge.scope {
         Scope::Off => false,
         Scope::Family => families != 0,
         Scope::All => vms > 1,
     };
-    if !WANTED.swap(wanted, Ordering::Relaxed) && wanted {
-        DUE.store(cpu::counter() + cpu::counter_frequency(), Ordering::Relaxed);
+    match (WANTED.swap(wanted, Ordering::Relaxed), wanted) {
+        (false, true) => DUE.store(cpu::counter() + cpu::counter_frequency(), Ordering::Relaxed),
+        (true, false) => _ = give_back(),
+        _ => {}
     }
 }
 
