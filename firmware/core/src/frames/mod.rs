@@ -286,14 +286,17 @@ impl<'a> Frames<'a> {
     /// Returns true if the frame is free now.
     #[inline(always)]
     pub fn put(&mut self, pa: Pa) -> bool {
+        self.put_page(pa).1
+    }
+
+    /// Counts one page entry less, as [`Frames::put`] does. Returns also what the frame was used for.
+    #[inline(always)]
+    pub fn put_page(&mut self, pa: Pa) -> (Kind, bool) {
         let index = self.index(pa);
         let slot = &mut self.records[index];
         let record = slot.decremented();
         *slot = record;
-        if record.is_unreferenced() {
-            return self.unreferenced(index);
-        }
-        false
+        (record.kind(), record.is_unreferenced() && self.unreferenced(index))
     }
 
     /// Counts one entry less that points to a node. Returns true if it was the last: the caller is then the only one
@@ -492,11 +495,13 @@ impl<'a> Frames<'a> {
         self.records[index] = self.records[index].marked(entry / (FRAMES_PER_BLOCK / MARKS));
     }
 
-    /// Marks the entry of a node as changed, and the node as not sealed.
+    /// Marks the entry of a node as changed, and the node as not sealed. Returns true if it was sealed.
     #[inline]
-    pub fn set_changed(&mut self, node: Pa, entry: usize) {
+    pub fn set_changed(&mut self, node: Pa, entry: usize) -> bool {
         let index = self.index(node);
-        self.records[index] = self.records[index].with_sealed(false).marked(entry / (FRAMES_PER_BLOCK / MARKS));
+        let record = self.records[index];
+        self.records[index] = record.with_sealed(false).marked(entry / (FRAMES_PER_BLOCK / MARKS));
+        record.is_sealed()
     }
 
     /// Takes all marks off a node. Returns them, one a bit.
