@@ -312,11 +312,14 @@ impl<'a> Frames<'a> {
         false
     }
 
-    /// Gives back a frame that the caller alone refers to.
+    /// Gives back a frame that the caller alone refers to, a node or another.
     pub fn free(&mut self, pa: Pa) {
         let index = self.index(pa);
-        let record = self.records[index];
+        let mut record = self.records[index];
         assert!(record.count() == 1, "a frame was freed that others use");
+        if record.kind() == Kind::Node {
+            record = record.unmarked();
+        }
         let record = record.decremented();
         self.records[index] = record;
         if record.is_unreferenced() {
@@ -505,7 +508,7 @@ impl<'a> Frames<'a> {
     }
 
     /// Takes all marks off a node. Returns them, one a bit.
-    pub fn take_marks(&mut self, node: Pa) -> u8 {
+    pub fn take_marks(&mut self, node: Pa) -> u16 {
         let index = self.index(node);
         let record = self.records[index];
         self.records[index] = record.unmarked();
