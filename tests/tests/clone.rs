@@ -97,47 +97,69 @@ fn a_vm_that_is_frozen_before_its_first_instruction_is_cloned() {
     ended.check(lines_of(&ended.text, "source").is_empty(), "the source has started");
 }
 
-/// Forks a VM again and again while it runs.
-fn storm(words: &str, source: Vm) {
+/// Forks a VM again and again while it runs, and ends when all have said so often enough that they are well.
+fn storm(words: &str, source: Vm, well: &str) {
     let times = if long() { 400 } else { 40 };
-    ends_well(&managed(&format!("storm times={times} {words}"), source));
+    let ended = ends_well(&managed(&format!("storm times={times} pause=20000 wait=2000 {words}"), source));
+    let said = all_after(&ended, well).len();
+    ended.check(said >= times / 2, format_args!("{well:?} is said {said} times for {times} forks"));
 }
+
+const CHECKER: &str = "checker mib=8 every=1";
+const TIMERS: &str = "timers every=100";
 
 #[test]
 fn memory_is_each_clones_own_in_a_storm_of_forks() {
-    storm("seed=1", source("checker mib=8").mib(32));
+    storm("seed=1", source(CHECKER).mib(32), "CHECK ok");
 }
 
 #[test]
 fn memory_is_each_clones_own_in_pages_of_4_kib() {
-    storm("seed=2", source("checker mib=8").mib(32).small_pages());
+    storm("seed=2", source(CHECKER).mib(32).small_pages(), "CHECK ok");
 }
 
 #[test]
 fn memory_is_each_clones_own_with_several_vcpus() {
-    storm("seed=3 keep=4", source("checker mib=8").mib(32).cpus(3));
+    storm("seed=3 keep=4", source(CHECKER).mib(32).cpus(3), "CHECK ok");
 }
 
 #[test]
 fn memory_is_each_clones_own_in_a_storm_of_clones_of_clones() {
-    storm("seed=4 chains", source("checker mib=8 pause=2").mib(32));
+    storm("seed=4 chains", source(CHECKER).mib(32).append("pause=2"), "CHECK ok");
 }
 
 #[test]
 fn no_interrupt_is_lost_or_doubled_in_a_storm_of_forks() {
-    storm("seed=5", source("timers").mib(32));
-    storm("seed=6 keep=4 chains", source("timers").mib(32).cpus(4));
+    storm("seed=5", source(TIMERS).mib(32), "TIMERS ok");
+    storm("seed=6 keep=4 chains", source(TIMERS).mib(32).cpus(4), "TIMERS ok");
 }
 
 #[test]
 fn no_interrupt_is_lost_or_doubled_while_all_vcpus_are_busy() {
-    storm("seed=7 keep=3", source("timers busy us=500").mib(32).cpus(2));
+    storm("seed=7 keep=3", source(TIMERS).append("busy us=500").mib(32).cpus(2), "TIMERS ok");
+}
+
+#[test]
+fn each_clone_has_a_console_of_its_own() {
+    let mut machine = Setup::of(source("frozen then=wait")).monitor().start();
+    machine.expect("salp| source: is frozen");
+    let reply = machine.monitor("clone source --count 3 --name pet");
+    assert!(reply.is_ok(), "{reply:?}");
+    (0..3).for_each(|_| drop(machine.expect("| CLONE index=")));
+    for index in 1..=3 {
+        assert!(machine.monitor(&format!("console pet-{index}")).is_ok());
+        machine.send("ping\r");
+        machine.expect(&format!("pong {index}"));
+        machine.send("off\r");
+    }
+    machine.monitor("destroy source");
+    machine.finish().all_off();
 }
 
 #[test]
 fn a_manager_gone_mad_harms_nobody_but_its_vms() {
     let mad = guest("hostile").manager().append("only=calls,devices count=5000");
-    let mut machine = Setup::of(mad).vm(source("frozen then=wait")).vm(source("timers").named("timers")).start();
+    let mut machine = Setup::of(mad).vm(source("frozen then=wait")).vm(source(TIMERS).named("timers")).start();
     machine.expect("hostile| DONE passed=2 failed=0 ");
     let text = machine.stop().text;
     assert!(!text.contains("salp| PANIC") && !text.contains("| FAIL"), "{text}");

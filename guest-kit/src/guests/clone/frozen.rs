@@ -57,6 +57,7 @@ pub fn main() {
 struct Snapshot {
     uuid: [u8; 16],
     generation: [u8; 16],
+    index: u64,
     epoch: u64,
     mac: [u8; 6],
     virtual_count: u64,
@@ -70,6 +71,7 @@ impl Snapshot {
         Self {
             uuid: must("IDENTITY", salp::uuid()),
             generation: must("IDENTITY", salp::generation()),
+            index: present.index,
             epoch: present.epoch,
             mac: present.mac,
             virtual_count: sysreg::cntvct(),
@@ -104,6 +106,9 @@ fn report(settings: &Settings, before: &Snapshot, thawed: salp::Freeze) {
         fail(format_args!("another VM generation id in memory: {in_memory:x?}"));
     }
     if thawed.index != 0 {
+        if thawed.index != now.index {
+            fail(format_args!("it woke up as clone {}, and is clone {}", thawed.index, now.index));
+        }
         is_new(before, &now);
     }
 }

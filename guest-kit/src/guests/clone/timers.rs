@@ -5,8 +5,8 @@
 //! its time, a software interrupt whose number is not the next, and a vCPU that hears nothing for `patience=` (default
 //! 10000) ticks of its neighbour. A tick may be late, for a VM may be stopped; late ones that have run together count once.
 //!
-//! Boot arguments also: `busy` (vCPUs spin; else they sleep); `seconds=N` (default 0: for ever).
-//! `TIMERS ok ticks=N ipis=M` every second.
+//! Boot arguments also: `busy` (vCPUs spin; else they sleep); `every=MS` (default 1000) and then a line
+//! `TIMERS ok ticks=N ipis=M`; `lines=N` (default 0: for ever).
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -76,11 +76,11 @@ pub fn main() {
     }
     println!("READY {count} vCPUs");
     start();
-    let second = timer::ticks(1_000_000);
-    let (mut told, mut left) = (sysreg::cntvct(), number("seconds", 0));
+    let every = timer::ticks(number("every", 1000) * 1000);
+    let (mut told, mut left) = (sysreg::cntvct(), number("lines", 0));
     loop {
         rest();
-        if sysreg::cntvct() - told >= second {
+        if sysreg::cntvct() - told >= every {
             told = sysreg::cntvct();
             let sum = |what: fn(&Station) -> &AtomicU64| {
                 STATIONS.iter().map(|station| what(station).load(Ordering::Relaxed)).sum::<u64>()
