@@ -3,6 +3,7 @@
 use crate::console;
 use crate::machine::{self, Store};
 use crate::manage;
+use crate::merge;
 use crate::operation::{Answer, Asker};
 use crate::vcpu::Resident;
 use crate::vm::{Fate, Freezer, Vm};
@@ -304,7 +305,9 @@ fn resolve(this: &mut Resident<'_>, ipa: Ipa, access: Access) -> Option<Next> {
         Ok(_) => Some(Next::Guest),
         Err(Fault::OutsideRam) => None,
         Err(Fault::OutOfMemory) => {
-            vm.starve(ipa);
+            if !merge::give_back() {
+                vm.starve(ipa);
+            }
             Some(Next::Guest)
         }
     }

@@ -37,8 +37,9 @@ struct Birth<'a> {
     place: Place,
     name: Name,
     index: u32,
-    /// The identifier of the VM that was to be copied, though this may be a copy of a copy.
+    /// The identifier of the VM that was to be copied, and how often it got an identity; this may be a copy of a copy.
     of: u64,
+    epoch: u32,
     /// What is copied goes on, and may have to copy its memory.
     origin_runs_on: bool,
     config: &'a Config,
@@ -62,6 +63,7 @@ pub fn clones(source: &Vm, spec: &CloneSpec, let_go: impl FnOnce()) -> Result<Ma
     let mut places = Places::new(source, spec);
     places.take(source, spec)?;
     let activities = activities(source);
+    let epoch = source.identity.lock().epoch;
     let mut made = 0;
     let mut result = Ok(());
     for (place, name) in places.iter() {
@@ -71,6 +73,7 @@ pub fn clones(source: &Vm, spec: &CloneSpec, let_go: impl FnOnce()) -> Result<Ma
             name,
             index,
             of: source.id,
+            epoch,
             origin_runs_on: made == 0 && source.runs_on(),
             config: &spec.config,
             holds: hold::OPERATION,
@@ -191,8 +194,16 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     let place = machine::DIRECTORY.lock().take(&name).map_err(status_of)?;
     let activities = activities(source);
     let holds = hold::SNAPSHOT | source.control() & hold::FROZEN;
-    let birth =
-        Birth { place, name, index: 0, of: source.id, origin_runs_on: source.runs_on(), config: &Config::EMPTY, holds };
+    let birth = Birth {
+        place,
+        name,
+        index: 0,
+        of: source.id,
+        epoch: source.identity.lock().epoch,
+        origin_runs_on: source.runs_on(),
+        config: &Config::EMPTY,
+        holds,
+    };
     match copy(machine, source, &birth) {
         Ok(snapshot) => machine.publish(snapshot),
         Err(error) => {
@@ -224,7 +235,6 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         }
     };
     let freezer = source.freezer();
-    let epoch = source.identity.lock().epoch;
     let parts = Parts {
         memory,
         vgic: frames.fill(Mutex::new(source.vgic.lock().clone())),
@@ -238,12 +248,13 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         }),
         power: *source.power.lock(),
         devices: source.devices.lock().for_clone(),
-        identity: Identity::of_clone(birth.name, &machine.seed(), birth.index, epoch, birth.config),
+        identity: Identity::of_clone(birth.name, &machine.seed(), birth.index, birth.epoch, birth.config),
         source: birth.of,
         family: source.family,
         counter_offset: source.counter_offset(),
         holds: birth.holds,
-        freezer: freezer.filter(|_| birth.holds & hold::FROZEN != 0),
+        // Kept until it starts: it may be copied first.
+        freezer,
     };
     let copy = frames.fill(Vm::put_together(machine, birth.place, source.spec, parts));
     frames.give_back();
@@ -282,6 +293,7 @@ fn set_aside(slot: usize, percent: u32) -> Result<(), i64> {
 fn start(clone: &Vm, activities: &Activities) {
     let machine = machine::get();
     let told = announce(clone);
+    clone.set_frozen(false, None);
     let mut kicks = 0;
     {
         let mut scheduler = machine.scheduler.lock();

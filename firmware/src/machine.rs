@@ -2,6 +2,7 @@
 //! function, on every CPU.
 
 use crate::console::{self, log};
+use crate::merge;
 use crate::monitor;
 use crate::operation;
 use crate::vcpu;
@@ -54,8 +55,11 @@ pub struct Machine {
     seeds: Mutex<Seeds>,
     /// VMs that stand still for want of memory, or might.
     starved: AtomicBool,
+    /// Whose pages are merged.
+    pub merge: merge::Policy,
     wide_vmid: bool,
     exit_when_idle: bool,
+    families: AtomicUsize,
     running: AtomicUsize,
     all_ended_well: AtomicBool,
 }
@@ -187,6 +191,8 @@ fn first_cpu(boot: &'static Boot) {
         seeds: Mutex::new(Seeds::default()),
         starved: AtomicBool::new(false),
         wide_vmid: cpu::has_wide_vmids(),
+        merge: merge::Policy::of(&boot.board),
+        families: AtomicUsize::new(0),
         exit_when_idle: boot.board.option("idle") == Some("poweroff"),
         running: AtomicUsize::new(0),
         all_ended_well: AtomicBool::new(true),
@@ -344,14 +350,22 @@ impl Machine {
         if !vm.is_held_by(vm::hold::SNAPSHOT) {
             self.running.fetch_add(1, Ordering::Relaxed);
         }
-        FAMILIES[vm.family as usize % FAMILIES.len()].fetch_add(1, Ordering::Relaxed);
+        if FAMILIES[vm.family as usize % FAMILIES.len()].fetch_add(1, Ordering::Relaxed) == 1 {
+            self.families.fetch_add(1, Ordering::Relaxed);
+        }
+        self.want_merging();
         let slot = vm.slot;
         *VMS[slot].write() = Some(vm);
+    }
+
+    fn want_merging(&self) {
+        merge::want(self, self.families.load(Ordering::Relaxed), self.running.load(Ordering::Relaxed));
     }
 
     /// A VM has left its family. The last one of a family has nobody to copy for.
     fn leave_family(&self, family: u64) {
         if FAMILIES[family as usize % FAMILIES.len()].fetch_sub(1, Ordering::Relaxed) == 2 {
+            self.families.fetch_sub(1, Ordering::Relaxed);
             let is_last = |vm: &&Vm| vm.family == family;
             for slot in &VMS {
                 if let Some(vm) = slot.read().as_deref().filter(is_last) {
@@ -359,6 +373,7 @@ impl Machine {
                 }
             }
         }
+        self.want_merging();
     }
 
     /// Takes a VM that is on no CPU out of its slot and gives everything back that it had.
@@ -435,6 +450,11 @@ impl Machine {
 /// Returns the VM that keys go to: the attached one, else the first that exists.
 pub fn console_vm() -> Option<usize> {
     console::attached().or_else(|| (0..MAX_VMS).find(|&slot| VMS[slot].read().is_some()))
+}
+
+/// Returns the next slot that has a VM.
+pub fn next_slot(after: usize) -> Option<usize> {
+    (after + 1..MAX_VMS).find(|&slot| VMS[slot].read().is_some())
 }
 
 /// Shows the next console after `attached`: the next VM's, or the log after the last.

@@ -4,7 +4,7 @@
 //! - [`machine`]: what there is one of: the frame table, the scheduler, the console, the VMs.
 //! - [`vm`]: a VM put together from core's parts; [`vcpu`]: one CPU's loop; [`exits`]: what a guest asked for.
 //! - [`manage`]: what managers ask for by calls; [`operation`]: doing it to VMs that stand still; [`fork`]: making VMs
-//!   out of VMs.
+//!   out of VMs; [`merge`]: making their equal pages one.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
@@ -20,6 +20,8 @@ mod fork;
 mod machine;
 #[cfg(target_os = "none")]
 mod manage;
+#[cfg(target_os = "none")]
+mod merge;
 #[cfg(target_os = "none")]
 mod monitor;
 #[cfg(target_os = "none")]

@@ -137,7 +137,7 @@ pub fn describe(vm: &Vm) -> VmInfo {
         faults: faults.iter().fold(0u64, |sum, count| sum.wrapping_add(*count)).into(),
         copied_pages: counters.copied_pages.into(),
         copied_nodes: counters.copied_nodes.into(),
-        merged_pages: 0.into(),
+        merged_pages: counters.merged_pages.into(),
         pause: vm.last_pause().into(),
     }
 }
@@ -157,7 +157,7 @@ pub fn memory(id: u64) -> Result<VmMemory, i64> {
             private: (census.private * PAGE_SIZE).into(),
             shared: (census.shared * PAGE_SIZE).into(),
             overhead: (census.private_nodes * PAGE_SIZE + records).into(),
-            saved: 0.into(),
+            saved: census.saved().into(),
         });
         Ok([0; 3])
     });

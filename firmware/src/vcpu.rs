@@ -6,6 +6,7 @@
 use crate::console;
 use crate::exits::{self, Next};
 use crate::machine;
+use crate::merge;
 use crate::monitor;
 use crate::operation;
 use crate::vm::{Fate, Vm};
@@ -62,13 +63,14 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
             }
             (next, scheduler.next_alarm(index, now))
         };
-        cpu::set_alarm(alarm);
+        cpu::set_alarm(if next.is_some() { alarm } else { alarm.into_iter().chain(merge::due(index)).min() });
         match next {
             Some(vcpu) => this.run_vcpu(vcpu),
             None => {
                 if !operation::is_any_pausing() {
                     machine.replenish();
                 }
+                merge::step(now);
                 cpu::wait_for_interrupt();
                 while this.take_interrupt(None) != Taken::None {}
             }
@@ -334,6 +336,7 @@ impl Resident<'_> {
         let alarm = scheduler.next_alarm(self.cpu.index, now);
         drop(scheduler);
         cpu::set_alarm(alarm);
+        merge::step(now);
         false
     }
 
@@ -369,7 +372,8 @@ impl Resident<'_> {
                 Wait::Leave => return Some(Leave::Sleeps { deadline: None }),
                 Wait::Wait if self.cpu.monitor_calls => return Some(Leave::Sleeps { deadline: None }),
                 Wait::Wait => {
-                    cpu::set_alarm(alarm.into_iter().chain(clock).min());
+                    merge::step(now);
+                    cpu::set_alarm(alarm.into_iter().chain(clock).chain(merge::due(self.cpu.index)).min());
                     cpu::wait_for_interrupt();
                     refresh = self.take_interrupts();
                 }

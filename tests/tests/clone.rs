@@ -1,7 +1,7 @@
 //! Clones: each wakes up as somebody of its own, with memory of its own, and loses no interrupt. The guest `manager` makes
 //! them, of the guest `clone`.
 
-use salp_tests::machine::{Ended, lines_of};
+use salp_tests::machine::{Ended, Running, lines_of};
 use salp_tests::{Setup, Vm, guest, long};
 use std::collections::BTreeSet;
 
@@ -163,4 +163,28 @@ fn a_manager_gone_mad_harms_nobody_but_its_vms() {
     machine.expect("hostile| DONE passed=2 failed=0 ");
     let text = machine.stop().text;
     assert!(!text.contains("salp| PANIC") && !text.contains("| FAIL"), "{text}");
+}
+
+/// Returns a number in the row that the monitor shows of a VM.
+fn number_of(machine: &mut Running, command: &str, key: &str) -> u64 {
+    let reply = machine.monitor(command);
+    reply.rows.first().and_then(|row| row.number(key)).unwrap_or_else(|| panic!("{command}: {key}: {reply:?}"))
+}
+
+#[test]
+fn equal_pages_of_clones_become_one_and_are_still_each_clones_own() {
+    // All write the same, and later other things, which are the same too.
+    let words = "rounds=3 pause=2000 exit=no";
+    let source = guest("memory").named("source").mib(32).small_pages().frozen().append(words);
+    let mut machine = Setup::of(source).option("merge-budget=90").monitor().start();
+    machine.expect("salp| ready");
+    assert!(machine.monitor("clone source --count 4 --name c").is_ok());
+    for _ in 0..4 {
+        machine.expect("DONE passed=1 failed=0");
+    }
+    let merged: u64 = (1..=4).map(|n| number_of(&mut machine, &format!("info c-{n}"), "merged_pages")).sum();
+    assert!(merged > 1000, "{merged} pages were merged\n{}", machine.text());
+    (1..=4).for_each(|n| assert!(machine.monitor(&format!("destroy c-{n}")).is_ok()));
+    // The source has never run: only the page of zeros is left.
+    assert_eq!(number_of(&mut machine, "stats", "guests"), 4096, "{}", machine.text());
 }

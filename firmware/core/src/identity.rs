@@ -1,5 +1,5 @@
 //! Who a VM is: what every clone has of its own before its first instruction. Before: [`crate::entropy`], where it comes
-//! from; after: [`crate::dev::guest`] and [`crate::calls::salp`], which tell the guest.
+//! from; after: [`crate::dev::guest`] and [`crate::calls::guest`], which tell the guest.
 
 use crate::entropy::Drbg;
 use salp_hvc::calls::{MAX_CONFIG, NAME};

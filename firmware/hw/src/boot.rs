@@ -74,6 +74,7 @@ pub struct Boot {
     /// RAM that is in use before the frame table exists, to be reserved in it.
     pub taken: Vec<Range<u64>, 32>,
     storage: Mutex<Option<(Range<u64>, Range<u64>)>>,
+    merger: Mutex<Option<Range<u64>>>,
     root: Pa,
     stacks: [Stacks; MAX_CPUS],
     scratch: [Pa; MAX_CPUS],
@@ -85,6 +86,9 @@ static BOOT: Once<Boot> = Once::new();
 pub const MAX_VMS: usize = 1024;
 const NODES: usize = MAX_VMS * VCPUS_PER_VM;
 const NODES_BYTES: u64 = (NODES * size_of::<Node>()) as u64;
+
+/// For how many frames merging remembers one page.
+const FRAMES_PER_MERGER_SLOT: u64 = 32;
 
 /// Tables of EL2's map, in pages: identity, devices and image, with room for scattered devices.
 const TABLE_PAGES: u64 = 40;
@@ -136,10 +140,12 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
 
     let banks: Vec<Range<Pa>, MAX_BANKS> = board.ram.iter().map(|bank| Pa(bank.start)..Pa(bank.end)).collect();
     let words = Frames::words_needed(&banks).unwrap_or_else(|error| panic!("RAM is unusable: {error:?}"));
-    let bytes = page_up(words as u64 * 8) + page_up(NODES_BYTES);
+    let merger_bytes = page_up((words as u64 / FRAMES_PER_MERGER_SLOT) * 16);
+    let bytes = page_up(words as u64 * 8) + page_up(NODES_BYTES) + merger_bytes;
     let table = place::find(&board.ram, &taken, 0..u64::MAX, bytes, PAGE_SIZE).expect("no room for the frame table");
     taken.push(table..table + bytes).expect("there is room for one more");
-    let nodes = table + bytes - page_up(NODES_BYTES);
+    let merger = table + bytes - merger_bytes..table + bytes;
+    let nodes = merger.start - page_up(NODES_BYTES);
 
     // SAFETY: `early` was placed apart from everything else and is noted as taken.
     let tables = unsafe { Bump::new(early..early + TABLE_PAGES * PAGE_SIZE) };
@@ -171,9 +177,10 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
     }
     let root = map.root();
     let storage = Mutex::new(Some((table..nodes, nodes..nodes + NODES_BYTES)));
+    let merger = Mutex::new(Some(merger));
     let top = stacks[0].top;
     let image = loaded.image;
-    BOOT.call_once(|| Boot { loaded, board, taken, storage, root, stacks, scratch });
+    BOOT.call_once(|| Boot { loaded, board, taken, storage, merger, root, stacks, scratch });
     // SAFETY: the map holds all that EL2 uses, and nothing of this stack is used again.
     unsafe { mmu::switch_to(root, image, top, enter_main) }
 }
@@ -215,6 +222,13 @@ impl Boot {
         }
         // SAFETY: as above, initialised just now; the other part is claimed apart from it.
         Some(unsafe { (memory::claim(frames), core::slice::from_raw_parts_mut(first, NODES)) })
+    }
+
+    /// Returns the memory for the table of merging, zeroed, once.
+    pub fn take_merger_table(&self) -> Option<&'static mut [u64]> {
+        let range = self.merger.lock().take()?;
+        // SAFETY: placed apart from everything else, mapped, and handed out once.
+        Some(unsafe { memory::claim(range) })
     }
 
     /// Starts CPU `index`, which comes to the firmware's main function.

@@ -306,6 +306,60 @@ impl TableMem for Ram {
         unsafe { copy_page(from, to) };
     }
 
+    fn hash_page(&self, page: Pa) -> u64 {
+        let mut hash: u64 = 0;
+        // SAFETY: a frame of a guest, mapped as itself; the guest may write meanwhile.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                "ldp {a}, {b}, [{at}], #32", "ldp {c}, {d}, [{at}, #-16]",
+                "eor {hash}, {a}, {hash}, ror #29", "mul {hash}, {hash}, {odd}",
+                "eor {hash}, {b}, {hash}, ror #29", "mul {hash}, {hash}, {odd}",
+                "eor {hash}, {c}, {hash}, ror #29", "mul {hash}, {hash}, {odd}",
+                "eor {hash}, {d}, {hash}, ror #29", "mul {hash}, {hash}, {odd}",
+                "cmp {at}, {end}", "b.ne 2b",
+                at = inout(reg) page.0 => _, end = in(reg) page.0 + PAGE_SIZE, odd = in(reg) 0x9fb2_1c65_1e98_df25_u64,
+                hash = inout(reg) hash, a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                options(nostack, readonly)
+            );
+        }
+        hash
+    }
+
+    fn is_zero(&self, page: Pa) -> bool {
+        let any: u64;
+        // SAFETY: as above. Stops at the first 32 bytes that are not zero.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                "ldp {any}, {b}, [{at}], #32", "ldp {c}, {d}, [{at}, #-16]",
+                "orr {any}, {any}, {b}", "orr {c}, {c}, {d}", "orr {any}, {any}, {c}", "cbnz {any}, 3f",
+                "cmp {at}, {end}", "b.ne 2b",
+                "3:",
+                at = inout(reg) page.0 => _, end = in(reg) page.0 + PAGE_SIZE,
+                any = out(reg) any, b = out(reg) _, c = out(reg) _, d = out(reg) _, options(nostack, readonly)
+            );
+        }
+        any == 0
+    }
+
+    fn equal(&self, page: Pa, other: Pa) -> bool {
+        let difference: u64;
+        // SAFETY: two frames of guests; as above.
+        unsafe {
+            core::arch::asm!(
+                "2:",
+                "ldp {a}, {b}, [{at}], #16", "ldp {c}, {d}, [{other}], #16",
+                "eor {a}, {a}, {c}", "eor {b}, {b}, {d}", "orr {a}, {a}, {b}", "cbnz {a}, 3f",
+                "cmp {at}, {end}", "b.ne 2b",
+                "3:",
+                at = inout(reg) page.0 => _, other = inout(reg) other.0 => _, end = in(reg) page.0 + PAGE_SIZE,
+                a = out(reg) difference, b = out(reg) _, c = out(reg) _, d = out(reg) _, options(nostack, readonly)
+            );
+        }
+        difference == 0
+    }
+
     fn sync_for_guest(&self, pa: Pa, bytes: u64, filled: Filled) {
         // A guest with its MMU off reads memory uncached (no FEAT_S2FWB): nothing may be left in caches alone. A CPU
         // whose caches are coherent to the point of unification for code (IDC) still needs it.

@@ -5,7 +5,7 @@
 //! what they need in registers and leave what is rare to the methods for one frame.
 
 use super::Frames;
-use super::record::{Block, FRAMES_PER_BLOCK, Kind, Record};
+use super::record::{Block, FRAMES_PER_BLOCK, Kind, NO_FRAME, Record};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, Pa};
 
 /// How many entries are looked at together.
@@ -53,15 +53,17 @@ fn lower(blocks: &mut [Block], records: &mut [Record], entry: u64, base: u64, fr
         return false;
     }
     let Some(block) = blocks.get_mut(index / FRAMES_PER_BLOCK) else { return false };
-    let free = block.free;
-    if block.is_split() {
-        // Neither the first free one of its block nor the last: no list of blocks changes.
-        if (free == 0) | (free == FRAMES_PER_BLOCK as u16 - 1) {
+    let (free, head) = (block.free, block.head);
+    if head != NO_FRAME {
+        // Its frames live on their own. This is not the first free one, nor may it be the last: no list of blocks changes.
+        if free == FRAMES_PER_BLOCK as u16 - 1 {
             return false;
         }
-        *record = Record::free(block.head);
+        *record = Record::free(head);
         block.head = (index % FRAMES_PER_BLOCK) as u16;
         *freed = freed.wrapping_add(1);
+    } else if block.is_split() {
+        return false;
     } else {
         // It is in use as part of the block.
         *record = record.lowered();

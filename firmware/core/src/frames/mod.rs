@@ -286,14 +286,17 @@ impl<'a> Frames<'a> {
     /// Returns true if the frame is free now.
     #[inline(always)]
     pub fn put(&mut self, pa: Pa) -> bool {
+        self.put_page(pa).1
+    }
+
+    /// Counts one page entry less, as [`Frames::put`] does. Returns also what the frame was used for.
+    #[inline(always)]
+    pub fn put_page(&mut self, pa: Pa) -> (Kind, bool) {
         let index = self.index(pa);
         let slot = &mut self.records[index];
         let record = slot.decremented();
         *slot = record;
-        if record.is_unreferenced() {
-            return self.unreferenced(index);
-        }
-        false
+        (record.kind(), record.is_unreferenced() && self.unreferenced(index))
     }
 
     /// Counts one entry less that points to a node. Returns true if it was the last: the caller is then the only one
@@ -309,10 +312,19 @@ impl<'a> Frames<'a> {
         false
     }
 
-    /// Gives back a frame that the caller alone refers to.
+    /// Gives back a frame that the caller alone refers to, a node or another.
     pub fn free(&mut self, pa: Pa) {
-        assert_eq!(self.count(pa), 1, "a frame was freed that others use");
-        self.put(pa);
+        let index = self.index(pa);
+        let mut record = self.records[index];
+        assert!(record.count() == 1, "a frame was freed that others use");
+        if record.kind() == Kind::Node {
+            record = record.unmarked();
+        }
+        let record = record.decremented();
+        self.records[index] = record;
+        if record.is_unreferenced() {
+            self.unreferenced(index);
+        }
     }
 
     /// Counts one more block entry that points to a block. The block is one in use as a whole, or one of which every frame
@@ -382,6 +394,11 @@ impl<'a> Frames<'a> {
     /// Returns how many block entries point to the block that holds this address.
     pub fn block_count(&self, pa: Pa) -> u32 {
         self.blocks[self.index(pa) / FRAMES_PER_BLOCK].refs
+    }
+
+    /// Returns how many entries lead to the frame: page entries, and block entries to the whole of its block.
+    pub fn references(&self, pa: Pa) -> u32 {
+        self.count(pa).saturating_add(self.block_count(pa))
     }
 
     /// Returns how many pins the frame has.
@@ -481,15 +498,17 @@ impl<'a> Frames<'a> {
         self.records[index] = self.records[index].marked(entry / (FRAMES_PER_BLOCK / MARKS));
     }
 
-    /// Marks the entry of a node as changed, and the node as not sealed.
+    /// Marks the entry of a node as changed, and the node as not sealed. Returns true if it was sealed.
     #[inline]
-    pub fn set_changed(&mut self, node: Pa, entry: usize) {
+    pub fn set_changed(&mut self, node: Pa, entry: usize) -> bool {
         let index = self.index(node);
-        self.records[index] = self.records[index].with_sealed(false).marked(entry / (FRAMES_PER_BLOCK / MARKS));
+        let record = self.records[index];
+        self.records[index] = record.with_sealed(false).marked(entry / (FRAMES_PER_BLOCK / MARKS));
+        record.is_sealed()
     }
 
     /// Takes all marks off a node. Returns them, one a bit.
-    pub fn take_marks(&mut self, node: Pa) -> u8 {
+    pub fn take_marks(&mut self, node: Pa) -> u16 {
         let index = self.index(node);
         let record = self.records[index];
         self.records[index] = record.unmarked();

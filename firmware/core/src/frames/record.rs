@@ -36,7 +36,8 @@ impl Kind {
 ///
 /// ```text
 /// 63      56 55  52 51      48 47     32 31              0
-/// |  marks  |  flags |  kind  |  pins   | reference count |   in use
+/// |    0    |  flags |  kind  |  pins   | reference count |   in use
+/// |    0    |  flags |  Node  |  marks  | reference count |   a node: it is never pinned
 /// |         0        |  Free  |  next   |        0        |   free: the next free frame of the same block
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -46,11 +47,12 @@ pub(super) struct Record(u64);
 const PINS_SHIFT: u32 = 32;
 const PINS_MASK: u64 = 0xffff << PINS_SHIFT;
 const KIND_SHIFT: u32 = 48;
+/// Of a node: see [`crate::stage2`]. Of a page: the merger's table refers to it.
 const SEALED: u64 = 1 << 52;
-const MARKS_SHIFT: u32 = 56;
+const MARKS_SHIFT: u32 = PINS_SHIFT;
 
 /// How many marks the record of a node has.
-pub const MARKS: usize = 8;
+pub const MARKS: usize = 16;
 
 impl Record {
     /// Returns the record of a frame in use that one entry points to.
@@ -105,8 +107,8 @@ impl Record {
 
     /// Returns the marks of a node.
     #[inline]
-    pub(super) const fn marks(self) -> u8 {
-        (self.0 >> MARKS_SHIFT) as u8
+    pub(super) const fn marks(self) -> u16 {
+        (self.0 >> MARKS_SHIFT) as u16
     }
 
     /// Returns this with one mark more.
@@ -118,7 +120,7 @@ impl Record {
     /// Returns this without marks.
     #[inline]
     pub(super) const fn unmarked(self) -> Self {
-        Self(self.0 & !(0xff << MARKS_SHIFT))
+        Self(self.0 & !(0xffff << MARKS_SHIFT))
     }
 
     /// Returns this with one reference more. A count that reaches its end stays there and the frame is never freed.

@@ -10,7 +10,7 @@
 use super::edit::{self, Edit};
 use super::entry::{self, Entry, Level, VALID, WRITABLE};
 use super::port::{TableMem, Tlb};
-use super::supply::{Fill, Need, Supply};
+use super::supply::{self, Fill, Need, Supply};
 use super::{AddressSpace, Policy};
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use crate::frames::{FRAMES_PER_BLOCK, FrameStore, Frames, Kind, OutOfMemory};
@@ -81,9 +81,9 @@ enum Plan {
     /// It is resolved.
     Done(Resolved),
     /// A page was taken: fill it and put it there.
-    Page { own: OwnEntry, fill: Fill },
+    Page { own: OwnEntry, fill: Fill, page: Pa },
     /// A page or block, and perhaps nodes, were taken: fill it and commit.
-    Path(Fill),
+    Path(Fill, Supply),
 }
 
 impl AddressSpace {
@@ -120,15 +120,14 @@ impl AddressSpace {
         if self.is_forked(ipa) {
             self.version = 0;
         }
-        let mut supply = Supply::default();
-        let plan = frames.with(|frames| self.plan(frames, mem, tlb, ipa, want, &mut supply))?;
+        let plan = frames.with(|frames| self.plan(frames, mem, tlb, ipa, want))?;
         let resolved = match plan {
             Plan::Done(resolved) => resolved,
-            Plan::Page { own, fill } => {
-                supply.fill(mem, fill);
-                self.commit_page(frames, mem, tlb, ipa, &own, supply.page())
+            Plan::Page { own, fill, page } => {
+                supply::fill_page(mem, fill, page);
+                self.commit_page(frames, mem, tlb, ipa, &own, page)
             }
-            Plan::Path(fill) => {
+            Plan::Path(fill, mut supply) => {
                 supply.fill(mem, fill);
                 frames.with(|frames| self.commit(frames, mem, tlb, ipa, want, &mut supply))
             }
@@ -145,7 +144,6 @@ impl AddressSpace {
         tlb: &impl Tlb,
         ipa: Ipa,
         want: Want,
-        supply: &mut Supply,
     ) -> Result<Plan, OutOfMemory> {
         let Some([middle, bottom]) = self.own_path(frames, mem, ipa) else {
             let is_block_wanted = self.policy == Policy::Blocks
@@ -154,10 +152,10 @@ impl AddressSpace {
                 && self.account.can_spare(frames, FRAMES_PER_BLOCK + 1);
             let need = self.survey(frames, mem, ipa, want, is_block_wanted);
             let is_copy = want != Want::Read && !matches!(need.fill, Fill::Zeros | Fill::ZeroBlock);
-            supply.take(frames, &mut self.account, &need, is_copy)?;
+            let mut supply = Supply::take(frames, &mut self.account, &need, is_copy)?;
             return Ok(match need.fill {
-                Fill::Nothing => Plan::Done(self.commit(frames, mem, tlb, ipa, want, supply)),
-                fill => Plan::Path(fill),
+                Fill::Nothing => Plan::Done(self.commit(frames, mem, tlb, ipa, want, &mut supply)),
+                fill => Plan::Path(fill, supply),
             });
         };
         // The usual case: only the leaf is missing, and nobody else can change what leads to it.
@@ -179,11 +177,13 @@ impl AddressSpace {
         } else {
             let is_copy = raw != 0 && Some(pa) != frames.zero_page();
             let fill = if is_copy { Fill::Copy(pa) } else { Fill::Zeros };
-            supply.take_page(frames, &mut self.account, is_copy)?;
-            Plan::Page { own: OwnEntry { node: bottom, index, raw }, fill }
+            let page = self.account.take_page(frames, is_copy)?;
+            Plan::Page { own: OwnEntry { node: bottom, index, raw }, fill, page }
         };
-        frames.set_sealed(middle, false);
-        frames.set_changed(bottom, index);
+        if frames.set_changed(bottom, index) {
+            // What links a node that is not sealed is not sealed either.
+            frames.set_sealed(middle, false);
+        }
         Ok(plan)
     }
 
@@ -215,11 +215,7 @@ impl AddressSpace {
             return Resolved::Zeroed;
         }
         let old = entry::address(own.raw);
-        let kind = frames.with(|frames| {
-            let kind = frames.kind_in_use(old);
-            frames.put(old);
-            kind
-        });
+        let (kind, _) = frames.with(|frames| frames.put_page(old));
         self.replaced(ipa, kind)
     }
 

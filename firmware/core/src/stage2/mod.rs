@@ -33,6 +33,7 @@ mod fault;
 mod fork;
 mod identity;
 mod image;
+mod merge;
 mod port;
 mod promise;
 mod revert;
@@ -48,6 +49,7 @@ pub use fault::{Access, Fault, Resolved};
 pub use fork::ForkError;
 pub use identity::IDENTITY_PAGE;
 pub use image::MapError;
+pub use merge::{MergeProgress, Merger};
 pub use port::{Filled, TableMem, Tlb};
 pub use revert::RevertError;
 pub use teardown::Teardown;
@@ -92,6 +94,8 @@ pub struct Counters {
     pub copied_nodes: u64,
     /// Blocks that were mapped by pages from then on.
     pub split_blocks: u64,
+    /// Pages that became one with an equal page, of zeros or of another VM.
+    pub merged_pages: u64,
 }
 
 /// Why an address space cannot be made.

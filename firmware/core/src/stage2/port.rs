@@ -58,6 +58,15 @@ pub trait TableMem {
     /// Copies a page. No MMU can reach the destination.
     fn copy_page(&self, from: Pa, to: Pa);
 
+    /// Returns a number that is the same for pages of the same contents, and hardly ever for others.
+    fn hash_page(&self, page: Pa) -> u64;
+
+    /// Returns true if a page is full of zeros.
+    fn is_zero(&self, page: Pa) -> bool;
+
+    /// Returns true if two pages have the same contents.
+    fn equal(&self, page: Pa, other: Pa) -> bool;
+
     /// Makes what was put into `bytes` bytes at `pa` what a guest sees through a new mapping, whatever attributes its own
     /// translation has: without FEAT_S2FWB cleans and invalidates the data cache to the point of coherency; for a copy
     /// makes the instruction caches forget the old contents, as far as CTR_EL0.{DIC, IDC} require it.

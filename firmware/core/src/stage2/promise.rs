@@ -12,8 +12,8 @@
 use super::AddressSpace;
 use super::entry::Level;
 use super::identity::IDENTITY_FRAMES;
-use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE};
-use crate::frames::{FrameStore, Frames, OutOfMemory};
+use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
+use crate::frames::{FrameStore, Frames, Kind, OutOfMemory};
 
 /// What an address space owes and is promised, in frames.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,6 +35,14 @@ impl Account {
     #[inline]
     pub(super) fn draw(&mut self, frames: &mut Frames<'_>, count: usize, is_copy: bool) -> usize {
         if self.promise == 0 { 0 } else { self.draw_some(frames, count, is_copy) }
+    }
+
+    /// Takes one page for a guest.
+    #[inline]
+    pub(super) fn take_page(&mut self, frames: &mut Frames<'_>, is_copy: bool) -> Result<Pa, OutOfMemory> {
+        // What was drawn is there to be taken.
+        self.draw(frames, 1, is_copy);
+        frames.alloc(Kind::Guest)
     }
 
     fn draw_some(&mut self, frames: &mut Frames<'_>, count: usize, is_copy: bool) -> usize {
@@ -69,6 +77,21 @@ impl Account {
     #[inline]
     pub(super) const fn own(&mut self, count: usize) {
         self.owned += count;
+    }
+
+    /// So many frames are gone from the RAM.
+    pub(super) const fn lose(&mut self, count: usize) {
+        self.owned = self.owned.saturating_sub(count);
+    }
+
+    /// So many frames are shared that were not.
+    pub(super) const fn share(&mut self, count: usize) {
+        self.shared += count;
+    }
+
+    /// Returns true if the address space was promised something, taken or not.
+    pub(super) const fn is_promised(&self) -> bool {
+        self.promise + self.drawn != 0
     }
 
     /// So many frames became the VM's own again.

@@ -4,7 +4,7 @@
 //!
 //! Contents have a *version*, a number that is never used twice: an address space gets one when it is forked or sealed and
 //! loses it with its first fault. Its *base* is the version that it shared all of when it was forked or reverted last. What
-//! it has changed since then is in nodes of its own, whose changed entries are marked in the frame table, by groups of 64. So
+//! it has changed since then is in nodes of its own, whose changed entries are marked in the frame table, 32 by 32. So
 //! a VM whose base is the snapshot's version is put right in place: entry by entry where there are marks, and its nodes stay
 //! its own, for it is likely to write there again. Otherwise it gives its nodes up and shares the snapshot's.
 
@@ -105,9 +105,8 @@ impl AddressSpace {
     fn restore(&mut self, frames: &impl FrameStore, mem: &impl TableMem, node: Pa, other: Pa) {
         let attr = self.attr;
         let marks = frames.with(|frames| frames.take_marks(node));
-        for mark in (0..MARKS).filter(|mark| marks & 1 << mark != 0) {
+        for groups in marked_groups(marks) {
             self.giving_back(frames, |frames| {
-                let groups = groups_of(mark);
                 let theirs = mem.read_groups(other, groups.clone());
                 for_each_difference(mem, node, groups, theirs, |index, own, theirs| {
                     let own_child = match Entry::decode(own, Level::Two) {
@@ -160,8 +159,7 @@ fn restore_pages<I: Iterator<Item = [u64; GROUP]>>(
     theirs: impl Fn(Range<usize>) -> I,
 ) {
     let marks = frames.take_marks(node);
-    for mark in (0..MARKS).filter(|mark| marks & 1 << mark != 0) {
-        let groups = groups_of(mark);
+    for groups in marked_groups(marks) {
         let theirs = theirs(groups.clone());
         for_each_difference(mem, node, groups, theirs, |index, own, theirs| {
             if theirs != 0 {
@@ -176,9 +174,13 @@ fn restore_pages<I: Iterator<Item = [u64; GROUP]>>(
     frames.set_sealed(node, true);
 }
 
-/// Returns the groups of entries that a mark stands for.
-const fn groups_of(mark: usize) -> Range<usize> {
-    mark * GROUPS_PER_MARK..(mark + 1) * GROUPS_PER_MARK
+/// Returns the groups of entries that each of these marks stands for.
+fn marked_groups(mut marks: u16) -> impl Iterator<Item = Range<usize>> {
+    core::iter::from_fn(move || {
+        let mark = marks.trailing_zeros() as usize;
+        marks &= marks.wrapping_sub(1);
+        (mark < MARKS).then_some(mark * GROUPS_PER_MARK..(mark + 1) * GROUPS_PER_MARK)
+    })
 }
 
 /// Returns the entries of a node that maps a shared block by pages.

@@ -46,32 +46,19 @@ pub(super) struct Supply {
 impl Supply {
     /// Takes what is needed, for copies of what is shared or for memory that is touched for the first time.
     pub(super) fn take(
-        &mut self,
         frames: &mut Frames<'_>,
         account: &mut Account,
         need: &Need,
         is_copy: bool,
-    ) -> Result<(), OutOfMemory> {
-        self.drawn = account.draw(frames, need.frames(), is_copy);
-        let result = self.fetch(frames, need);
-        if result.is_err() {
-            self.put_back(frames, account);
+    ) -> Result<Self, OutOfMemory> {
+        let mut this = Self { drawn: account.draw(frames, need.frames(), is_copy), ..Self::default() };
+        match this.fetch(frames, need) {
+            Ok(()) => Ok(this),
+            Err(error) => {
+                this.put_back(frames, account);
+                Err(error)
+            }
         }
-        result
-    }
-
-    /// Takes one page.
-    #[inline]
-    pub(super) fn take_page(
-        &mut self,
-        frames: &mut Frames<'_>,
-        account: &mut Account,
-        is_copy: bool,
-    ) -> Result<(), OutOfMemory> {
-        // What comes out of the promise is there.
-        self.drawn = account.draw(frames, 1, is_copy);
-        self.page = Some(frames.alloc(Kind::Guest)?);
-        Ok(())
     }
 
     fn fetch(&mut self, frames: &mut Frames<'_>, need: &Need) -> Result<(), OutOfMemory> {
@@ -105,16 +92,9 @@ impl Supply {
 
     /// Fills the page or block that was taken.
     pub(super) fn fill(&self, mem: &impl TableMem, fill: Fill) {
-        match (fill, self.page, self.block) {
-            (Fill::Zeros, Some(page), _) => {
-                mem.zero_page(page);
-                mem.sync_for_guest(page, PAGE_SIZE, Filled::Zeros);
-            }
-            (Fill::Copy(from), Some(page), _) => {
-                mem.copy_page(from, page);
-                mem.sync_for_guest(page, PAGE_SIZE, Filled::Copy);
-            }
-            (Fill::ZeroBlock, _, Some(block)) => {
+        match (self.page, self.block) {
+            (Some(page), _) => fill_page(mem, fill, page),
+            (_, Some(block)) => {
                 mem.zero_block(block);
                 mem.sync_for_guest(block, BLOCK_SIZE, Filled::Zeros);
             }
@@ -137,5 +117,19 @@ impl Supply {
             count += FRAMES_PER_BLOCK;
         }
         account.refund(frames, count, self.drawn);
+    }
+}
+
+/// Fills a page that was taken.
+pub(super) fn fill_page(mem: &impl TableMem, fill: Fill, page: Pa) {
+    match fill {
+        Fill::Copy(from) => {
+            mem.copy_page(from, page);
+            mem.sync_for_guest(page, PAGE_SIZE, Filled::Copy);
+        }
+        _ => {
+            mem.zero_page(page);
+            mem.sync_for_guest(page, PAGE_SIZE, Filled::Zeros);
+        }
     }
 }

@@ -65,6 +65,10 @@ pub struct Machine<'a> {
     is_unordered: Cell<bool>,
     /// Pages of guests that EL2 has written to and not synchronised since.
     cached: RefCell<BTreeSet<Pa>>,
+    /// A store that a vCPU of a VM tries right after EL2 has looked at a page to merge it.
+    pub meanwhile: Cell<Option<(VmName, usize, Ipa, u64)>>,
+    /// That store was done.
+    pub is_stored: Cell<bool>,
     /// How many invalidations there were.
     pub invalidations: Cell<usize>,
 }
@@ -83,6 +87,8 @@ impl<'a> Machine<'a> {
             unsynced: RefCell::default(),
             cached: RefCell::default(),
             is_unordered: Cell::new(false),
+            meanwhile: Cell::new(None),
+            is_stored: Cell::new(false),
             invalidations: Cell::new(0),
         }
     }
@@ -184,6 +190,16 @@ impl<'a> Machine<'a> {
     /// Returns one word of memory.
     pub fn word(&self, pa: Pa) -> u64 {
         self.read(pa.page(), pa.page_offset() as usize / 8)
+    }
+
+    /// Does what a vCPU was going to do while EL2 looked at a page: a store, if its MMU and TLB let it.
+    fn run_meanwhile(&self) {
+        if let Some((vm, cpu, ipa, value)) = self.meanwhile.take()
+            && let Some(pa) = self.mmu(vm, cpu, ipa, true)
+        {
+            self.set_word(pa, value);
+            self.is_stored.set(true);
+        }
     }
 
     /// Stores one word as guest code does.
@@ -308,6 +324,28 @@ impl TableMem for Machine<'_> {
         let bytes = self.with_page(from, |page| page.clone());
         self.with_page(to, |page| *page = bytes);
         self.unsynced.borrow_mut().insert(to);
+    }
+
+    fn hash_page(&self, page: Pa) -> u64 {
+        // Weak, so that different pages have the same hash now and then.
+        let hash = self.with_page(page, |page| page.iter().fold(0u64, |sum, word| sum.wrapping_add(*word)));
+        self.run_meanwhile();
+        hash
+    }
+
+    fn is_zero(&self, page: Pa) -> bool {
+        let is_zero = self.with_page(page, |page| page.iter().all(|&word| word == 0));
+        if is_zero {
+            self.run_meanwhile();
+        }
+        is_zero
+    }
+
+    fn equal(&self, page: Pa, other: Pa) -> bool {
+        let bytes = self.with_page(page, |page| page.clone());
+        let is_equal = self.with_page(other, |other| *other == bytes);
+        self.run_meanwhile();
+        is_equal
     }
 
     fn sync_for_guest(&self, pa: Pa, bytes: u64, _: Filled) {

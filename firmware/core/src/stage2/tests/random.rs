@@ -1,6 +1,6 @@
 //! Random operations in any order.
 
-use super::world::{BANKS, World, first_word, places};
+use super::world::{BANKS, SLOTS, World, first_word, places};
 use crate::addr::Ipa;
 use crate::frames::OutOfMemory;
 use crate::stage2::{Fault, ForkError, IDENTITY_PAGE, PinError, Policy, RevertError};
@@ -22,16 +22,22 @@ enum Op {
     PutIdentity { vm: usize, identity: u128 },
     Promise { vm: usize, frames: usize },
     PromiseFork { vm: usize },
+    Merge { vm: usize, pages: usize, meanwhile: Option<(usize, u64, u64)> },
+    ReleaseUnused { slots: usize },
+    ReleaseAll,
     DropOrphans,
     Squeeze { left: usize },
     Relax,
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let (vm, place, word) = (0..64usize, 0..64usize, 0..512u64);
+    // Few values in few words, so that pages are equal now and then.
+    let (vm, place) = (0..64usize, 0..64usize);
+    let word = prop_oneof![0..2u64, 0..512u64];
+    let value = prop_oneof![0..3u64, any::<u64>()];
     prop_oneof![
         1 => (any::<bool>(), any::<bool>()).prop_map(|(small, image)| Op::Create { small, image }),
-        12 => (vm.clone(), 0..2usize, place.clone(), word.clone(), any::<u64>())
+        12 => (vm.clone(), 0..2usize, place.clone(), word.clone(), value)
             .prop_map(|(vm, cpu, place, word, value)| Op::Write { vm, cpu, place, word, value }),
         8 => (vm.clone(), 0..2usize, place.clone(), word.clone())
             .prop_map(|(vm, cpu, place, word)| Op::Read { vm, cpu, place, word }),
@@ -45,7 +51,11 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (vm.clone(), place).prop_map(|(vm, place)| Op::Unpin { vm, place }),
         2 => (vm.clone(), any::<u128>()).prop_map(|(vm, identity)| Op::PutIdentity { vm, identity }),
         2 => (vm.clone(), 0..40usize).prop_map(|(vm, frames)| Op::Promise { vm, frames }),
-        1 => vm.prop_map(|vm| Op::PromiseFork { vm }),
+        1 => vm.clone().prop_map(|vm| Op::PromiseFork { vm }),
+        8 => (vm, prop_oneof![1..20usize, Just(2000)], prop::option::of((0..64usize, 0..2u64, 0..3u64)))
+            .prop_map(|(vm, pages, meanwhile)| Op::Merge { vm, pages, meanwhile }),
+        2 => (1..20usize).prop_map(|slots| Op::ReleaseUnused { slots }),
+        1 => Just(Op::ReleaseAll),
         1 => Just(Op::DropOrphans),
         2 => (0..6usize).prop_map(|left| Op::Squeeze { left }),
         1 => Just(Op::Relax),
@@ -162,6 +172,15 @@ fn apply(world: &mut World<'_>, op: &Op) {
             let frames = world.vms[vm % count].space.fork_promise();
             let _ = world.set_promise(vm % count, frames);
         }
+        Op::Merge { vm, pages, meanwhile } => {
+            let vm = vm % count;
+            let store = meanwhile.map(|(place, word, value)| (at(place, word), value));
+            world.merge_while(vm, pages, store);
+        }
+        Op::ReleaseUnused { slots } => {
+            world.merger.release_unused(&world.machine.frames, slots);
+        }
+        Op::ReleaseAll => world.merger.release_all(&world.machine.frames),
         Op::Unpin { vm, place } => {
             world.unpin(vm % count, at(place, 0));
         }
@@ -172,7 +191,8 @@ fn apply(world: &mut World<'_>, op: &Op) {
 fn run(ops: &[Op]) {
     let mut storage = Machine::storage(&BANKS);
     let machine = Machine::new(&BANKS, &mut storage, first_word);
-    let mut world = World::new(&machine);
+    let mut slots = [0; SLOTS];
+    let mut world = World::new(&machine, &mut slots);
     let free = world.free();
     let first = world.create(Policy::Blocks).expect("memory");
     world.map_image(first);

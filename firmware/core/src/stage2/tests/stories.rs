@@ -501,3 +501,30 @@ fn the_identity_page_is_made_when_it_is_first_written_and_is_a_page_of_its_own()
         assert_eq!(pin, Err(PinError::Fault(Fault::OutsideRam)));
     });
 }
+
+#[test]
+fn what_is_saved_is_what_would_be_needed_without_sharing() {
+    let pages = 100;
+    on_machine(|world| {
+        let source = world.create(Policy::SmallPages).unwrap();
+        for page in 0..pages {
+            world.guest_write(source, 0, Ipa(RAM.start.0 + page * PAGE_SIZE), page).unwrap();
+        }
+        let census = |world: &World<'_>, vm: usize| world.vms[vm].space.census(&world.machine.frames, world.machine);
+        assert_eq!((census(world, source).private, census(world, source).saved()), (pages, 0));
+        for _ in 0..3 {
+            world.fork(source).unwrap();
+        }
+        for vm in 0..4 {
+            // A quarter of the pages and of the two nodes is each one's part.
+            let census = census(world, vm);
+            assert_eq!((census.private, census.shared, census.private_nodes, census.shared_nodes), (0, pages, 1, 2));
+            assert_eq!(census.saved(), (pages + 2) * PAGE_SIZE * 3 / 4);
+        }
+        world.guest_write(1, 0, PAGE, 7).unwrap();
+        // Its nodes are its own now; the other pages have two entries, one of them in a node that three VMs share.
+        let clone = census(world, 1);
+        assert_eq!((clone.private, clone.shared, clone.shared_nodes), (1, pages - 1, 0));
+        assert_eq!(clone.saved(), (pages - 1) * PAGE_SIZE / 2);
+    });
+}

@@ -2,11 +2,11 @@
 //! that all tables, counted anew, give the counts in the frame table.
 
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
-use crate::frames::{FRAMES_PER_BLOCK, FrameStore, Kind, OutOfMemory};
+use crate::frames::{FRAMES_PER_BLOCK, Kind, OutOfMemory};
 use crate::stage2::entry::{Entry, VALID};
 use crate::stage2::{
-    Access, AddressSpace, CreateError, ENTRIES, Fault, ForkError, IDENTITY_PAGE, Level, MemAttr, PinError, Policy,
-    RevertError, TableMem,
+    Access, AddressSpace, Census, CreateError, ENTRIES, Fault, ForkError, IDENTITY_PAGE, Level, MemAttr, MergeProgress,
+    Merger, PinError, Policy, RevertError, TableMem,
 };
 use crate::testing::{Machine, VmName, VmTlb};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -32,12 +32,16 @@ pub const IN_BLOCK: Ipa = Ipa(0x7fe4_2000);
 pub fn on_machine(story: impl FnOnce(&mut World<'_>)) {
     let mut storage = Machine::storage(&BANKS);
     let machine = Machine::new(&BANKS, &mut storage, first_word);
-    let mut world = World::new(&machine);
+    let mut slots = [0; SLOTS];
+    let mut world = World::new(&machine, &mut slots);
     let free = world.free();
     story(&mut world);
     world.check();
     world.finish(free);
 }
+
+/// Storage of the merger: few places, so that it is full soon.
+pub const SLOTS: usize = 16 * Merger::WORDS_PER_PAGE;
 
 /// Returns what memory holds at first: the image, and garbage elsewhere, which no VM may ever see.
 pub const fn first_word(pa: Pa) -> u64 {
@@ -53,6 +57,10 @@ pub struct Vm {
     pub image: Vec<(Range<Ipa>, Pa)>,
     pub pins: BTreeMap<Ipa, Pa>,
     pub is_sealed: bool,
+    /// With whom it may share what is equal.
+    pub domain: u64,
+    /// Where merging goes on.
+    pub cursor: Ipa,
 }
 
 impl Vm {
@@ -69,6 +77,7 @@ impl Vm {
 pub struct World<'a> {
     pub machine: &'a Machine<'a>,
     pub vms: Vec<Vm>,
+    pub merger: Merger<'a>,
     next: VmName,
     /// Frames taken away to make memory scarce.
     hogged: Vec<Pa>,
@@ -77,9 +86,16 @@ pub struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub fn new(machine: &'a Machine<'a>) -> Self {
+    pub fn new(machine: &'a Machine<'a>, slots: &'a mut [u64]) -> Self {
         machine.frames.borrow_mut().adopt_image(IMAGE).expect("it is free");
-        Self { machine, vms: Vec::new(), next: 0, hogged: Vec::new(), orphans: BTreeSet::new() }
+        Self {
+            machine,
+            vms: Vec::new(),
+            merger: Merger::new(slots),
+            next: 0,
+            hogged: Vec::new(),
+            orphans: BTreeSet::new(),
+        }
     }
 
     fn tlb(&self, vm: usize, cpu: usize) -> VmTlb<'a> {
@@ -92,7 +108,9 @@ impl<'a> World<'a> {
         self.machine.enter(name, space.root());
         let (bytes, image) =
             of.map_or_else(Default::default, |of| (self.vms[of].bytes.clone(), self.vms[of].image.clone()));
-        self.vms.push(Vm { name, space, bytes, image, pins: BTreeMap::new(), is_sealed: false });
+        let domain = of.map_or(u64::from(name % 2), |of| self.vms[of].domain);
+        let cursor = Ipa(0);
+        self.vms.push(Vm { name, space, bytes, image, pins: BTreeMap::new(), is_sealed: false, domain, cursor });
         self.vms.len() - 1
     }
 
@@ -128,6 +146,56 @@ impl<'a> World<'a> {
     /// Sets frames aside for a VM.
     pub fn set_promise(&mut self, vm: usize, count: usize) -> Result<(), OutOfMemory> {
         self.vms[vm].space.set_promise(&self.machine.frames, count)
+    }
+
+    /// Does a step of merging.
+    pub fn merge(&mut self, vm: usize, pages: usize) -> MergeProgress {
+        let tlb = self.tlb(vm, 0);
+        let vm = &mut self.vms[vm];
+        vm.space.merge_step(
+            &self.machine.frames,
+            self.machine,
+            &tlb,
+            &mut self.merger,
+            vm.domain,
+            &mut vm.cursor,
+            pages,
+        )
+    }
+
+    /// Does a step of merging, during which a vCPU stores a word if it can do so without a fault.
+    pub fn merge_while(&mut self, vm: usize, pages: usize, store: Option<(Ipa, u64)>) -> MergeProgress {
+        let name = self.vms[vm].name;
+        let store = store.filter(|(ipa, _)| RAM.contains(ipa));
+        self.machine.meanwhile.set(store.map(|(ipa, value)| (name, 1, ipa, value)));
+        let progress = self.merge(vm, pages);
+        self.machine.meanwhile.set(None);
+        if let Some((ipa, value)) = store
+            && self.machine.is_stored.take()
+        {
+            self.vms[vm].bytes.insert(ipa, value);
+        }
+        progress
+    }
+
+    /// Merges all of every VM, so many times.
+    pub fn merge_all(&mut self, passes: usize) -> MergeProgress {
+        let mut total = MergeProgress::default();
+        for _ in 0..passes {
+            for vm in 0..self.vms.len() {
+                loop {
+                    let progress = self.merge(vm, 7);
+                    total.scanned += progress.scanned;
+                    total.merged += progress.merged;
+                    total.zeroed += progress.zeroed;
+                    if progress.at_end {
+                        break;
+                    }
+                }
+                self.check();
+            }
+        }
+        total
     }
 
     /// Guest code touches a word; EL2 handles the faults.
@@ -208,6 +276,7 @@ impl<'a> World<'a> {
             own.bytes.retain(|ipa, _| !RAM.contains(ipa));
             own.bytes.extend(other.bytes.iter().filter(|(ipa, _)| RAM.contains(ipa)));
             own.image = other.image.clone();
+            own.domain = other.domain;
             // Its own nodes may have lazy entries.
             own.is_sealed = false;
         }
@@ -287,7 +356,11 @@ impl<'a> World<'a> {
             }
             self.check_identity(vm);
         }
+        for pa in self.merger.frames() {
+            *recount.pages.entry(pa).or_default() += 1;
+        }
         self.check_counts(&recount);
+        self.check_domains();
         self.check_promises();
         self.check_census(&recount);
     }
@@ -395,6 +468,19 @@ impl<'a> World<'a> {
         assert_eq!(stats.frames(Kind::Hyp), self.hogged.len());
     }
 
+    /// No frame with contents is in VMs of two domains.
+    fn check_domains(&self) {
+        let mut domains: BTreeMap<Pa, u64> = BTreeMap::new();
+        for vm in &self.vms {
+            let mut own = Recount::default();
+            self.recount(vm.space.root(), Level::One, &mut own);
+            for pa in self.guest_frames(&own) {
+                let domain = *domains.entry(pa).or_insert(vm.domain);
+                assert_eq!(domain, vm.domain, "{pa} is in two domains");
+            }
+        }
+    }
+
     fn check_promises(&self) {
         let stats = self.machine.frames.borrow().stats();
         let promised: usize = self.vms.iter().map(|vm| vm.space.promise()).sum();
@@ -406,12 +492,21 @@ impl<'a> World<'a> {
                 self.recount_entry(self.machine.read(vm.space.root(), index), Level::One, &mut own);
             }
             // Nodes that only lead to pages of zeros may have been made by others.
-            let guest = self.guest_frames(&own).len();
+            let guest = self.guest_entries(&own);
             let owned = vm.space.owned_pages();
             assert!((guest..=guest + own.nodes.len()).contains(&owned), "{owned} instead of {guest} and nodes");
             let full = vm.space.full_promise();
             assert!(vm.space.fork_promise() >= vm.space.promise().min(full) && owned <= full);
         }
+    }
+
+    /// Returns how many pages of guest memory what was recounted maps.
+    fn guest_entries(&self, recount: &Recount) -> usize {
+        let frames = self.machine.frames.borrow();
+        let is_guest = |pa: Pa| frames.kind(pa) == Some(Kind::Guest);
+        let pages = recount.pages.iter().filter(|&(&pa, _)| is_guest(pa)).map(|(_, &count)| count as usize);
+        let blocks = recount.blocks.iter().filter(|&(&pa, _)| is_guest(pa));
+        pages.sum::<usize>() + blocks.map(|(_, &count)| count as usize * FRAMES_PER_BLOCK).sum::<usize>()
     }
 
     /// Returns the frames of guests that what was recounted leads to.
@@ -420,18 +515,64 @@ impl<'a> World<'a> {
         recount.guest_frames(|pa| frames.kind(pa) == Some(Kind::Guest), &BTreeSet::new())
     }
 
-    /// The public census says the same as the recount.
+    /// The public census says the same as the recount, and the parts of all VMs make up what there is.
     fn check_census(&self, recount: &Recount) {
-        if let [vm] = &self.vms[..] {
+        let mut parts = 0;
+        for vm in &self.vms {
             let census = vm.space.census(&self.machine.frames, self.machine);
-            assert_eq!(census.private_nodes as usize, recount.nodes.len());
-            assert_eq!(census.shared_nodes, 0);
-            let all = recount.pages.values().sum::<u32>() as usize + recount.blocks.len() * FRAMES_PER_BLOCK;
-            assert_eq!((census.private + census.shared) as usize, all);
+            let mut expected = Census::default();
+            self.brute_census(recount, vm.space.root(), Level::One, Parts::default(), &mut expected);
+            assert_eq!(census, expected, "VM {}", vm.name);
+            assert!(census.saved() <= (census.shared + census.shared_nodes) * PAGE_SIZE);
+            parts += (census.private + census.private_nodes) << 32;
+            parts += census.part;
         }
-        let private: u64 = self.vms.iter().map(|vm| vm.space.census(&self.machine.frames, self.machine).private).sum();
-        let guest = self.machine.frames.with(|frames| frames.stats().frames(Kind::Guest));
-        assert!(private as usize <= guest, "no frame is private to two VMs");
+        let frames = self.machine.frames.borrow();
+        let has_contents = |pa: &Pa| matches!(frames.kind(*pa), Some(Kind::Image | Kind::Zero));
+        let kept = recount.pages.keys().chain(recount.blocks.keys()).any(has_contents);
+        let stats = frames.stats();
+        let all = ((stats.frames(Kind::Guest) + stats.frames(Kind::Node)) as u64) << 32;
+        if !kept && self.merger.stable() == 0 && self.orphans.is_empty() {
+            assert!(parts <= all && all - parts < 1 << 20, "{parts:#x} of {all:#x}");
+        }
+    }
+
+    /// Counts as the census does, from the recount. `parts` is by how much each node above is divided, the lowest last.
+    fn brute_census(&self, recount: &Recount, node: Pa, level: Level, parts: Parts, census: &mut Census) {
+        let parts = parts.divided(recount.nodes[&node]);
+        if parts.is_whole() {
+            census.private_nodes += 1;
+        } else {
+            census.shared_nodes += 1;
+            census.part += parts.of_frame();
+        }
+        for index in 0..ENTRIES {
+            match Entry::decode(self.machine.read(node, index), level) {
+                Entry::Absent => {}
+                Entry::Lazy(child) | Entry::Table(child) => {
+                    let below = if level == Level::One { Level::Two } else { Level::Three };
+                    self.brute_census(recount, child, below, parts.clone(), census);
+                }
+                Entry::Leaf { pa, .. } => {
+                    let pages = if level == Level::Two { FRAMES_PER_BLOCK as u64 } else { 1 };
+                    for page in 0..pages {
+                        let pa = Pa(pa.0 + page * PAGE_SIZE);
+                        let block = Pa(pa.0 & !(BLOCK_SIZE - 1));
+                        let kind = self.machine.frames.borrow().kind(pa);
+                        let references = recount.pages.get(&pa).unwrap_or(&0)
+                            + recount.blocks.get(&block).unwrap_or(&0)
+                            + u32::from(matches!(kind, Some(Kind::Image | Kind::Zero)));
+                        let parts = parts.divided(references);
+                        if parts.is_whole() {
+                            census.private += 1;
+                        } else {
+                            census.shared += 1;
+                            census.part += parts.of_frame();
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// Ends all VMs and checks that all memory is back.
@@ -441,6 +582,7 @@ impl<'a> World<'a> {
             self.destroy(self.vms.len() / 2);
             self.check();
         }
+        self.merger.release_all(&self.machine.frames);
         self.drop_orphans();
         let stats = self.machine.frames.borrow().stats();
         assert_eq!(stats.frames(Kind::Guest) + stats.frames(Kind::Node), 0);
@@ -455,6 +597,26 @@ impl<'a> World<'a> {
     /// Returns how many frames are free.
     pub fn free(&self) -> usize {
         self.machine.frames.borrow().stats().frames(Kind::Free)
+    }
+}
+
+/// By how much a frame is divided, at each level.
+#[derive(Clone, Default)]
+struct Parts(Vec<u32>);
+
+impl Parts {
+    fn divided(&self, by: u32) -> Self {
+        let mut parts = self.clone();
+        parts.0.push(by);
+        parts
+    }
+
+    fn is_whole(&self) -> bool {
+        self.0.iter().all(|&by| by == 1)
+    }
+
+    fn of_frame(&self) -> u64 {
+        self.0.iter().fold(1 << 32, |part, &by| part / u64::from(by))
     }
 }
 
