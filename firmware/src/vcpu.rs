@@ -349,8 +349,12 @@ impl Resident<'_> {
         let mut refresh = false;
         loop {
             if self.vm.control() != 0 {
-                let sleeps = Leave::Sleeps { deadline: None };
-                return Some(if self.vm.fate() == Fate::Running { sleeps } else { Leave::Off });
+                if self.vm.fate() != Fate::Running {
+                    return Some(Leave::Off);
+                }
+                // What has come for it together with the hold wakes it when the hold is gone.
+                let is_awake = self.has_pending(true);
+                return Some(if is_awake { Leave::Preempted } else { Leave::Sleeps { deadline: None } });
             }
             if self.has_pending(refresh) {
                 machine::get().scheduler.lock().looked(self.cpu.index);

@@ -9,6 +9,7 @@ use salp_hvc::status;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::rt::freeze;
+use crate::timer;
 
 /// FEATURES of the vendor's service.
 const FEATURES: u32 = 0x8600_0000;
@@ -60,6 +61,9 @@ pub fn freeze() -> Answer<Freeze> {
 /// [`rt::freeze`](mod@freeze).
 pub fn freeze_and_pause(pause: u64) -> Answer<Freeze> {
     let freeze::Thawed { status, index, first } = freeze::freeze(pause);
+    if pause > 0 {
+        timer::forget();
+    }
     if status == status::OK { Ok(Freeze { index, first }) } else { Err(Refused(status)) }
 }
 

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::gic;
 use crate::rt::sysreg;
 
 /// The interrupt of the virtual timer.
@@ -60,18 +61,41 @@ pub fn spin(microseconds: u64) {
     }
 }
 
-/// Waits until `condition` is true, giving the CPU away between looks: the virtual timer wakes this vCPU every
-/// millisecond. For callers with interrupts masked; the timer is off afterwards.
+/// Sleeps until the virtual counter has reached `end`. For callers with interrupts masked, the virtual timer's enabled in
+/// the GIC, and no other that could be pending; the timer is off afterwards.
+pub fn sleep_to(end: u64) {
+    sysreg::set_cntv_cval(end);
+    sysreg::set_cntv_ctl(ENABLE);
+    while sysreg::cntvct() < end {
+        sysreg::wfi();
+    }
+    sysreg::set_cntv_ctl(0);
+    forget();
+}
+
+/// Takes the timer's interrupt, which a hypervisor may still hold pending although the timer is off: else it would end the
+/// next sleep at once.
+pub fn forget() {
+    let intid = gic::acknowledge();
+    if intid < gic::SPURIOUS {
+        gic::end(intid);
+    }
+}
+
+/// Sleeps for `milliseconds`; see [`sleep_to`].
+pub fn sleep(milliseconds: u64) {
+    sleep_to(sysreg::cntvct() + ticks(milliseconds * 1000));
+}
+
+/// Waits until `condition` is true, looking every millisecond and sleeping between; see [`sleep_to`]. Returns false if it
+/// was not within `milliseconds`.
 pub fn sleep_until(milliseconds: u64, mut condition: impl FnMut() -> bool) -> bool {
     let end = sysreg::cntvct() + ticks(milliseconds * 1000);
     while !condition() {
         if sysreg::cntvct() > end {
             return condition();
         }
-        sysreg::set_cntv_tval(ticks(1000));
-        sysreg::set_cntv_ctl(ENABLE);
-        sysreg::wfi();
-        sysreg::set_cntv_ctl(0);
+        sleep(1);
     }
     true
 }

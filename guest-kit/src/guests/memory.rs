@@ -9,7 +9,6 @@
 
 use crate::random::Random;
 use crate::rt::ram::Ram;
-use crate::rt::sysreg;
 use crate::{gic, machine, println, test, timer, words};
 
 const PAGE: u64 = 4096;
@@ -17,6 +16,7 @@ const PAGE: u64 = 4096;
 /// Runs the guest.
 pub fn main() {
     gic::init();
+    gic::enable(timer::VIRTUAL_INTID);
     let (seed, rounds) = (machine::number("seed", 1), machine::number("rounds", 3));
     let step = machine::number("step", 512).clamp(8, PAGE) & !7;
     let all = Ram::largest();
@@ -52,24 +52,13 @@ pub fn main() {
         round += 1;
         let pause = machine::number("pause", 0);
         if pause > 0 {
-            sleep(pause);
+            timer::sleep(pause);
         }
     }
     test::done(u32::from(failed == 0), failed, 0);
     while words::get(machine::bootargs(), "exit") == Some("no") {
-        sleep(1000);
+        timer::sleep(1000);
     }
-}
-
-fn sleep(milliseconds: u64) {
-    gic::enable(timer::VIRTUAL_INTID);
-    let end = sysreg::cntvct() + timer::ticks(milliseconds * 1000);
-    sysreg::set_cntv_cval(end);
-    sysreg::set_cntv_ctl(timer::ENABLE);
-    while sysreg::cntvct() < end {
-        sysreg::wfi();
-    }
-    sysreg::set_cntv_ctl(0);
 }
 
 fn changes(seed: u64, page: u64, round: u64) -> bool {

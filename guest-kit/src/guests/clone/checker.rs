@@ -12,7 +12,7 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use super::{Hex, fail, must, sleep};
+use super::{Hex, fail, must};
 use crate::machine::{self, MAX_CPUS, number};
 use crate::random::Random;
 use crate::rt::cpu;
@@ -66,7 +66,7 @@ fn work(index: usize) {
             report.look();
         }
         if pause > 0 {
-            sleep(pause);
+            timer::sleep(pause);
         }
     }
     if index == 0 {

@@ -77,11 +77,6 @@ fn touch(count: u64) {
     (0..count).for_each(|index| ram.write(ram.start() + index * step, index));
 }
 
-/// Sleeps, with interrupts masked.
-fn sleep(milliseconds: u64) {
-    timer::sleep_until(milliseconds, || false);
-}
-
 /// Sleeps for ever.
 fn sleep_for_ever() -> ! {
     loop {

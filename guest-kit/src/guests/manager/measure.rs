@@ -1,7 +1,7 @@
 //! How long it takes to make clones. A clone's own first reading of the counter is on its console; the host puts both
 //! together.
 
-use super::{destroy, frozen_source, make, sleep, source, wait_acknowledged, wait_frozen, wait_gone};
+use super::{destroy, frozen_source, make, source, wait_acknowledged, wait_frozen, wait_gone};
 use crate::machine::number;
 use crate::rt::{cpu, sysreg};
 use crate::salp::{Name, Request};
@@ -15,7 +15,7 @@ pub fn one_by_one() {
         let name = Name::new(format_args!("clone-{round}"));
         let made = make(&Request::new(id, 1, name).config("then=off\n"));
         // Nothing is printed before the clone has started.
-        sleep(2);
+        timer::sleep(2);
         made.tell(&name);
         cost += made.cost;
         wait_gone(made.clones.first);
@@ -30,7 +30,7 @@ pub fn many() {
     let (id, count) = (frozen_source(), number("count", 100).max(1));
     let name = Name::new(format_args!("many"));
     let made = make(&Request::new(id, count as u32, name).config("then=wait\nbrief=1\n"));
-    sleep(2);
+    timer::sleep(2);
     made.tell(&name);
     test::bench("clone_call_many", count, made.cost / count);
     let clones = made.clones.first..=made.clones.last;
@@ -59,7 +59,7 @@ pub fn chain() {
 /// source does: so little happens between the source's last reading before the call and the call.
 pub fn running() {
     let (id, times) = (source().id.get(), number("times", 10).max(1));
-    sleep(20);
+    timer::sleep(20);
     let mut cost = 0;
     for round in 0..times {
         let name = Name::new(format_args!("clone-{round}"));
@@ -69,7 +69,7 @@ pub fn running() {
         destroy(made.clones.first);
         cost += made.cost;
         // The source tells of the gap meanwhile.
-        sleep(5);
+        timer::sleep(5);
         made.tell(&name);
     }
     test::bench("clone_running_call", times, cost / times);

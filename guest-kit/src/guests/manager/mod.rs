@@ -123,10 +123,6 @@ fn destroy(id: u64) {
     must("VM_DESTROY", salp::vm_destroy(id));
 }
 
-fn sleep(milliseconds: u64) {
-    timer::sleep_until(milliseconds, || false);
-}
-
 /// A call that made clones.
 struct Made {
     clones: Clones,

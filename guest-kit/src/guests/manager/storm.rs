@@ -6,7 +6,7 @@
 
 use salp_hvc::status;
 
-use super::{destroy, fail, must, sleep, source};
+use super::{destroy, fail, must, source};
 use crate::machine::{self, number};
 use crate::random::Random;
 use crate::rt::{cpu, sysreg};
@@ -24,7 +24,7 @@ pub fn main() {
         alive: heapless::Vec::new(),
         keep: number("keep", 8).clamp(1, KEEP as u64) as usize,
     };
-    sleep(100);
+    timer::sleep(100);
     let (times, pause) = (number("times", 50), timer::ticks(number("pause", 3000)));
     for round in 0..times {
         storm.linger(pause);
@@ -39,7 +39,7 @@ pub fn main() {
         }
     }
     println!("{times} forks; {} clones are alive", storm.alive.len());
-    sleep(number("wait", 500));
+    timer::sleep(number("wait", 500));
     while !storm.alive.is_empty() {
         storm.destroy_one();
     }

@@ -6,10 +6,10 @@ use salp_hvc::calls::{
 };
 use salp_hvc::status;
 
-use super::{all, destroy, find, frozen_source, sleep, wait_acknowledged};
+use super::{all, destroy, find, frozen_source, wait_acknowledged};
 use crate::salp::{self, Answer, Name, Refused, Request, call};
 use crate::test::{Outcome, Stop};
-use crate::{cases, check, check_eq, machine};
+use crate::{cases, check, check_eq, machine, timer};
 
 /// What clones of the source are told: as little work as can be.
 const QUIET: &str = "then=wait\nbrief=1\n";
@@ -165,7 +165,7 @@ fn clone_of_a_clone() -> Outcome {
     check_eq!((child.source.get(), child.family.get()), (parent, source), "origin");
     check_eq!(child.acknowledged.get(), 0, "acknowledged");
     done("VM_DESTROY", salp::vm_destroy(parent))?;
-    sleep(5);
+    timer::sleep(5);
     let child = done("VM_NEXT after its parent's end", salp::vm(clones.first))?;
     check_eq!(child.state.get(), STATE_RUNNING, "state after its parent's end");
     done("VM_DESTROY", salp::vm_destroy(clones.first))?;
