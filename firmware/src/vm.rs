@@ -282,7 +282,8 @@ impl Vm {
             devices: Mutex::new(parts.devices),
             identity: Mutex::new(parts.identity),
             pending: Mutex::new(None),
-            is_busy: AtomicBool::new(false),
+            // One that an operation holds from the start has not been started by it yet.
+            is_busy: AtomicBool::new(parts.holds & hold::OPERATION != 0),
             mourner: Mutex::new(Asker::Nobody),
             vcpus: parts.vcpus,
             control: AtomicU32::new(Fate::Running as u32 | parts.holds),
