@@ -99,6 +99,12 @@ fn slots() -> &'static [RwLock<Option<Own<Vm>>>] {
     VMS.get(used).unwrap_or_default()
 }
 
+/// Wakes vCPUs whose timers have fired: for work between which this CPU takes no interrupt.
+pub fn wake_sleepers() {
+    let kicks = get().scheduler.lock().expire(cpu::counter());
+    kick(kicks);
+}
+
 /// Makes CPUs look at their work.
 pub fn kick(cpus: CpuSet) {
     for (index, mpidr) in MPIDR.iter().enumerate() {
