@@ -75,7 +75,8 @@ fn answer(command: Command<'_>, out: &mut dyn Write) -> fmt::Result {
         Command::List => return list(out),
         Command::Help => return reply::help(out).and_then(|()| reply::Row::ok(out).end()),
         Command::Stats(None) => {
-            reply::machine_row(out, &manage::machine_info())?;
+            let vms = manage::all_memory();
+            reply::machine_row(out, &manage::machine_info(), &vms)?;
             return reply::Row::ok(out).end();
         }
         Command::Log => {

@@ -93,6 +93,18 @@ pub fn slot(index: usize) -> &'static RwLock<Option<Own<Vm>>> {
     &VMS[index % MAX_VMS]
 }
 
+/// Returns the slots that may have VMs.
+fn slots() -> &'static [RwLock<Option<Own<Vm>>>] {
+    let used = DIRECTORY.lock().slots();
+    VMS.get(used).unwrap_or_default()
+}
+
+/// Wakes vCPUs whose timers have fired: for work between which this CPU takes no interrupt.
+pub fn wake_sleepers() {
+    let kicks = get().scheduler.lock().expire(cpu::counter());
+    kick(kicks);
+}
+
 /// Makes CPUs look at their work.
 pub fn kick(cpus: CpuSet) {
     for (index, mpidr) in MPIDR.iter().enumerate() {
@@ -367,7 +379,7 @@ impl Machine {
         if FAMILIES[family as usize % FAMILIES.len()].fetch_sub(1, Ordering::Relaxed) == 2 {
             self.families.fetch_sub(1, Ordering::Relaxed);
             let is_last = |vm: &&Vm| vm.family == family;
-            for slot in &VMS {
+            for slot in slots() {
                 if let Some(vm) = slot.read().as_deref().filter(is_last) {
                     vm.promise_no_copies();
                 }
@@ -415,7 +427,7 @@ impl Machine {
             return;
         }
         self.starved.store(false, Ordering::Release);
-        for slot in &VMS {
+        for slot in slots() {
             if let Some(vm) = slot.read().as_deref().filter(|vm| vm.is_held_by(vm::hold::NO_MEMORY)) {
                 vm.let_go(vm::hold::NO_MEMORY);
             }
@@ -427,7 +439,7 @@ impl Machine {
         let starves = |slot: &RwLock<Option<Own<Vm>>>| {
             slot.read().as_deref().is_some_and(|vm| vm.is_held_by(vm::hold::NO_MEMORY))
         };
-        VMS.iter().filter(|slot| starves(slot)).count() as u32
+        slots().iter().filter(|slot| starves(slot)).count() as u32
     }
 
     /// Notes that a VM stands still for want of memory.
@@ -449,18 +461,19 @@ impl Machine {
 
 /// Returns the VM that keys go to: the attached one, else the first that exists.
 pub fn console_vm() -> Option<usize> {
-    console::attached().or_else(|| (0..MAX_VMS).find(|&slot| VMS[slot].read().is_some()))
+    console::attached().or_else(|| next_used(0))
 }
 
-/// Returns the next slot that has a VM.
-pub fn next_slot(after: usize) -> Option<usize> {
-    (after + 1..MAX_VMS).find(|&slot| VMS[slot].read().is_some())
+/// Returns the first slot from here on that has a VM.
+pub fn next_used(from: usize) -> Option<usize> {
+    let is_used = |slot: &RwLock<Option<Own<Vm>>>| slot.read().is_some();
+    slots().iter().skip(from).position(is_used).map(|distance| from + distance)
 }
 
 /// Shows the next console after `attached`: the next VM's, or the log after the last.
 pub fn next_console() {
     let after = console::attached().map_or(0, |slot| slot + 1);
-    let next = (after..MAX_VMS).find(|&slot| VMS[slot].read().is_some());
+    let next = next_used(after);
     let name = next.and_then(|slot| VMS[slot].read().as_deref().map(Vm::full_name));
     console::attach(next, name.as_ref().map_or("", Name::as_str));
 }

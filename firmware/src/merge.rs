@@ -127,7 +127,7 @@ impl Pass {
         }
         let at_end = machine::slot(self.slot).read().as_deref().is_none_or(|vm| self.merge(vm, scope));
         if at_end {
-            let next = machine::next_slot(self.slot);
+            let next = machine::next_used(self.slot + 1);
             self.is_over = next.is_none();
             self.slot = next.unwrap_or(0);
             self.cursor = Ipa(0);

@@ -167,7 +167,7 @@ pub struct VmMemory {
     pub saved: U64,
 }
 
-/// The machine's memory, in bytes.
+/// The machine's memory, in bytes; frames that several VMs share count once.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct MachineInfo {

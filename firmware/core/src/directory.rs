@@ -126,6 +126,11 @@ impl Directory {
         above.min_by_key(|(_, entry)| entry.id).map(|(slot, entry)| Place { slot, id: entry.id })
     }
 
+    /// Returns the slots that are in use, or were.
+    pub fn slots(&self) -> core::ops::Range<usize> {
+        0..self.end
+    }
+
     /// Returns how many VMs there are.
     pub fn count(&self) -> usize {
         self.entries[..self.end].iter().filter(|entry| entry.id != 0).count()

@@ -7,6 +7,7 @@ use salp_core::calls::arch::Mitigations;
 use salp_core::calls::psci::{Power, PowerState, Wake};
 use salp_core::calls::{Action, Callee, dispatch};
 use salp_core::entropy::Drbg;
+use salp_core::identity::{Config, Identity, Name};
 
 #[derive(arbitrary::Arbitrary, Debug)]
 enum Step {
@@ -37,6 +38,7 @@ enum Step {
 struct Input {
     vcpus: u8,
     answers: [i32; 3],
+    is_manager: bool,
     steps: Vec<Step>,
 }
 
@@ -46,11 +48,21 @@ fuzz_target!(|input: Input| {
     use salp_core::calls::arch::Mitigation;
     let mut power = Power::new(input.vcpus.into());
     let mut entropy = Drbg::new(b"fuzz");
+    let name = Name::new(b"fuzz").expect("a name");
+    let config = Config::new(b"key=value\n").expect("a line");
+    let mut identity = Identity::of_clone(name, &[7; 32], 1, 0, &config);
     let [branch_predictor, store_bypass, branch_history] = input.answers.map(Mitigation::of_answer);
     let mitigations = Mitigations { branch_predictor, store_bypass, branch_history };
     for step in input.steps {
         let mut call = |imm, caller: u8, x: &[u64; 18]| {
-            let callee = Callee { power: &mut power, entropy: &mut entropy, mitigations: &mitigations, ram: RAM };
+            let callee = Callee {
+                power: &mut power,
+                entropy: &mut entropy,
+                identity: &mut identity,
+                is_manager: input.is_manager,
+                mitigations: &mitigations,
+                ram: RAM,
+            };
             // As in the machine: the caller is a vCPU that is there.
             let caller = usize::from(caller) % usize::from(input.vcpus.clamp(1, 8));
             if let Action::TurnOn { vcpu, .. } = dispatch(imm, x, caller, callee) {

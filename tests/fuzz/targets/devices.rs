@@ -3,9 +3,10 @@
 
 use libfuzzer_sys::{arbitrary, fuzz_target};
 use salp_core::addr::Ipa;
-use salp_core::dev::bus;
+use salp_core::dev::{bus, guest};
 use salp_core::dev::pl011::Pl011;
 use salp_core::dev::pl031::Pl031;
+use salp_core::identity::{Config, Identity, Name};
 use salp_core::vgic::AccessSize;
 
 #[derive(arbitrary::Arbitrary, Debug)]
@@ -17,6 +18,8 @@ enum Step {
     ClockRead { offset: u16, size: u8, now: u64 },
     ClockWrite { offset: u16, size: u8, value: u64, now: u64 },
     Tick(u64),
+    GuestRead { offset: u16, size: u8, config: Vec<u8> },
+    GuestWrite { offset: u16, value: u64 },
     Load { value: u64, size: u8, sign_extend: bool, is_64bit: bool },
 }
 
@@ -24,6 +27,18 @@ enum Step {
 fn access(offset: u16, size: u8) -> (u64, AccessSize) {
     let size = AccessSize::from_sas(size.into());
     (u64::from(offset & 0xfff) & !(size.bytes() - 1), size)
+}
+
+struct World;
+
+impl guest::World for World {
+    fn time(&mut self) -> u64 {
+        u64::MAX
+    }
+
+    fn random(&mut self) -> u64 {
+        u64::MAX
+    }
 }
 
 fn fits(value: u64, size: AccessSize) -> bool {
@@ -64,6 +79,14 @@ fuzz_target!(|steps: Vec<Step>| {
                 clock.tick(now);
                 assert_ne!(clock.alarm_in(now), Some(0));
             }
+            Step::GuestRead { offset, size, config } => {
+                let config = Config::new(&config).unwrap_or(Config::EMPTY);
+                let name = Name::new(b"fuzz").expect("a name");
+                let identity = Identity::of_clone(name, &[7; 32], 1, 0, &config);
+                let (offset, size) = access(offset, size);
+                assert!(fits(guest::read(&identity, &mut World, offset, size), size));
+            }
+            Step::GuestWrite { offset, value } => _ = guest::write(offset.into(), value),
             Step::Load { value, size, sign_extend, is_64bit } => {
                 let size = AccessSize::from_sas(size.into());
                 let loaded = bus::finish_load(value, size, sign_extend, is_64bit);

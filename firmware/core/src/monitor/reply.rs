@@ -139,18 +139,22 @@ pub fn memory_row(out: &mut dyn Write, vm: &VmInfo, memory: &VmMemory) -> fmt::R
         .end()
 }
 
-/// Writes a row with the memory of the machine.
+/// Writes a row with the memory of the machine, and that of all VMs and snapshots together: what only one uses, what several
+/// do (once), what sharing saves.
 ///
 /// # Errors
 ///
 /// If the writer fails.
-pub fn machine_row(out: &mut dyn Write, machine: &MachineInfo) -> fmt::Result {
+pub fn machine_row(out: &mut dyn Write, machine: &MachineInfo, vms: &VmMemory) -> fmt::Result {
     Row::new(out)
         .number("total", machine.total)
         .number("free", machine.free)
         .number("promised", machine.promised)
         .number("guests", machine.guests)
         .number("nodes", machine.nodes)
+        .number("private", vms.private)
+        .number("shared", vms.shared)
+        .number("saved", vms.saved)
         .number("hypervisor", machine.hypervisor)
         .number("images", machine.images)
         .number("vms", machine.vms)
@@ -233,8 +237,10 @@ mod tests {
         let row = written(|out| memory_row(out, &web(), &memory));
         assert_eq!(row, "id=7 name=web memory=536870912 promised=0 private=8192 shared=0 overhead=0 saved=0\n");
         let machine = MachineInfo::read_from_bytes(&[0; size_of::<MachineInfo>()]).unwrap();
-        let row = written(|out| machine_row(out, &machine));
-        assert_eq!(row, "total=0 free=0 promised=0 guests=0 nodes=0 hypervisor=0 images=0 vms=0 starved=0\n");
+        let row = written(|out| machine_row(out, &machine, &memory));
+        let expected = "total=0 free=0 promised=0 guests=0 nodes=0 private=8192 shared=0 saved=0 hypervisor=0 images=0 vms=0 \
+                        starved=0\n";
+        assert_eq!(row, expected);
     }
 
     #[test]

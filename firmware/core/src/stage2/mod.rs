@@ -24,6 +24,15 @@
 //!
 //! Every operation takes the frames it needs first and edits entries then, so that running out of memory changes
 //! nothing. What an entry pointed to is given back after the TLBs have forgotten the entry.
+//!
+//! Around the tree:
+//!
+//! - One page below RAM, the [identity page](IDENTITY_PAGE), is never shared: it says who the VM is.
+//! - A VM can be [promised](AddressSpace::set_promise) free frames, so that what sharing may make it copy is there
+//!   (`promise.rs`).
+//! - Pages of equal contents become one in the background (`merge.rs`).
+//! - Going back to a snapshot puts right what was changed, by marks at the nodes (`revert.rs`).
+//! - What sharing saves is counted exactly (`census.rs`).
 
 mod access;
 mod census;

@@ -101,39 +101,15 @@ impl AddressSpace {
         }
     }
 
-    /// Puts a node of level 2 right that no MMU reaches: what is below it becomes as it is below `other`.
+    /// Puts a node of level 2 right that no MMU reaches: what is below it becomes as it is below `other`. The frame table is
+    /// locked anew for each entry.
     fn restore(&mut self, frames: &impl FrameStore, mem: &impl TableMem, node: Pa, other: Pa) {
-        let attr = self.attr;
         let marks = frames.with(|frames| frames.take_marks(node));
         for groups in marked_groups(marks) {
-            self.giving_back(frames, |frames| {
-                let theirs = mem.read_groups(other, groups.clone());
-                for_each_difference(mem, node, groups, theirs, |index, own, theirs| {
-                    let own_child = match Entry::decode(own, Level::Two) {
-                        Entry::Lazy(child) | Entry::Table(child) if !frames.is_shared_node(child) => Some(child),
-                        _ => None,
-                    };
-                    match (own_child, Entry::decode(theirs, Level::Two)) {
-                        (Some(child), Entry::Lazy(their_child) | Entry::Table(their_child)) => {
-                            restore_pages(frames, mem, child, |groups| mem.read_groups(their_child, groups));
-                        }
-                        (Some(child), Entry::Leaf { pa, .. }) => {
-                            restore_pages(frames, mem, child, |groups| pages_of_block(pa, attr, groups));
-                        }
-                        (_, decoded) => {
-                            match decoded {
-                                Entry::Absent => {}
-                                Entry::Leaf { pa, .. } => frames.get_block(pa),
-                                Entry::Lazy(child) | Entry::Table(child) => frames.get(child),
-                            }
-                            teardown::release(frames, mem, own);
-                            return mem.write(node, index, theirs);
-                        }
-                    }
-                    // It stays the VM's own, and differs.
-                    frames.mark(node, index);
-                    mem.write(node, index, entry::table(entry::address(own)));
-                });
+            let theirs = mem.read_groups(other, groups.clone());
+            for_each_difference(mem, node, groups, theirs, |index, own, theirs| {
+                let attr = self.attr;
+                self.giving_back(frames, |frames| restore_entry(frames, mem, attr, node, index, own, theirs));
             });
         }
         frames.with(|frames| frames.set_sealed(node, true));
@@ -149,6 +125,42 @@ impl AddressSpace {
             result
         })
     }
+}
+
+/// Puts an entry of a node of level 2 right: in place, if it leads to a node of the VM's own.
+fn restore_entry(
+    frames: &mut Frames<'_>,
+    mem: &impl TableMem,
+    attr: MemAttr,
+    node: Pa,
+    index: usize,
+    own: u64,
+    theirs: u64,
+) {
+    let own_child = match Entry::decode(own, Level::Two) {
+        Entry::Lazy(child) | Entry::Table(child) if !frames.is_shared_node(child) => Some(child),
+        _ => None,
+    };
+    match (own_child, Entry::decode(theirs, Level::Two)) {
+        (Some(child), Entry::Lazy(their_child) | Entry::Table(their_child)) => {
+            restore_pages(frames, mem, child, |groups| mem.read_groups(their_child, groups));
+        }
+        (Some(child), Entry::Leaf { pa, .. }) => {
+            restore_pages(frames, mem, child, |groups| pages_of_block(pa, attr, groups));
+        }
+        (_, decoded) => {
+            match decoded {
+                Entry::Absent => {}
+                Entry::Leaf { pa, .. } => frames.get_block(pa),
+                Entry::Lazy(child) | Entry::Table(child) => frames.get(child),
+            }
+            teardown::release(frames, mem, own);
+            return mem.write(node, index, theirs);
+        }
+    }
+    // It stays the VM's own, and differs.
+    frames.mark(node, index);
+    mem.write(node, index, entry::table(entry::address(own)));
 }
 
 /// Puts a node of pages right that no MMU reaches; `theirs` gives the groups of entries that it must have.
