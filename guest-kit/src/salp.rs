@@ -43,7 +43,7 @@ pub fn features() -> u64 {
     if (bits as i64) < 0 { 0 } else { bits }
 }
 
-/// How a VM goes on after [`freeze`].
+/// How a VM goes on after [`freeze()`].
 #[derive(Clone, Copy, Debug)]
 pub struct Freeze {
     /// The clone's index, from 1; 0 for the VM that was frozen itself.

@@ -1,7 +1,7 @@
 //! Figures of cloning: what the guests `clone` and `manager` measure together, and what the leanest way to do the same with
 //! KVM reaches on the same machine.
 //!
-//! Comes after [`figures`](crate::figures), whose rules hold here too. When a clone was asked for is on the manager's
+//! Comes after [`figures`], whose rules hold here too. When a clone was asked for is on the manager's
 //! console; when it started, or for how long its source stood still, on that VM's own.
 
 use crate::figures::{self, Figure};
