@@ -224,8 +224,10 @@ const ENDING: [u32; 9] = [1, 2, 3, 8, 9, 0xb, 0xc, 0xe, 0x12];
 
 /// Returns registers for one of Salp's calls: identifiers that exist or might, addresses, requests that are nearly good.
 fn salp_call(random: &mut Random, page: &Ram, own: u64) -> [u64; REGISTERS] {
-    let id = if random.below(2) == 0 { random.below(16) } else { operand(random) };
-    let request = [id, random.below(4) | random.below(120) << 32, random.draw(), 0];
+    let id = if random.below(2) == 0 { random.below(32) } else { operand(random) };
+    // No name, one that is good, or anything.
+    let name = [0, 0x61 + random.below(26), random.draw()][random.below(3) as usize];
+    let request = [id, random.below(4) | random.below(120) << 32, name, 0, 0, 0];
     for (place, value) in (page.start()..).step_by(8).zip(request) {
         page.write(place, value);
     }
@@ -235,8 +237,13 @@ fn salp_call(random: &mut Random, page: &Ram, own: u64) -> [u64; REGISTERS] {
         other => other,
     };
     let mut values = registers(random);
-    let function = calls::FREEZE + random.below(0x20) as u32;
+    let mut function = calls::FREEZE + random.below(0x20) as u32;
+    if function == calls::VM_DESTROY && random.below(16) != 0 {
+        // Else there would soon be nobody to harm.
+        function = calls::VM_SNAPSHOT;
+    }
     let (first, second) = match function {
+        calls::VM_SNAPSHOT => (id, page.start() + 16),
         calls::VM_CLONE => (page.start() + (random.below(8) & 4), random.below(128)),
         calls::MACHINE => (address, id),
         _ => (id, address),

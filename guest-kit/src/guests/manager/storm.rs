@@ -2,7 +2,8 @@
 //! of its clones; at most `keep=N` (default 8) are alive. `pause=US` (default 3000) is the longest time between two calls;
 //! `wait=MS` (default 500) how long the last ones go on. Some are frozen for a moment, or are clones of a snapshot.
 //!
-//! A VM that finds something wrong turns itself off, and is missed here.
+//! A VM that finds something wrong turns itself off, and is missed here. `ALIVE NAME` tells of each that goes on in the
+//! end: who has lost an interrupt for good says nothing any more.
 
 use salp_hvc::status;
 
@@ -39,6 +40,9 @@ pub fn main() {
         }
     }
     println!("{times} forks; {} clones are alive", storm.alive.len());
+    for &id in storm.alive.iter().chain([&storm.source]) {
+        println!("ALIVE {}", Name(must("VM_NEXT", salp::vm(id)).name));
+    }
     timer::sleep(number("wait", 500));
     while !storm.alive.is_empty() {
         storm.destroy_one();
