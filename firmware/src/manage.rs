@@ -188,6 +188,7 @@ pub fn machine_info() -> MachineInfo {
     let bytes = |kind| stats.frames(kind) as u64 * PAGE_SIZE;
     let kinds = [Kind::Free, Kind::Hyp, Kind::Node, Kind::Guest, Kind::Image, Kind::Zero];
     let machine = machine::get();
+    let vms = machine::DIRECTORY.lock().count() as u32;
     MachineInfo {
         total: kinds.map(bytes).iter().sum::<u64>().into(),
         free: bytes(Kind::Free).into(),
@@ -196,7 +197,7 @@ pub fn machine_info() -> MachineInfo {
         nodes: bytes(Kind::Node).into(),
         hypervisor: bytes(Kind::Hyp).into(),
         images: bytes(Kind::Image).into(),
-        vms: (machine::DIRECTORY.lock().count() as u32).into(),
+        vms: vms.into(),
         starved: machine.count_starved().into(),
     }
 }

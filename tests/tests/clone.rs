@@ -156,6 +156,7 @@ fn each_clone_has_a_console_of_its_own() {
         machine.send("ping\r");
         machine.expect(&format!("pong {index}"));
         machine.send("off\r");
+        machine.expect(&format!("salp| pet-{index}: is off"));
     }
     machine.monitor("destroy source");
     machine.finish().all_off();
