@@ -152,6 +152,7 @@ fn each_clone_has_a_console_of_its_own() {
     let reply = machine.monitor("clone source --count 3 --name pet");
     assert!(reply.is_ok(), "{reply:?}");
     (0..3).for_each(|_| drop(machine.expect("| CLONE index=")));
+    assert!(machine.monitor("destroy source").is_ok());
     for index in 1..=3 {
         assert!(machine.monitor(&format!("console pet-{index}")).is_ok());
         machine.send("ping\r");
@@ -159,7 +160,6 @@ fn each_clone_has_a_console_of_its_own() {
         machine.send("off\r");
         machine.expect(&format!("salp| pet-{index}: is off"));
     }
-    machine.monitor("destroy source");
     machine.finish().all_off();
 }
 
