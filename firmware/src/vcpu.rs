@@ -1,7 +1,7 @@
 //! One CPU's loop: take a vCPU, run it until it leaves, take the next; wait for an interrupt when there is none.
 //!
-//! Lock order: monitor's line → VM slot (read) → vCPU context → VM memory → vGIC → devices → power → scheduler → console,
-//! frame table.
+//! Lock order: monitor's line → VM slot (read) → vCPU context → CPU's packet → VM memory → NICs → vGIC → devices → power →
+//! scheduler → console, frame table, switch.
 
 use crate::console;
 use crate::exits::{self, Next};
