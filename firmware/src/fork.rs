@@ -5,6 +5,7 @@
 //! The source stands still only while its first copy is made; the others are copies of that copy, which has not started.
 
 use crate::machine::{self, Machine, Store};
+use crate::net;
 use crate::vm::{self, Freezer, Parts, Vcpu, Vm, VmFrames, hold};
 use core::sync::atomic::Ordering;
 use salp_core::calls::manage::CloneSpec;
@@ -235,6 +236,7 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         }
     };
     let freezer = source.freezer();
+    let identity = Identity::of_clone(birth.name, &machine.seed(), birth.index, birth.epoch, birth.config);
     let parts = Parts {
         memory,
         vgic: frames.fill(Mutex::new(source.vgic.lock().clone())),
@@ -248,7 +250,8 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         }),
         power: *source.power.lock(),
         devices: source.devices.lock().for_clone(),
-        identity: Identity::of_clone(birth.name, &machine.seed(), birth.index, birth.epoch, birth.config),
+        nics: net::copy_nics(source, &identity, birth.holds & hold::SNAPSHOT != 0),
+        identity,
         source: birth.of,
         family: source.family,
         counter_offset: source.counter_offset(),
@@ -292,7 +295,7 @@ fn set_aside(slot: usize, percent: u32) -> Result<(), i64> {
 /// Lets a clone go on where its source stood, with an interrupt that tells of its new generation id.
 fn start(clone: &Vm, activities: &Activities) {
     let machine = machine::get();
-    let told = announce(clone);
+    let told = announce(clone).union(net::refresh_lines(clone));
     clone.set_frozen(false, None);
     let mut kicks = 0;
     {
@@ -343,13 +346,14 @@ pub fn revert(vm: &Vm, snapshot: &Vm) -> Result<(), i64> {
     *vm.vgic.lock() = snapshot.vgic.lock().clone();
     *vm.power.lock() = *snapshot.power.lock();
     *vm.devices.lock() = snapshot.devices.lock().for_clone();
+    net::revert(vm, snapshot);
     vm.identity.lock().renew(&machine.seed());
     if vm.memory.lock().as_ref().is_some_and(|memory| memory.has_identity_page(&Ram)) {
         // The page is there: this takes no memory.
         let _ = vm.put_identity();
     }
     vm.set_counter_offset(snapshot.counter_offset());
-    let told = announce(vm);
+    let told = announce(vm).union(net::refresh_lines(vm));
     vm.set_frozen(snapshot.is_held_by(hold::FROZEN), snapshot.freezer());
     let mut scheduler = machine.scheduler.lock();
     for index in 0..VCPUS_PER_VM {

@@ -4,6 +4,7 @@
 use crate::console::{self, log};
 use crate::merge;
 use crate::monitor;
+use crate::net;
 use crate::operation;
 use crate::vcpu;
 use crate::vm::{self, Fate, Vm};
@@ -367,6 +368,7 @@ impl Machine {
         }
         self.want_merging();
         let slot = vm.slot;
+        net::plug_in(&vm);
         *VMS[slot].write() = Some(vm);
     }
 
@@ -393,6 +395,7 @@ impl Machine {
         let Some(vm) = VMS[slot].write().take() else { return };
         let asker = *vm.mourner.lock();
         let family = vm.family;
+        net::unplug(&vm);
         let (vm, frame) = vm.into_inner();
         if !vm.is_held_by(vm::hold::SNAPSHOT) {
             self.running.fetch_sub(1, Ordering::Relaxed);

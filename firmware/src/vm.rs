@@ -7,6 +7,7 @@ pub use life::{Fate, Freezer, hold};
 
 use crate::console::LineBuffer;
 use crate::machine::{self, Machine, Store};
+use crate::net::{self, Nics};
 use crate::operation::{Answer, Asker, Ticket};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,6 +15,7 @@ use salp_core::addr::Pa;
 use salp_core::bootset::VmSpec;
 use salp_core::calls::psci::Power;
 use salp_core::context::Context;
+use salp_core::dev::net::Nic;
 use salp_core::dev::pl011::Pl011;
 use salp_core::dev::pl031::Pl031;
 use salp_core::directory::Place;
@@ -86,6 +88,8 @@ pub struct Vm {
     pub power: Mutex<Power>,
     /// Its devices.
     pub devices: Mutex<Devices>,
+    /// Its NICs.
+    pub nics: Mutex<Nics>,
     /// Who it is.
     pub identity: Mutex<Identity>,
     /// What is to be done when it stands still.
@@ -123,6 +127,8 @@ pub struct Parts {
     pub power: Power,
     /// Its devices.
     pub devices: Devices,
+    /// Its NICs.
+    pub nics: Nics,
     /// Who it is.
     pub identity: Identity,
     /// The VM that it is made of, and the one of the boot set that they descend from; 0 and its own for a new one.
@@ -238,6 +244,7 @@ impl Vm {
                 return Err(error);
             }
         };
+        let identity = Identity::new(name, &machine.seed());
         let parts = Parts {
             memory,
             vgic: frames.fill(Mutex::new(new_vgic(spec.vcpus()))),
@@ -252,7 +259,8 @@ impl Vm {
                 typing_stalled: false,
                 polls: 0,
             },
-            identity: Identity::new(name, &machine.seed()),
+            nics: net::new_nics(&spec, &identity),
+            identity,
             source: 0,
             family: place.id,
             counter_offset: salp_hw::cpu::counter(),
@@ -280,6 +288,7 @@ impl Vm {
             vgic: parts.vgic,
             power: Mutex::new(parts.power),
             devices: Mutex::new(parts.devices),
+            nics: Mutex::new(parts.nics),
             identity: Mutex::new(parts.identity),
             pending: Mutex::new(None),
             // One that an operation holds from the start has not been started by it yet.
@@ -413,6 +422,7 @@ impl Vm {
             devices.typing_stalled = false;
             devices.rtc = Pl031::new(machine::wall_clock());
         }
+        self.nics.lock().iter_mut().flatten().for_each(Nic::restart);
         self.counter_offset.store(salp_hw::cpu::counter(), Ordering::Relaxed);
         self.reset_vcpus();
         self.control.fetch_and(!Fate::MASK, Ordering::Release);
