@@ -46,6 +46,18 @@ fn the_tests_of_the_program_for_linux_guests_pass() {
     succeed(cargo().args(["test", "--quiet", "--package", "salp-guest"]));
 }
 
+/// Nor is this one, for the same reason.
+#[test]
+fn the_tests_of_the_management_guest_pass() {
+    succeed(cargo().args(["test", "--quiet", "--package", "salp-mgmt"]));
+}
+
+#[test]
+fn clippy_finds_nothing_in_the_management_guest() {
+    let arguments = ["clippy", "--quiet", "--all-targets", "--package", "salp-mgmt"];
+    succeed(cargo().args(arguments).args(["--", "-D", "warnings"]));
+}
+
 #[test]
 fn documentation_has_no_broken_links() {
     succeed(cargo().env("RUSTDOCFLAGS", "-D rustdoc::broken_intra_doc_links").args(["doc", "--quiet", "--no-deps"]));
