@@ -3,7 +3,7 @@
 use salp_qemu::debian::Stock;
 use salp_qemu::initrd::Initrd;
 use salp_tests::machine::lines_of;
-use salp_tests::{Running, Setup, Vm, vm};
+use salp_tests::{Running, Setup, Vm, guest, vm};
 
 /// Returns a Debian that configures its NIC and does this.
 fn debian(name: &str, address: u8, nics: &[&str], command: &str) -> Vm {
@@ -68,4 +68,12 @@ fn segments_and_vlans_do_not_reach_each_other() {
     );
     assert_eq!(count(&mut machine, "other", "received") + count(&mut machine, "tagged", "received"), 0);
     machine.stop();
+}
+
+#[test]
+fn a_driver_that_breaks_every_rule_harms_nobody_but_its_nic() {
+    let bad = guest("rings").nic("lan");
+    let ended = Setup::of(bad).vm(guest("memory").mib(32).nic("lan")).run().all_off().passed("rings").passed("memory");
+    ended.says("rings: NIC 0 stands still: its driver broke the rules of its queues");
+    ended.check(ended.kib_left() == [0], "memory of guests is still in use");
 }

@@ -217,7 +217,7 @@ impl Nic {
                 }
                 has_arrived = self.put(mem, packet.whole(), &[])?;
             }
-            Some(segments) if features & if segments.is_v6 { GUEST_TSO6 } else { GUEST_TSO4 } != 0 => {
+            Some(segments) if features & if segments.is_v6() { GUEST_TSO6 } else { GUEST_TSO4 } != 0 => {
                 has_arrived = self.put(mem, packet.whole(), &[])?;
             }
             Some(segments) => {
@@ -446,7 +446,7 @@ mod tests {
         frame.extend([8, 0, 0x45, 0, 0x10, 0, 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
         frame.extend([0, 80, 0, 81, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
         frame.extend(vec![7; 4000]);
-        let segments = Segments { is_v6: false, size: 1460, tcp: 34, payload: 54 };
+        let segments = Segments { version: 4, size: 1460, tcp: 34, payload: 54 };
         let offload = Offload { checksum: Some(Checksum { start: 34, offset: 16 }), segments: Some(segments) };
         for (features, expected) in [(0, vec![1514, 1514, 1134]), (GUEST_CSUM | GUEST_TSO4 | MERGE_BUFFERS, vec![4054])]
         {

@@ -40,8 +40,8 @@ pub struct Checksum {
 /// A frame that is to be cut into TCP segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segments {
-    /// It is IPv6.
-    pub is_v6: bool,
+    /// The version of IP: 4 or 6. A number, so that a packet without a frame is all zeros and takes no room in the image.
+    pub version: u8,
     /// How many bytes of TCP each has at most.
     pub size: u16,
     /// Where the TCP header is in the frame.
@@ -103,7 +103,7 @@ impl Offload {
             header[8..10].copy_from_slice(&offset.to_le_bytes());
         }
         if let Some(segments) = self.segments {
-            header[1] = if segments.is_v6 { GSO_TCPV6 } else { GSO_TCPV4 };
+            header[1] = if segments.is_v6() { GSO_TCPV6 } else { GSO_TCPV4 };
             header[2..4].copy_from_slice(&segments.payload.to_le_bytes());
             header[4..6].copy_from_slice(&segments.size.to_le_bytes());
         }
@@ -111,24 +111,29 @@ impl Offload {
 }
 
 impl Segments {
+    /// Returns true if it is IPv6.
+    pub const fn is_v6(&self) -> bool {
+        self.version == 6
+    }
+
     /// Finds the TCP header of a frame without tag.
     fn find(frame: &[u8], gso: u8, size: u16) -> Option<Self> {
-        let (is_v6, tcp) = match (gso, word(frame, 12)?) {
+        let (version, tcp) = match (gso, word(frame, 12)?) {
             (GSO_TCPV4, IPV4) => {
                 let first = *frame.get(ETHERNET)?;
                 let is_tcp =
                     first >> 4 == 4 && *frame.get(ETHERNET + 9)? == TCP && word(frame, ETHERNET + 6)? & 0x3fff == 0;
                 let length = usize::from(first & 0xf) * 4;
-                (false, (is_tcp && length >= 20).then_some(ETHERNET + length)?)
+                (4, (is_tcp && length >= 20).then_some(ETHERNET + length)?)
             }
             // Without extension headers, as senders send them.
-            (GSO_TCPV6, IPV6) => (true, (*frame.get(ETHERNET + 6)? == TCP).then_some(ETHERNET + 40)?),
+            (GSO_TCPV6, IPV6) => (6, (*frame.get(ETHERNET + 6)? == TCP).then_some(ETHERNET + 40)?),
             _ => return None,
         };
         let header = usize::from(*frame.get(tcp + 12)? >> 4) * 4;
         let payload = tcp + header;
         let is_sound = header >= 20 && payload < frame.len() && size >= 64;
-        is_sound.then_some(Self { is_v6, size, tcp: tcp as u16, payload: payload as u16 })
+        is_sound.then_some(Self { version, size, tcp: tcp as u16, payload: payload as u16 })
     }
 
     /// Returns the parts of the payload that become segments.
@@ -156,7 +161,7 @@ impl Segments {
             *flags &= !0x80; // CWR is the first one's
         }
         let mut sum = Sum::default();
-        if self.is_v6 {
+        if self.is_v6() {
             put_word(headers, ETHERNET + 4, (end - ETHERNET - 40 + length) as u16);
             sum.add(headers.get(ETHERNET + 8..ETHERNET + 40)?);
         } else {
@@ -340,7 +345,7 @@ mod tests {
 
     fn header_for(frame: &[u8], is_v6: bool, size: u16) -> [u8; HEADER] {
         let tcp = if is_v6 { 54 } else { 34 };
-        let segments = Segments { is_v6, size, tcp, payload: tcp + 20 };
+        let segments = Segments { version: if is_v6 { 6 } else { 4 }, size, tcp, payload: tcp + 20 };
         let checksum = Some(Checksum { start: tcp, offset: 16 });
         let mut header = [0; HEADER];
         let segments = (frame.len() > MAX_PLAIN).then_some(segments);
