@@ -197,7 +197,7 @@ fn identifier(target: Target<'_>) -> Result<u64, i64> {
         Target::Id(id) => Ok(id),
         Target::Name(name) => {
             let name = Name::new(name.as_bytes()).ok_or(status::NOT_FOUND)?;
-            let slot = machine::DIRECTORY.lock().by_name(&name).ok_or(status::NOT_FOUND)?;
+            let slot = machine::directory().lock().by_name(&name).ok_or(status::NOT_FOUND)?;
             machine::slot(slot).read().as_deref().map(|vm| vm.id).ok_or(status::NOT_FOUND)
         }
     }

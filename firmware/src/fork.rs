@@ -128,7 +128,7 @@ impl Places {
     }
 
     fn take(&mut self, source: &Vm, spec: &CloneSpec) -> Result<(), i64> {
-        let mut directory = machine::DIRECTORY.lock();
+        let mut directory = machine::directory().lock();
         for offset in 0..=u16::MAX {
             match directory.take(&self.name(offset)) {
                 Ok(place) => {
@@ -172,7 +172,7 @@ impl Places {
 
     /// Gives back all but the first `kept`.
     fn give_back(&self, kept: usize) {
-        let mut directory = machine::DIRECTORY.lock();
+        let mut directory = machine::directory().lock();
         self.slots.iter().skip(kept).for_each(|&(slot, _)| directory.give_back(slot.into()));
     }
 }
@@ -192,7 +192,7 @@ fn status_of(error: PlaceError) -> i64 {
 /// A status; nothing is left of the attempt then.
 pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     let machine = machine::get();
-    let place = machine::DIRECTORY.lock().take(&name).map_err(status_of)?;
+    let place = machine::directory().lock().take(&name).map_err(status_of)?;
     let activities = activities(source);
     let holds = hold::SNAPSHOT | source.control() & hold::FROZEN;
     let birth = Birth {
@@ -208,7 +208,7 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     match copy(machine, source, &birth) {
         Ok(snapshot) => machine.publish(snapshot),
         Err(error) => {
-            machine::DIRECTORY.lock().give_back(place.slot);
+            machine::directory().lock().give_back(place.slot);
             return Err(error);
         }
     }

@@ -81,7 +81,7 @@ fn write(manager: &Vm, to: Ipa, from: &[u8]) -> Result<(), i64> {
 pub fn next(after: u64) -> Option<VmInfo> {
     let mut after = after;
     loop {
-        let place = machine::DIRECTORY.lock().after(after)?;
+        let place = machine::directory().lock().after(after)?;
         if let Some(info) = info(place.id) {
             return Some(info);
         }
@@ -92,7 +92,7 @@ pub fn next(after: u64) -> Option<VmInfo> {
 
 /// Describes the VM with this identifier.
 pub fn info(id: u64) -> Option<VmInfo> {
-    let slot = machine::DIRECTORY.lock().by_id(id)?;
+    let slot = machine::directory().lock().by_id(id)?;
     machine::slot(slot).read().as_deref().filter(|vm| vm.id == id).map(describe)
 }
 
@@ -188,7 +188,7 @@ pub fn machine_info() -> MachineInfo {
     let bytes = |kind| stats.frames(kind) as u64 * PAGE_SIZE;
     let kinds = [Kind::Free, Kind::Hyp, Kind::Node, Kind::Guest, Kind::Image, Kind::Zero];
     let machine = machine::get();
-    let vms = machine::DIRECTORY.lock().count() as u32;
+    let vms = machine::directory().lock().count() as u32;
     MachineInfo {
         total: kinds.map(bytes).iter().sum::<u64>().into(),
         free: bytes(Kind::Free).into(),

@@ -23,9 +23,10 @@ use salp_core::net::switch::{PORTS, Route, Switch};
 use salp_core::stage2::{AddressSpace, Fault};
 use salp_core::vgic::{AccessSize, VcpuSet};
 use salp_hvc::bootset::{MAX_NICS, VIRTIO_INTID};
-use salp_hw::cpu;
 use salp_hw::lock::{Mutex, relax};
 use salp_hw::memory::{Ram, VmTlb};
+use salp_hw::{boot, cpu};
+use spin::Once;
 
 const NICS: usize = MAX_NICS as usize;
 const _: () = assert!(PORTS >= salp_core::directory::MAX_VMS * NICS);
@@ -33,9 +34,13 @@ const _: () = assert!(PORTS >= salp_core::directory::MAX_VMS * NICS);
 /// The NICs of a VM.
 pub type Nics = [Option<Nic>; NICS];
 
-static SWITCH: Mutex<Switch> = Mutex::new(Switch::new());
+static SWITCH: Once<&'static Mutex<Switch>> = Once::new();
 /// One for each CPU.
-static PACKETS: [Mutex<Packet>; MAX_CPUS] = [const { Mutex::new(Packet::EMPTY) }; MAX_CPUS];
+static PACKETS: [Once<&'static Mutex<Packet>>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
+
+fn switch() -> &'static Mutex<Switch> {
+    SWITCH.call_once(|| boot::get().keep(Mutex::new(Switch::new())))
+}
 
 /// How much one exit carries, in units of a small frame; each 4 KiB count as one more.
 const WORK: usize = 128;
@@ -109,7 +114,7 @@ pub fn plug_in(vm: &Vm) {
     let nics = vm.nics.lock();
     for (index, (nic, spec)) in nics.iter().zip(vm.spec.nics()).enumerate() {
         let Some(nic) = nic else { continue };
-        if !SWITCH.lock().join(port_of(vm, index), &spec.segment, spec.vlan, nic.port.mac) {
+        if !switch().lock().join(port_of(vm, index), &spec.segment, spec.vlan, nic.port.mac) {
             log!("{}: NIC {index} is not plugged in: there are too many segments", vm.name());
         }
     }
@@ -119,7 +124,7 @@ pub fn plug_in(vm: &Vm) {
 pub fn unplug(vm: &Vm) {
     let nics = vm.nics.lock();
     for (index, _) in nics.iter().enumerate().filter(|(_, nic)| nic.is_some()) {
-        SWITCH.lock().leave(port_of(vm, index));
+        switch().lock().leave(port_of(vm, index));
     }
 }
 
@@ -176,6 +181,7 @@ pub fn access(
 fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
     let vm = this.vm;
     let Some(packet) = PACKETS.get(this.cpu.index) else { return Access::Done(0) };
+    let packet = packet.call_once(|| boot::get().keep(Mutex::new(Packet::EMPTY)));
     let packet = &mut packet.lock();
     let mut work = 0;
     let access = loop {
@@ -238,7 +244,7 @@ fn finish(vm: &Vm, index: usize) {
 /// Brings a frame to where it goes. Returns how much work that was.
 fn forward(from: u16, addresses: &Addresses, packet: &mut Packet) -> usize {
     let now = (cpu::counter() / cpu::counter_frequency().max(1)) as u32;
-    let route = SWITCH.lock().route(from, addresses, now);
+    let route = switch().lock().route(from, addresses, now);
     let each = 1 + packet.frame().len() / 4096;
     match route {
         Route::Nowhere => 1,
@@ -253,7 +259,7 @@ fn forward(from: u16, addresses: &Addresses, packet: &mut Packet) -> usize {
                 let Some(port) = next else { break };
                 deliver(port, packet);
                 work += each;
-                next = SWITCH.lock().next(from, port);
+                next = switch().lock().next(from, port);
             }
             work
         }
