@@ -170,7 +170,7 @@ fn nics(id: u64, out: &mut dyn Write) -> Result<fmt::Result, i64> {
     let mut written = Ok(());
     let answer = operation::with(id, |vm| {
         // A guest does not wait for a reader.
-        let nics = vm.nics.lock().clone();
+        let Some(nics) = vm.nics().map(|nics| nics.lock().clone()) else { return Ok([0; 3]) };
         for (index, (nic, spec)) in nics.iter().zip(vm.spec.nics()).enumerate() {
             if let Some(nic) = nic {
                 written = written.and_then(|()| reply::nic_row(out, vm.name(), index, &spec, nic));

@@ -223,7 +223,7 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
 
 /// Copies a VM that stands still. The copy does not run yet.
 fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i64> {
-    let mut frames = VmFrames::take(source.vcpus()).map_err(|_| status::NO_MEMORY)?;
+    let mut frames = VmFrames::take(source.vcpus(), source.nics().is_some()).map_err(|_| status::NO_MEMORY)?;
     let forked = match source.memory.lock().as_mut() {
         None => Err(status::WRONG_STATE),
         Some(memory) => fork_memory(source, memory, birth.origin_runs_on),
@@ -250,7 +250,9 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         }),
         power: *source.power.lock(),
         devices: source.devices.lock().for_clone(),
-        nics: net::copy_nics(source, &identity, birth.holds & hold::SNAPSHOT != 0),
+        nics: source.nics().map(|nics| {
+            frames.fill(Mutex::new(net::copy_nics(&nics.lock(), &identity, birth.holds & hold::SNAPSHOT != 0)))
+        }),
         identity,
         source: birth.of,
         family: source.family,

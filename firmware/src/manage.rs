@@ -152,7 +152,7 @@ pub fn memory(id: u64) -> Result<VmMemory, i64> {
     let answer = operation::with(id, |vm| {
         let memory = vm.memory.lock();
         let census = memory.as_ref().ok_or(status::WRONG_STATE)?.census(&Store, &Ram);
-        let records = (vm.vcpus() as u64 + 2) * PAGE_SIZE;
+        let records = (vm.vcpus() as u64 + 2 + u64::from(vm.nics().is_some())) * PAGE_SIZE;
         counted = Some(VmMemory {
             private: (census.private * PAGE_SIZE).into(),
             shared: (census.shared * PAGE_SIZE).into(),

@@ -87,8 +87,7 @@ pub fn new_nics(spec: &VmSpec<'_>, identity: &Identity) -> Nics {
 
 /// Returns those of a copy of a VM that stands still.
 #[inline(always)]
-pub fn copy_nics(source: &Vm, identity: &Identity, is_snapshot: bool) -> Nics {
-    let nics = source.nics.lock();
+pub fn copy_nics(nics: &Nics, identity: &Identity, is_snapshot: bool) -> Nics {
     core::array::from_fn(|index| {
         let nic = nics.get(index)?.as_ref()?;
         Some(if is_snapshot { nic.clone() } else { nic.of_clone(identity.mac_of(index)) })
@@ -97,8 +96,8 @@ pub fn copy_nics(source: &Vm, identity: &Identity, is_snapshot: bool) -> Nics {
 
 /// Brings the NICs of a VM that stands still back to those of a snapshot.
 pub fn revert(vm: &Vm, snapshot: &Vm) {
-    let mut nics = vm.nics.lock();
-    let kept = snapshot.nics.lock();
+    let (Some(nics), Some(kept)) = (vm.nics(), snapshot.nics()) else { return };
+    let (mut nics, kept) = (nics.lock(), kept.lock());
     for (nic, kept) in nics.iter_mut().zip(kept.iter()) {
         if let (Some(nic), Some(kept)) = (nic, kept) {
             nic.revert(kept, snapshot.source == vm.id);
@@ -111,7 +110,7 @@ pub fn plug_in(vm: &Vm) {
     if vm.is_held_by(hold::SNAPSHOT) {
         return;
     }
-    let nics = vm.nics.lock();
+    let Some(nics) = vm.nics().map(Mutex::lock) else { return };
     for (index, (nic, spec)) in nics.iter().zip(vm.spec.nics()).enumerate() {
         let Some(nic) = nic else { continue };
         if !switch().lock().join(port_of(vm, index), &spec.segment, spec.vlan, nic.port.mac) {
@@ -122,7 +121,7 @@ pub fn plug_in(vm: &Vm) {
 
 /// Unplugs the NICs of a VM that is gone.
 pub fn unplug(vm: &Vm) {
-    let nics = vm.nics.lock();
+    let Some(nics) = vm.nics().map(Mutex::lock) else { return };
     for (index, _) in nics.iter().enumerate().filter(|(_, nic)| nic.is_some()) {
         switch().lock().leave(port_of(vm, index));
     }
@@ -138,7 +137,7 @@ fn set_line(vm: &Vm, index: usize, level: bool) -> VcpuSet {
 
 /// Makes the interrupt lines of all NICs what they are to be.
 pub fn refresh_lines(vm: &Vm) -> VcpuSet {
-    let nics = vm.nics.lock();
+    let Some(nics) = vm.nics().map(Mutex::lock) else { return VcpuSet::EMPTY };
     let lines = nics.iter().enumerate().filter_map(|(index, nic)| Some((index, nic.as_ref()?.interrupt())));
     lines.fold(VcpuSet::EMPTY, |told, (index, level)| told.union(set_line(vm, index, level)))
 }
@@ -146,8 +145,8 @@ pub fn refresh_lines(vm: &Vm) -> VcpuSet {
 /// Opens the ports of a VM: its guest has acknowledged who it is.
 pub fn acknowledge(vm: &Vm) {
     let mut is_any_opened = false;
-    for nic in vm.nics.lock().iter_mut().flatten() {
-        is_any_opened |= nic.acknowledge();
+    if let Some(mut nics) = vm.nics().map(Mutex::lock) {
+        nics.iter_mut().flatten().for_each(|nic| is_any_opened |= nic.acknowledge());
     }
     if is_any_opened {
         let told = refresh_lines(vm);
@@ -165,7 +164,7 @@ pub fn access(
 ) -> Option<Access> {
     let vm = this.vm;
     let (sends, told) = {
-        let mut nics = vm.nics.lock();
+        let mut nics = vm.nics()?.lock();
         let nic = nics.get_mut(index)?.as_mut()?;
         let Some(value) = written else { return Some(Access::Done(nic.read(offset, size))) };
         let before = nic.interrupt();
@@ -213,7 +212,7 @@ fn with_nic<R>(
     act: impl FnOnce(&mut Nic, &mut View<'_>) -> Result<R, QueueError>,
 ) -> Option<(Result<R, QueueError>, VcpuSet)> {
     let mut view = View { memory: memory.as_mut()?, tlb: vm.tlb() };
-    let mut nics = vm.nics.lock();
+    let mut nics = vm.nics()?.lock();
     let nic = nics.get_mut(index)?.as_mut()?;
     let before = nic.interrupt();
     let result = act(nic, &mut view);
@@ -286,7 +285,9 @@ fn deliver(port: u16, packet: &mut Packet) {
     match done {
         Some((_, told)) => vm.notify(told),
         None => {
-            if let Some(nic) = vm.nics.lock().get_mut(index).and_then(Option::as_mut) {
+            if let Some(mut nics) = vm.nics().map(Mutex::lock)
+                && let Some(nic) = nics.get_mut(index).and_then(Option::as_mut)
+            {
                 nic.port.count_arrival(0, false);
             }
         }
