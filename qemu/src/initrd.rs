@@ -145,7 +145,9 @@ impl Initrd {
         let directory = format!("lib/modules/{}", modules.release);
         let list = format!("{directory}/modules.dep");
         for module in modules.with_dependencies(name)? {
-            let needs: String = module.depends.iter().map(|name| format!(" {name}.ko")).collect();
+            // All that it needs, the last first: modprobe looks no further than its own line.
+            let needed = modules.with_dependencies(&module.name)?;
+            let needs: String = needed.iter().skip(1).map(|module| format!(" {}.ko", module.name)).collect();
             let line = format!("{}.ko:{needs}\n", module.name);
             let mut lines = match self.entries.get(&list) {
                 Some(Entry::File { bytes, .. }) => bytes.clone(),
