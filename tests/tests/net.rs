@@ -25,7 +25,8 @@ fn take_from(address: u8) -> String {
     format!(
         "until ping -c 1 -W 1 10.9.0.{address} >/dev/null; do :; done; echo REACHED {address}\n\
          ping -c 5 -i 0.2 -s 3000 10.9.0.{address} | grep received\n\
-         until nc 10.9.0.{address} 7000 </dev/null >/tmp/got; do sleep 1; done\n\
+         mkfifo /tmp/open; exec 3<>/tmp/open\n\
+         until nc 10.9.0.{address} 7000 <&3 >/tmp/got; do sleep 1; done\n\
          echo SUM $(md5sum </tmp/got) $(wc -c </tmp/got)\n\
          echo BYE | nc 10.9.0.{address} 7001"
     )
