@@ -59,7 +59,7 @@ impl Device for Nic {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
-        self.0.can_send().then(|| Sending(&mut self.0))
+        self.0.can_send().then_some(Sending(&mut self.0))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
