@@ -24,7 +24,7 @@ fn clippy_finds_nothing_on_the_host() {
 
 #[test]
 fn clippy_finds_nothing_in_what_runs_on_the_machine() {
-    let packages = ["salp-firmware", "salp-hw", "salp-core", "guest-kit"];
+    let packages = ["salp-firmware", "salp-hw", "salp-core", "guest-kit", "salp-mgmt"];
     let packages = packages.iter().flat_map(|package| ["--package", package]);
     succeed(
         cargo()

@@ -3,7 +3,7 @@
 //!
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, queries) → [`table`] (which
 //! resource) → [`resources`] (what it says and does) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
-//! (accounts and sessions), [`entropy`], and [`fake`], the hypervisor of tests and plain QEMU.
+//! (accounts and sessions), [`tls`], [`entropy`], and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -22,3 +22,4 @@ pub mod service;
 pub mod table;
 #[cfg(test)]
 mod testing;
+pub mod tls;

@@ -3,6 +3,7 @@
 //! In this order: who asks, is there such a path, does the protocol fit, is there such a method, may they, what about
 //! queries and ETags; then the resource's own function.
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 
@@ -29,18 +30,17 @@ pub struct Facts {
 }
 
 /// The service.
-#[derive(Debug)]
-pub struct Service<H> {
-    hypervisor: H,
+pub struct Service {
+    hypervisor: Box<dyn Hypervisor>,
     /// Accounts and sessions.
     pub auth: Auth,
     facts: Facts,
     requests: u64,
 }
 
-impl<H: Hypervisor> Service<H> {
+impl Service {
     /// Returns a service that manages what `hypervisor` lists, with no account.
-    pub fn new(hypervisor: H, entropy: &'static dyn Entropy, facts: Facts) -> Self {
+    pub fn new(hypervisor: Box<dyn Hypervisor>, entropy: &'static dyn Entropy, facts: Facts) -> Self {
         Self { hypervisor, auth: Auth::new(entropy), facts, requests: 0 }
     }
 
@@ -88,7 +88,7 @@ impl<H: Hypervisor> Service<H> {
             who: who.as_ref(),
             now,
             auth: &mut self.auth,
-            hypervisor: &mut self.hypervisor,
+            hypervisor: &mut *self.hypervisor,
             facts: self.facts,
             requests: self.requests,
         };
@@ -169,7 +169,7 @@ impl<H: Hypervisor> Service<H> {
             who,
             now,
             auth: &mut self.auth,
-            hypervisor: &mut self.hypervisor,
+            hypervisor: &mut *self.hypervisor,
             facts: self.facts,
             requests: self.requests,
         };

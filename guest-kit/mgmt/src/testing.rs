@@ -1,5 +1,6 @@
 //! What tests share: a service on the fake hypervisor, and random bytes that are none.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,7 +29,7 @@ impl Entropy for Counting {
 /// A client that is logged in.
 pub struct Client {
     /// The service.
-    pub service: Service<Fake>,
+    pub service: Service,
     token: Option<String>,
     /// The time of requests.
     pub now: u64,
@@ -37,7 +38,7 @@ pub struct Client {
 impl Client {
     /// Returns a client with this role.
     pub fn new(role: Role) -> Self {
-        let mut service = Service::new(Fake::default(), &Counting, Facts { uuid: [0x11; 16], started: 0 });
+        let mut service = Service::new(Box::<Fake>::default(), &Counting, Facts { uuid: [0x11; 16], started: 0 });
         assert!(service.auth.set("admin", "secret", role));
         let mut client = Self { service, token: None, now: 1000 };
         let login = client.post("/redfish/v1/SessionService/Sessions", r#"{"UserName":"admin","Password":"secret"}"#);
