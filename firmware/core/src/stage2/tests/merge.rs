@@ -84,6 +84,7 @@ fn a_page_that_is_written_while_it_is_looked_at_keeps_what_was_written() {
             world.vms[vm].cursor = page(at);
             world.merge_while(vm, 1, Some((page(at), value)));
             world.check();
+            assert_eq!(world.merger.stable(), 0, "what has changed meanwhile is not kept");
         }
         world.merge_all(3);
         for vm in 0..2 {
