@@ -11,6 +11,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
+use salp_hvc::bootset::{VIRTIO_BASE, VIRTIO_INTID, VIRTIO_SIZE};
 use salp_hvc::device;
 use vm_fdt::FdtWriter;
 
@@ -19,6 +20,9 @@ pub const RAM_BASE: u64 = 0x4000_0000;
 
 /// The greatest number of vCPUs: each is a CPU of one cluster (MPIDR Aff0).
 pub const MAX_VCPUS: u32 = 8;
+
+/// The greatest number of virtio devices: as many as `virt` has.
+pub const MAX_VIRTIO: u32 = 32;
 
 /// The distributor of the GICv3.
 pub const GICD: Range<u64> = 0x0800_0000..0x0801_0000;
@@ -98,6 +102,8 @@ pub struct Guest<'a> {
     pub bootargs: &'a str,
     /// Where the initial RAM disk lies, as guest physical addresses.
     pub initrd: Option<Range<u64>>,
+    /// How many virtio devices it has: at most [`MAX_VIRTIO`].
+    pub virtio: u32,
 }
 
 /// The device tree could not be written.
@@ -179,6 +185,7 @@ pub fn device_tree(guest: &Guest<'_>) -> Result<Vec<u8>, GuestError> {
         tree.end_node(node)?;
     }
     identity(&mut tree)?;
+    virtio(&mut tree, guest.virtio)?;
     tree.end_node(root)?;
     Ok(tree.finish()?)
 }
@@ -265,6 +272,20 @@ fn identity(tree: &mut FdtWriter) -> Result<(), GuestError> {
     Ok(())
 }
 
+/// Writes the nodes of virtio devices, as on `virt`.
+fn virtio(tree: &mut FdtWriter, count: u32) -> Result<(), GuestError> {
+    for index in 0..count.min(MAX_VIRTIO) {
+        let at = VIRTIO_BASE + u64::from(index) * VIRTIO_SIZE;
+        let node = tree.begin_node(&format!("virtio_mmio@{at:x}"))?;
+        tree.property_string("compatible", "virtio,mmio")?;
+        tree.property_array_u64("reg", &[at, VIRTIO_SIZE])?;
+        tree.property_array_u32("interrupts", &[0, VIRTIO_INTID - FIRST_SPI + index, EDGE_RISING])?;
+        tree.property_null("dma-coherent")?;
+        tree.end_node(node)?;
+    }
+    Ok(())
+}
+
 fn cells(tree: &mut FdtWriter) -> Result<(), GuestError> {
     tree.property_u32("#address-cells", 2)?;
     tree.property_u32("#size-cells", 2)?;
@@ -288,7 +309,13 @@ mod tests {
     #[test]
     fn a_guest_reads_back_what_it_was_given() {
         let initrd = 0x4800_0000..0x4812_3456;
-        let guest = Guest { vcpus: 4, memory: 8 << 30, bootargs: "console=ttyAMA0 -- x", initrd: Some(initrd.clone()) };
+        let guest = Guest {
+            vcpus: 4,
+            memory: 8 << 30,
+            bootargs: "console=ttyAMA0 -- x",
+            initrd: Some(initrd.clone()),
+            virtio: 0,
+        };
         let blob = tree(&guest);
         let fdt = Fdt::new(&blob).expect("readable");
         assert_eq!(fdt.chosen().bootargs(), Some("console=ttyAMA0 -- x"));
@@ -306,7 +333,7 @@ mod tests {
 
     #[test]
     fn timers_are_the_private_interrupts_of_the_virt_board() {
-        let blob = tree(&Guest { vcpus: 1, memory: 16 << 20, bootargs: "", initrd: None });
+        let blob = tree(&Guest { vcpus: 1, memory: 16 << 20, bootargs: "", initrd: None, virtio: 0 });
         let fdt = Fdt::new(&blob).expect("readable");
         let timer = fdt.find_compatible(&["arm,armv8-timer"]).expect("a timer");
         let cells: Vec<u8> = timer.property("interrupts").expect("interrupts").value.to_vec();
@@ -317,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_guest_finds_where_it_learns_who_it_is() {
-        let blob = tree(&Guest { vcpus: 1, memory: 16 << 20, bootargs: "", initrd: None });
+        let blob = tree(&Guest { vcpus: 1, memory: 16 << 20, bootargs: "", initrd: None, virtio: 0 });
         let fdt = Fdt::new(&blob).expect("readable");
         let place = |name| {
             let region = fdt.find_compatible(&[name])?.reg()?.next()?;
@@ -332,6 +359,15 @@ mod tests {
     }
 
     #[test]
+    fn virtio_devices_are_where_virt_has_them() {
+        let blob = tree(&Guest { vcpus: 1, memory: 16 << 20, bootargs: "", initrd: None, virtio: 2 });
+        let fdt = Fdt::new(&blob).expect("readable");
+        let second = fdt.find_node("/virtio_mmio@a000200").expect("a node");
+        assert_eq!(second.property("interrupts").expect("interrupts").value, [0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 0, 1]);
+        assert!(fdt.find_node("/virtio_mmio@a000400").is_none());
+    }
+
+    #[test]
     fn redistributors_of_all_vcpus_fit_and_no_two_devices_overlap() {
         assert!(GICR.start + u64::from(MAX_VCPUS) * 0x2_0000 <= GICR.end);
         let mut ranges: Vec<Range<u64>> = DEVICES
@@ -339,6 +375,7 @@ mod tests {
             .map(|device| device.registers.start..device.registers.start + device.registers.size)
             .collect();
         ranges.extend([GICD, GICR, device::BASE..device::BASE + device::SIZE]);
+        ranges.push(VIRTIO_BASE..VIRTIO_BASE + u64::from(MAX_VIRTIO) * VIRTIO_SIZE);
         ranges.push(device::GENERATION_PAGE..device::GENERATION_PAGE + 0x1000);
         ranges.sort_by_key(|range| range.start);
         assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start));
@@ -347,9 +384,9 @@ mod tests {
 
     #[test]
     fn what_a_guest_cannot_have_is_refused() {
-        let guest = Guest { vcpus: 9, memory: 1 << 30, bootargs: "", initrd: None };
+        let guest = Guest { vcpus: 9, memory: 1 << 30, bootargs: "", initrd: None, virtio: 0 };
         assert_eq!(device_tree(&guest), Err(GuestError::Vcpus(9)));
-        let guest = Guest { vcpus: 1, memory: 1 << 30, bootargs: "a\0b", initrd: None };
+        let guest = Guest { vcpus: 1, memory: 1 << 30, bootargs: "a\0b", initrd: None, virtio: 0 };
         assert_eq!(device_tree(&guest), Err(GuestError::Text));
     }
 }

@@ -79,6 +79,14 @@ fn answer(command: Command<'_>, out: &mut dyn Write) -> fmt::Result {
             reply::machine_row(out, &manage::machine_info(), &vms)?;
             return reply::Row::ok(out).end();
         }
+        Command::Net(None) => {
+            let mut last = 0;
+            while let Some(info) = manage::next(last) {
+                last = info.id.get();
+                nics(last, out).unwrap_or(Ok(()))?;
+            }
+            return reply::Row::ok(out).end();
+        }
         Command::Log => {
             console::attach(None, "");
             return reply::Row::ok(out).end();
@@ -88,6 +96,7 @@ fn answer(command: Command<'_>, out: &mut dyn Write) -> fmt::Result {
         | Command::Unfreeze(vm)
         | Command::Destroy(vm)
         | Command::Stats(Some(vm))
+        | Command::Net(Some(vm))
         | Command::Console(vm)
         | Command::Snapshot { vm, .. }
         | Command::Revert { vm, .. }
@@ -151,8 +160,25 @@ fn on<'a>(id: u64, command: Command<'a>, target: Target<'a>, out: &mut dyn Write
             let memory = manage::memory(id).map_err(here)?;
             Ok(Done::Written(reply::memory_row(out, &info, &memory)))
         }
+        Command::Net(_) => nics(id, out).map(Done::Written).map_err(here),
         Command::List | Command::Help | Command::Log => Ok(Done::Nothing),
     }
+}
+
+/// Writes a row for each NIC of the VM with this identifier.
+fn nics(id: u64, out: &mut dyn Write) -> Result<fmt::Result, i64> {
+    let mut written = Ok(());
+    let answer = operation::with(id, |vm| {
+        // A guest does not wait for a reader.
+        let Some(nics) = vm.nics().map(|nics| nics.lock().clone()) else { return Ok([0; 3]) };
+        for (index, (nic, spec)) in nics.iter().zip(vm.spec.nics()).enumerate() {
+            if let Some(nic) = nic {
+                written = written.and_then(|()| reply::nic_row(out, vm.name(), index, &spec, nic));
+            }
+        }
+        Ok([0; 3])
+    });
+    if answer.status == status::OK { Ok(written) } else { Err(answer.status) }
 }
 
 fn list(out: &mut dyn Write) -> fmt::Result {
@@ -171,7 +197,7 @@ fn identifier(target: Target<'_>) -> Result<u64, i64> {
         Target::Id(id) => Ok(id),
         Target::Name(name) => {
             let name = Name::new(name.as_bytes()).ok_or(status::NOT_FOUND)?;
-            let slot = machine::DIRECTORY.lock().by_name(&name).ok_or(status::NOT_FOUND)?;
+            let slot = machine::directory().lock().by_name(&name).ok_or(status::NOT_FOUND)?;
             machine::slot(slot).read().as_deref().map(|vm| vm.id).ok_or(status::NOT_FOUND)
         }
     }

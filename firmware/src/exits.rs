@@ -4,6 +4,7 @@ use crate::console;
 use crate::machine::{self, Store};
 use crate::manage;
 use crate::merge;
+use crate::net::{self, Access as NicAccess};
 use crate::operation::{Answer, Asker};
 use crate::vcpu::Resident;
 use crate::vm::{Fate, Freezer, Vm};
@@ -166,7 +167,7 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
     let Some(x) = this.context.regs.x.first_chunk::<18>() else { return Next::Guest };
     let machine = machine::get();
     let ram = this.vm.spec.ram();
-    let action = {
+    let (action, is_acknowledged) = {
         let mut power = this.vm.power.lock();
         let mut identity = this.vm.identity.lock();
         let mut entropy = machine.entropy.lock();
@@ -178,8 +179,13 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
             mitigations: &machine.mitigations,
             ram: ram.start.0..ram.end.0,
         };
-        calls::dispatch(imm, x, this.index, callee)
+        let was_acknowledged = callee.identity.acknowledged;
+        let action = calls::dispatch(imm, x, this.index, callee);
+        (action, !was_acknowledged && identity.acknowledged)
     };
+    if is_acknowledged {
+        net::acknowledge(this.vm);
+    }
     match action {
         Action::Return(value) => this.context.regs.x[0] = value,
         Action::Return4(values) => this.context.regs.x[..4].copy_from_slice(&values),
@@ -340,6 +346,11 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
             fold_before_read(this, |vgic| vgic.redist_needs_sync(owner, offset));
             value = vm.vgic.lock().redist_read(owner, offset, size);
         }
+        Device::Virtio(nic) => match net::access(this, nic, offset, size, is_write.then_some(written))? {
+            NicAccess::Done(read) => value = read,
+            // The store is still to come when the guest goes on.
+            NicAccess::Again => return Some(Next::Guest),
+        },
         Device::Flash => value = u64::MAX,
         Device::Uart => value = uart(this, offset, size, is_write.then_some(written)),
         Device::Rtc => {
@@ -356,7 +367,10 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
             this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(RTC_INTID, 0, line));
         }
         Device::Guest if is_write => match guest::write(offset, written) {
-            Some(guest::Command::Acknowledge) => vm.identity.lock().acknowledged = true,
+            Some(guest::Command::Acknowledge) => {
+                vm.identity.lock().acknowledged = true;
+                net::acknowledge(vm);
+            }
             Some(guest::Command::Freeze) => {
                 // A store that is too late finds the VM frozen all the same.
                 vm.freeze_by(Freezer::Store(index));

@@ -5,6 +5,7 @@
 //! The source stands still only while its first copy is made; the others are copies of that copy, which has not started.
 
 use crate::machine::{self, Machine, Store};
+use crate::net;
 use crate::vm::{self, Freezer, Parts, Vcpu, Vm, VmFrames, hold};
 use core::sync::atomic::Ordering;
 use salp_core::calls::manage::CloneSpec;
@@ -127,7 +128,7 @@ impl Places {
     }
 
     fn take(&mut self, source: &Vm, spec: &CloneSpec) -> Result<(), i64> {
-        let mut directory = machine::DIRECTORY.lock();
+        let mut directory = machine::directory().lock();
         for offset in 0..=u16::MAX {
             match directory.take(&self.name(offset)) {
                 Ok(place) => {
@@ -171,7 +172,7 @@ impl Places {
 
     /// Gives back all but the first `kept`.
     fn give_back(&self, kept: usize) {
-        let mut directory = machine::DIRECTORY.lock();
+        let mut directory = machine::directory().lock();
         self.slots.iter().skip(kept).for_each(|&(slot, _)| directory.give_back(slot.into()));
     }
 }
@@ -191,7 +192,7 @@ fn status_of(error: PlaceError) -> i64 {
 /// A status; nothing is left of the attempt then.
 pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     let machine = machine::get();
-    let place = machine::DIRECTORY.lock().take(&name).map_err(status_of)?;
+    let place = machine::directory().lock().take(&name).map_err(status_of)?;
     let activities = activities(source);
     let holds = hold::SNAPSHOT | source.control() & hold::FROZEN;
     let birth = Birth {
@@ -207,7 +208,7 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     match copy(machine, source, &birth) {
         Ok(snapshot) => machine.publish(snapshot),
         Err(error) => {
-            machine::DIRECTORY.lock().give_back(place.slot);
+            machine::directory().lock().give_back(place.slot);
             return Err(error);
         }
     }
@@ -222,7 +223,7 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
 
 /// Copies a VM that stands still. The copy does not run yet.
 fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i64> {
-    let mut frames = VmFrames::take(source.vcpus()).map_err(|_| status::NO_MEMORY)?;
+    let mut frames = VmFrames::take(source.vcpus(), source.nics().is_some()).map_err(|_| status::NO_MEMORY)?;
     let forked = match source.memory.lock().as_mut() {
         None => Err(status::WRONG_STATE),
         Some(memory) => fork_memory(source, memory, birth.origin_runs_on),
@@ -235,6 +236,7 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         }
     };
     let freezer = source.freezer();
+    let identity = Identity::of_clone(birth.name, &machine.seed(), birth.index, birth.epoch, birth.config);
     let parts = Parts {
         memory,
         vgic: frames.fill(Mutex::new(source.vgic.lock().clone())),
@@ -248,7 +250,10 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         }),
         power: *source.power.lock(),
         devices: source.devices.lock().for_clone(),
-        identity: Identity::of_clone(birth.name, &machine.seed(), birth.index, birth.epoch, birth.config),
+        nics: source.nics().map(|nics| {
+            frames.fill(Mutex::new(net::copy_nics(&nics.lock(), &identity, birth.holds & hold::SNAPSHOT != 0)))
+        }),
+        identity,
         source: birth.of,
         family: source.family,
         counter_offset: source.counter_offset(),
@@ -292,7 +297,7 @@ fn set_aside(slot: usize, percent: u32) -> Result<(), i64> {
 /// Lets a clone go on where its source stood, with an interrupt that tells of its new generation id.
 fn start(clone: &Vm, activities: &Activities) {
     let machine = machine::get();
-    let told = announce(clone);
+    let told = announce(clone).union(net::refresh_lines(clone));
     clone.set_frozen(false, None);
     let mut kicks = 0;
     {
@@ -343,13 +348,14 @@ pub fn revert(vm: &Vm, snapshot: &Vm) -> Result<(), i64> {
     *vm.vgic.lock() = snapshot.vgic.lock().clone();
     *vm.power.lock() = *snapshot.power.lock();
     *vm.devices.lock() = snapshot.devices.lock().for_clone();
+    net::revert(vm, snapshot);
     vm.identity.lock().renew(&machine.seed());
     if vm.memory.lock().as_ref().is_some_and(|memory| memory.has_identity_page(&Ram)) {
         // The page is there: this takes no memory.
         let _ = vm.put_identity();
     }
     vm.set_counter_offset(snapshot.counter_offset());
-    let told = announce(vm);
+    let told = announce(vm).union(net::refresh_lines(vm));
     vm.set_frozen(snapshot.is_held_by(hold::FROZEN), snapshot.freezer());
     let mut scheduler = machine.scheduler.lock();
     for index in 0..VCPUS_PER_VM {

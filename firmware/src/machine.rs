@@ -4,6 +4,7 @@
 use crate::console::{self, log};
 use crate::merge;
 use crate::monitor;
+use crate::net;
 use crate::operation;
 use crate::vcpu;
 use crate::vm::{self, Fate, Vm};
@@ -70,7 +71,7 @@ static VMS: [RwLock<Option<Own<Vm>>>; MAX_VMS] = [const { RwLock::new(None) }; M
 /// How many VMs and snapshots descend from each VM of the boot set, whose identifiers are the first.
 static FAMILIES: [AtomicU32; MAX_VMS + 1] = [const { AtomicU32::new(0) }; MAX_VMS + 1];
 /// Which VM is where.
-pub static DIRECTORY: Mutex<Directory> = Mutex::new(Directory::new());
+static DIRECTORY: Once<&'static Mutex<Directory>> = Once::new();
 static MPIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 static CPUS_READY: AtomicU32 = AtomicU32::new(0);
 
@@ -93,9 +94,14 @@ pub fn slot(index: usize) -> &'static RwLock<Option<Own<Vm>>> {
     &VMS[index % MAX_VMS]
 }
 
+/// Returns the directory of VMs: which one is where.
+pub fn directory() -> &'static Mutex<Directory> {
+    DIRECTORY.call_once(|| boot::get().keep(Mutex::new(Directory::new())))
+}
+
 /// Returns the slots that may have VMs.
 fn slots() -> &'static [RwLock<Option<Own<Vm>>>] {
-    let used = DIRECTORY.lock().slots();
+    let used = directory().lock().slots();
     VMS.get(used).unwrap_or_default()
 }
 
@@ -264,7 +270,7 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
     log!("{} MiB free for VMs, boot set of {} KiB", free >> 20, set.size() >> 10);
     let mut first = None;
     if !machine.wide_vmid {
-        DIRECTORY.lock().limit(255);
+        directory().lock().limit(255);
     }
     for spec in set.vms() {
         let name = spec.name();
@@ -300,14 +306,14 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
 
 fn add_vm(machine: &'static Machine, spec: salp_core::bootset::VmSpec<'static>) -> Result<usize, vm::VmError> {
     let name = Name::new(spec.name().as_bytes()).ok_or(vm::VmError::NameTaken)?;
-    let place = DIRECTORY.lock().take(&name).map_err(|error| match error {
+    let place = directory().lock().take(&name).map_err(|error| match error {
         PlaceError::TooMany => vm::VmError::TooMany,
         PlaceError::NameTaken => vm::VmError::NameTaken,
     })?;
     match Vm::new(machine, place, name, spec) {
         Ok(vm) => machine.publish(vm),
         Err(error) => {
-            DIRECTORY.lock().give_back(place.slot);
+            directory().lock().give_back(place.slot);
             return Err(error);
         }
     }
@@ -367,6 +373,7 @@ impl Machine {
         }
         self.want_merging();
         let slot = vm.slot;
+        net::plug_in(&vm);
         *VMS[slot].write() = Some(vm);
     }
 
@@ -393,6 +400,7 @@ impl Machine {
         let Some(vm) = VMS[slot].write().take() else { return };
         let asker = *vm.mourner.lock();
         let family = vm.family;
+        net::unplug(&vm);
         let (vm, frame) = vm.into_inner();
         if !vm.is_held_by(vm::hold::SNAPSHOT) {
             self.running.fetch_sub(1, Ordering::Relaxed);
@@ -401,7 +409,7 @@ impl Machine {
         Store.with(|frames| frames.free(frame));
         self.scheduler.lock().forget(slot);
         console::forget(slot);
-        DIRECTORY.lock().give_back(slot);
+        directory().lock().give_back(slot);
         self.leave_family(family);
         self.memory_may_be_back();
         operation::deliver(asker, operation::Answer::of(salp_hvc::status::OK));

@@ -5,6 +5,7 @@
 //! - [`vm`]: a VM put together from core's parts; [`vcpu`]: one CPU's loop; [`exits`]: what a guest asked for.
 //! - [`manage`]: what managers ask for by calls; [`operation`]: doing it to VMs that stand still; [`fork`]: making VMs
 //!   out of VMs; [`merge`]: making their equal pages one.
+//! - [`net`]: NICs, and frames from one VM to others.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
@@ -24,6 +25,8 @@ mod manage;
 mod merge;
 #[cfg(target_os = "none")]
 mod monitor;
+#[cfg(target_os = "none")]
+mod net;
 #[cfg(target_os = "none")]
 mod operation;
 #[cfg(target_os = "none")]

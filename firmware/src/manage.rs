@@ -81,7 +81,7 @@ fn write(manager: &Vm, to: Ipa, from: &[u8]) -> Result<(), i64> {
 pub fn next(after: u64) -> Option<VmInfo> {
     let mut after = after;
     loop {
-        let place = machine::DIRECTORY.lock().after(after)?;
+        let place = machine::directory().lock().after(after)?;
         if let Some(info) = info(place.id) {
             return Some(info);
         }
@@ -92,7 +92,7 @@ pub fn next(after: u64) -> Option<VmInfo> {
 
 /// Describes the VM with this identifier.
 pub fn info(id: u64) -> Option<VmInfo> {
-    let slot = machine::DIRECTORY.lock().by_id(id)?;
+    let slot = machine::directory().lock().by_id(id)?;
     machine::slot(slot).read().as_deref().filter(|vm| vm.id == id).map(describe)
 }
 
@@ -152,7 +152,7 @@ pub fn memory(id: u64) -> Result<VmMemory, i64> {
     let answer = operation::with(id, |vm| {
         let memory = vm.memory.lock();
         let census = memory.as_ref().ok_or(status::WRONG_STATE)?.census(&Store, &Ram);
-        let records = (vm.vcpus() as u64 + 2) * PAGE_SIZE;
+        let records = (vm.vcpus() as u64 + 2 + u64::from(vm.nics().is_some())) * PAGE_SIZE;
         counted = Some(VmMemory {
             private: (census.private * PAGE_SIZE).into(),
             shared: (census.shared * PAGE_SIZE).into(),
@@ -188,6 +188,7 @@ pub fn machine_info() -> MachineInfo {
     let bytes = |kind| stats.frames(kind) as u64 * PAGE_SIZE;
     let kinds = [Kind::Free, Kind::Hyp, Kind::Node, Kind::Guest, Kind::Image, Kind::Zero];
     let machine = machine::get();
+    let vms = machine::directory().lock().count() as u32;
     MachineInfo {
         total: kinds.map(bytes).iter().sum::<u64>().into(),
         free: bytes(Kind::Free).into(),
@@ -196,7 +197,7 @@ pub fn machine_info() -> MachineInfo {
         nodes: bytes(Kind::Node).into(),
         hypervisor: bytes(Kind::Hyp).into(),
         images: bytes(Kind::Image).into(),
-        vms: (machine::DIRECTORY.lock().count() as u32).into(),
+        vms: vms.into(),
         starved: machine.count_starved().into(),
     }
 }

@@ -120,7 +120,7 @@ pub fn is_any_pausing() -> bool {
 /// Does this to the VM with identifier `id`. Returns the answer if it is done; else the asker gets it later.
 pub fn submit(id: u64, what: What<'_>, asker: Asker) -> Option<Answer> {
     let machine = machine::get();
-    let Some(slot) = machine::DIRECTORY.lock().by_id(id) else { return Some(Answer::of(status::NOT_FOUND)) };
+    let Some(slot) = machine::directory().lock().by_id(id) else { return Some(Answer::of(status::NOT_FOUND)) };
     let guard = machine::slot(slot).read();
     let Some(vm) = guard.as_deref().filter(|vm| vm.id == id && vm.fate() == Fate::Running) else {
         return Some(Answer::of(status::NOT_FOUND));
@@ -215,7 +215,7 @@ fn perform(vm: &Vm, what: What<'_>) -> Answer {
 }
 
 fn revert(vm: &Vm, id: u64) -> Result<(), i64> {
-    let slot = machine::DIRECTORY.lock().by_id(id).ok_or(status::NOT_FOUND)?;
+    let slot = machine::directory().lock().by_id(id).ok_or(status::NOT_FOUND)?;
     let guard = machine::slot(slot).read();
     let snapshot = guard.as_deref().filter(|snapshot| snapshot.id == id).ok_or(status::NOT_FOUND)?;
     fork::revert(vm, snapshot)
@@ -236,7 +236,7 @@ pub fn unfreeze(id: u64) -> Answer {
 /// Destroys the VM or snapshot with identifier `id`. Returns the answer if it is done; else the asker gets it later.
 pub fn destroy(id: u64, asker: Asker) -> Option<Answer> {
     let machine = machine::get();
-    let Some(slot) = machine::DIRECTORY.lock().by_id(id) else { return Some(Answer::of(status::NOT_FOUND)) };
+    let Some(slot) = machine::directory().lock().by_id(id) else { return Some(Answer::of(status::NOT_FOUND)) };
     {
         let guard = machine::slot(slot).read();
         let Some(vm) = guard.as_deref().filter(|vm| vm.id == id) else {
@@ -263,7 +263,7 @@ pub fn destroy(id: u64, asker: Asker) -> Option<Answer> {
 
 /// Does something with the VM with identifier `id`.
 pub fn with(id: u64, act: impl FnOnce(&Vm) -> Result<[u64; 3], i64>) -> Answer {
-    let slot = machine::DIRECTORY.lock().by_id(id);
+    let slot = machine::directory().lock().by_id(id);
     let guard = slot.map(|slot| machine::slot(slot).read());
     let vm = guard.as_ref().and_then(|guard| guard.as_deref()).filter(|vm| vm.id == id);
     vm.map_or(Err(status::NOT_FOUND), act).into()

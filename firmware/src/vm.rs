@@ -7,6 +7,7 @@ pub use life::{Fate, Freezer, hold};
 
 use crate::console::LineBuffer;
 use crate::machine::{self, Machine, Store};
+use crate::net::{self, Nics};
 use crate::operation::{Answer, Asker, Ticket};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,6 +15,7 @@ use salp_core::addr::Pa;
 use salp_core::bootset::VmSpec;
 use salp_core::calls::psci::Power;
 use salp_core::context::Context;
+use salp_core::dev::net::Nic;
 use salp_core::dev::pl011::Pl011;
 use salp_core::dev::pl031::Pl031;
 use salp_core::directory::Place;
@@ -86,6 +88,8 @@ pub struct Vm {
     pub power: Mutex<Power>,
     /// Its devices.
     pub devices: Mutex<Devices>,
+    /// Its NICs.
+    nics: Option<Own<Mutex<Nics>>>,
     /// Who it is.
     pub identity: Mutex<Identity>,
     /// What is to be done when it stands still.
@@ -123,6 +127,8 @@ pub struct Parts {
     pub power: Power,
     /// Its devices.
     pub devices: Devices,
+    /// Its NICs.
+    pub nics: Option<Own<Mutex<Nics>>>,
     /// Who it is.
     pub identity: Identity,
     /// The VM that it is made of, and the one of the boot set that they descend from; 0 and its own for a new one.
@@ -138,18 +144,18 @@ pub struct Parts {
 }
 
 /// The frames of a VM's own records: taken before anything else, so that what follows cannot run out of them.
-pub struct VmFrames(heapless::Vec<Pa, { VCPUS_PER_VM + 2 }>);
+pub struct VmFrames(heapless::Vec<Pa, { VCPUS_PER_VM + 3 }>);
 
 impl VmFrames {
-    /// Takes the frames of a VM with so many vCPUs.
+    /// Takes the frames of a VM with so many vCPUs, and NICs or none.
     ///
     /// # Errors
     ///
     /// There are not enough; none is taken.
-    pub fn take(vcpus: usize) -> Result<Self, OutOfMemory> {
+    pub fn take(vcpus: usize, has_nics: bool) -> Result<Self, OutOfMemory> {
         let mut taken = Self(heapless::Vec::new());
         let result = Store.with(|frames| {
-            (0..vcpus.min(VCPUS_PER_VM) + 2).try_for_each(|_| {
+            (0..vcpus.min(VCPUS_PER_VM) + 2 + usize::from(has_nics)).try_for_each(|_| {
                 let _ = taken.0.push(frames.alloc(Kind::Hyp)?);
                 Ok(())
             })
@@ -166,7 +172,7 @@ impl VmFrames {
     /// Puts `value` into one of them.
     #[inline(always)]
     pub fn fill<T>(&mut self, value: T) -> Own<T> {
-        Own::new(self.0.pop().expect("one for the VM, one for its vGIC, one for each vCPU"), value)
+        Own::new(self.0.pop().expect("one for the VM, its vGIC, its NICs, each vCPU"), value)
     }
 
     /// Gives back those that are left.
@@ -230,7 +236,8 @@ impl Vm {
     ///
     /// Says what is missing; everything taken is given back.
     pub fn new(machine: &Machine, place: Place, name: Name, spec: VmSpec<'static>) -> Result<Own<Self>, VmError> {
-        let mut frames = VmFrames::take(spec.vcpus())?;
+        let has_nics = spec.nics().next().is_some();
+        let mut frames = VmFrames::take(spec.vcpus(), has_nics)?;
         let memory = match Self::load(machine, &spec) {
             Ok(memory) => memory,
             Err(error) => {
@@ -238,6 +245,7 @@ impl Vm {
                 return Err(error);
             }
         };
+        let identity = Identity::new(name, &machine.seed());
         let parts = Parts {
             memory,
             vgic: frames.fill(Mutex::new(new_vgic(spec.vcpus()))),
@@ -252,7 +260,8 @@ impl Vm {
                 typing_stalled: false,
                 polls: 0,
             },
-            identity: Identity::new(name, &machine.seed()),
+            nics: has_nics.then(|| frames.fill(Mutex::new(net::new_nics(&spec, &identity)))),
+            identity,
             source: 0,
             family: place.id,
             counter_offset: salp_hw::cpu::counter(),
@@ -280,6 +289,7 @@ impl Vm {
             vgic: parts.vgic,
             power: Mutex::new(parts.power),
             devices: Mutex::new(parts.devices),
+            nics: parts.nics,
             identity: Mutex::new(parts.identity),
             pending: Mutex::new(None),
             // One that an operation holds from the start has not been started by it yet.
@@ -338,6 +348,11 @@ impl Vm {
     /// Returns how many vCPUs it has.
     pub fn vcpus(&self) -> usize {
         self.spec.vcpus()
+    }
+
+    /// Returns its NICs, if it has any.
+    pub fn nics(&self) -> Option<&Mutex<Nics>> {
+        self.nics.as_deref()
     }
 
     /// Returns vCPU `index`.
@@ -413,6 +428,9 @@ impl Vm {
             devices.typing_stalled = false;
             devices.rtc = Pl031::new(machine::wall_clock());
         }
+        if let Some(nics) = self.nics() {
+            nics.lock().iter_mut().flatten().for_each(Nic::restart);
+        }
         self.counter_offset.store(salp_hw::cpu::counter(), Ordering::Relaxed);
         self.reset_vcpus();
         self.control.fetch_and(!Fate::MASK, Ordering::Release);
@@ -442,6 +460,7 @@ impl Vm {
     pub fn destroy(self) {
         self.give_memory_back();
         free(self.vgic);
+        self.nics.into_iter().for_each(free);
         self.vcpus.into_iter().flatten().for_each(free);
     }
 
@@ -473,4 +492,4 @@ fn vttbr(machine: &Machine, slot: usize, root: Pa) -> u64 {
     (slot as u64 + 1) << 48 | root.0 | u64::from(machine.common_not_private)
 }
 
-const _: () = assert!(size_of::<Vm>() <= 4096 && size_of::<Mutex<Vgic>>() <= 4096);
+const _: () = assert!(size_of::<Mutex<Nics>>() <= 4096 && size_of::<Vm>() <= 4096 && size_of::<Mutex<Vgic>>() <= 4096);

@@ -12,6 +12,9 @@ use crate::words;
 /// The greatest number of vCPUs that the runtime has stacks for.
 pub const MAX_CPUS: usize = 8;
 
+/// The greatest number of places of virtio devices that are looked at.
+const MAX_VIRTIO: usize = 32;
+
 const RAM_BASE: u64 = 0x4000_0000;
 
 /// What is read from the device tree, once. Without one: what QEMU gives when nothing is asked for.
@@ -22,6 +25,9 @@ struct Facts {
     ram_end: u64,
     tree: (u64, u64),
     initrd: (u64, u64),
+    virtio: [(u64, u32); MAX_VIRTIO],
+    virtio_count: usize,
+    seed: &'static [u8],
 }
 
 static FACTS: Once<Facts> = Once::new();
@@ -44,6 +50,9 @@ fn facts() -> &'static Facts {
             // What lies nowhere must not count as lying at address zero.
             tree: (RAM_BASE, RAM_BASE),
             initrd: (RAM_BASE, RAM_BASE),
+            virtio: [(0, 0); MAX_VIRTIO],
+            virtio_count: 0,
+            seed: &[],
         };
         let address = ADDRESS.load(Ordering::Relaxed);
         if let Some(tree) = tree::at(address) {
@@ -73,11 +82,20 @@ impl Facts {
         }
         if let Some(chosen) = tree.find_node("/chosen") {
             self.bootargs = chosen.property("bootargs").map_or("", |text| first_string(text.value));
+            self.seed = chosen.property("rng-seed").map_or(&[], |seed| seed.value);
             let (start, end) = (number_of(chosen, "linux,initrd-start"), number_of(chosen, "linux,initrd-end"));
             if let (Some(start), Some(end)) = (start, end) {
                 self.initrd = (start, end);
             }
         }
+        for node in tree.all_nodes().filter(|node| node.name.starts_with("virtio_mmio@")).take(MAX_VIRTIO) {
+            // An address and a size of two cells each; the kind of interrupt, its number and its flags, a cell each.
+            let cells = |name, from: usize, to: usize| Some(big_endian(node.property(name)?.value.get(from..to)?));
+            let (Some(address), Some(spi)) = (cells("reg", 0, 8), cells("interrupts", 4, 8)) else { continue };
+            self.virtio[self.virtio_count] = (address, spi as u32 + 32);
+            self.virtio_count += 1;
+        }
+        self.virtio[..self.virtio_count].sort_unstable();
     }
 }
 
@@ -108,6 +126,17 @@ pub fn number(key: &str, default: u64) -> u64 {
 /// Returns true if the boot arguments have the word `key`.
 pub fn has(key: &str) -> bool {
     words::get(bootargs(), key).is_some()
+}
+
+/// Returns where virtio devices may be, in the order of their addresses, and their interrupts.
+pub fn virtio() -> &'static [(u64, u32)] {
+    let facts = facts();
+    &facts.virtio[..facts.virtio_count]
+}
+
+/// Returns random bytes that the boot loader left for whoever has no better ones; none if it left none.
+pub fn seed() -> &'static [u8] {
+    facts().seed
 }
 
 /// Returns how many vCPUs there are, at most [`MAX_CPUS`].

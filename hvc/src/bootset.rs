@@ -7,14 +7,15 @@
 //! Layout, little endian, offsets from the start of the set, which lies on a page boundary:
 //!
 //! ```text
-//! Header | VmRecord × vm_count | SegmentRecord × segment_count | padding | segment bytes, each at a page boundary
+//! Header | VmRecord × vm_count | SegmentRecord × segment_count | NicRecord × nic_count | padding
+//! segment bytes, each at a page boundary
 //! ```
 //!
 //! Segment bytes are padded with zeros to whole pages, and both `offset` and `ipa` are page aligned: EL2 maps the very
 //! frames of the boot set into the guest copy-on-write, so nothing is copied before the guest writes to it, equal
 //! images are shared, and a restarted VM finds its first state again. Segments of several VMs may name the same bytes.
 
-use zerocopy::little_endian::{U32, U64};
+use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// The first eight bytes of a boot set.
@@ -31,6 +32,18 @@ pub const MAX_VCPUS: u32 = 8;
 
 /// The greatest number of segments of one VM.
 pub const MAX_SEGMENTS: u32 = 16;
+
+/// The greatest number of NICs of one VM.
+pub const MAX_NICS: u32 = 4;
+
+/// The guest physical address of the registers of a VM's first virtio device; the others follow, [`VIRTIO_SIZE`] apart.
+pub const VIRTIO_BASE: u64 = 0x0a00_0000;
+
+/// The size of the registers of a virtio device, in bytes.
+pub const VIRTIO_SIZE: u64 = 0x200;
+
+/// The INTID of a VM's first virtio device, edge triggered; the others follow.
+pub const VIRTIO_INTID: u32 = 48;
 
 /// The guest physical address at which the RAM of every VM starts.
 pub const RAM_BASE: u64 = 0x4000_0000;
@@ -62,8 +75,8 @@ pub struct Header {
     pub vm_count: U32,
     /// How many [`SegmentRecord`]s follow the VM records.
     pub segment_count: U32,
-    /// Zero.
-    pub reserved: U32,
+    /// How many [`NicRecord`]s follow the segment records.
+    pub nic_count: U32,
     /// The size of the whole set, in bytes; a multiple of [`PAGE`].
     pub size: U64,
 }
@@ -102,6 +115,29 @@ pub struct SegmentRecord {
     pub length: U64,
 }
 
+/// A NIC: the n-th of a VM is its n-th virtio device.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct NicRecord {
+    /// The index of the VM's record.
+    pub vm: U32,
+    /// The VLAN of the segment that it is in: 0 to 4094; 0 for none.
+    pub vlan: U16,
+    /// The MAC address; all zeros for one of EL2's choice.
+    pub mac: [u8; 6],
+    /// The segment's name: 1 to 15 bytes of `[A-Za-z0-9._-]`, padded with zeros. NICs reach those of the same name.
+    pub segment: [u8; 16],
+    /// The only IPv4 address that it may send with; all zeros for any.
+    pub ipv4: [u8; 4],
+    /// Zero.
+    pub reserved: U32,
+    /// The only IPv6 address that it may send with, link-local ones aside; all zeros for any.
+    pub ipv6: [u8; 16],
+    /// How many bytes it may send in a second; 0 for no limit.
+    pub rate: U64,
+}
+
+const _: () = assert!(size_of::<NicRecord>() == 60);
 const _: () = assert!(size_of::<Header>() == 32);
 const _: () = assert!(size_of::<VmRecord>() == 72);
 const _: () = assert!(size_of::<SegmentRecord>() == 24);

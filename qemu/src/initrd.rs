@@ -145,7 +145,13 @@ impl Initrd {
         let directory = format!("lib/modules/{}", modules.release);
         let list = format!("{directory}/modules.dep");
         for module in modules.with_dependencies(name)? {
-            let needs: String = module.depends.iter().map(|name| format!(" {name}.ko")).collect();
+            // All that it needs, as modprobe looks no further than its own line, the last first: who needs least.
+            let mut needed = Vec::new();
+            for other in modules.with_dependencies(&module.name)?.iter().skip(1) {
+                needed.push((modules.with_dependencies(&other.name)?.len(), other.name.clone()));
+            }
+            needed.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+            let needs: String = needed.iter().map(|(_, name)| format!(" {name}.ko")).collect();
             let line = format!("{}.ko:{needs}\n", module.name);
             let mut lines = match self.entries.get(&list) {
                 Some(Entry::File { bytes, .. }) => bytes.clone(),

@@ -3,7 +3,7 @@
 //! The binary `salp` is the front door; whole-machine tests and benchmarks use the same functions. On the way from a
 //! command line to a running machine:
 //!
-//! [`vm`] (what is asked for) → [`kernel`] (file formats) → [`place`] (where everything lies in guest memory, and the
+//! [`vm`] (what is asked for, with its [`nic`]s) → [`kernel`] (file formats) → [`place`] (where everything lies in guest memory, and the
 //! device tree) → [`pack`] (the boot set) → [`image`] (EL2, built and flattened, with [`symbols`]) → [`machine`] (QEMU,
 //! its [`console`], [`qmp`] and [`monitor`]). [`prepare`] goes the whole way for stock guests and tests. Guests come from
 //! [`debian`] packages and get an [`initrd`], which may have [`modules`] of the kernel; [`setup`] finds or installs what
@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod machine;
 pub mod modules;
 pub mod monitor;
+pub mod nic;
 pub mod pack;
 pub mod paths;
 pub mod place;

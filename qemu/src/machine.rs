@@ -531,6 +531,7 @@ mod tests {
             small_pages: false,
             frozen: false,
             manager: false,
+            nics: Vec::new(),
             segments: vec![
                 Piece { ipa: RAM_BASE, bytes: vec![1; 100] },
                 Piece { ipa: RAM_BASE + 0x8_0000, bytes: vec![2; 5000] },

@@ -6,8 +6,8 @@ use crate::place::Placed;
 use crate::vm::{Restart, Size, check_name};
 use anyhow::{Result, ensure};
 use salp_hvc::bootset::{
-    FLAG_FROZEN, FLAG_MANAGER, FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, Header, MAGIC, PAGE, SegmentRecord, VERSION,
-    VmRecord,
+    FLAG_FROZEN, FLAG_MANAGER, FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, Header, MAGIC, NicRecord, PAGE, SegmentRecord,
+    VERSION, VmRecord,
 };
 use std::collections::HashMap;
 use zerocopy::IntoBytes;
@@ -27,7 +27,12 @@ pub fn pack(vms: &[Placed]) -> Result<Vec<u8>> {
         ensure!(vms[..index].iter().all(|other| other.name != vm.name), "there are two VMs with the name {}", vm.name);
     }
     let segment_count: usize = vms.iter().map(|vm| vm.segments.len()).sum();
-    let records = size_of::<Header>() + vms.len() * size_of::<VmRecord>() + segment_count * size_of::<SegmentRecord>();
+    let nics: Vec<NicRecord> =
+        (0..).zip(vms).flat_map(|(index, vm)| vm.nics.iter().map(move |nic| nic.record(index))).collect();
+    let records = size_of::<Header>()
+        + vms.len() * size_of::<VmRecord>()
+        + segment_count * size_of::<SegmentRecord>()
+        + nics.len() * size_of::<NicRecord>();
     let mut room = Room::new(records as u64);
     let mut places: HashMap<&[u8], u64> = HashMap::new();
     let mut contents: Vec<(u64, &[u8])> = Vec::new();
@@ -69,10 +74,10 @@ pub fn pack(vms: &[Placed]) -> Result<Vec<u8>> {
         version: VERSION.into(),
         vm_count: (vms.len() as u32).into(),
         segment_count: (segment_records.len() as u32).into(),
-        reserved: 0.into(),
+        nic_count: (nics.len() as u32).into(),
         size: room.end.into(),
     };
-    let tables = [header.as_bytes(), vm_records.as_bytes(), segment_records.as_bytes()].concat();
+    let tables = [header.as_bytes(), vm_records.as_bytes(), segment_records.as_bytes(), nics.as_bytes()].concat();
     set[..tables.len()].copy_from_slice(&tables);
     for (offset, bytes) in contents {
         set[offset as usize..][..bytes.len()].copy_from_slice(bytes);
@@ -170,6 +175,7 @@ mod tests {
             small_pages: true,
             frozen: name == "b",
             manager: false,
+            nics: Vec::new(),
             segments,
         }
     }

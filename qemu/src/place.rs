@@ -10,6 +10,7 @@
 //! x0 always holds the device tree's address.
 
 use crate::kernel::{self, FlatPlace, Kernel, Kind, Piece};
+use crate::nic::Nic;
 use crate::vm::{Restart, Size, VmRequest};
 use anyhow::{Context, Result, ensure};
 use salp_board::guest::{self, RAM_BASE};
@@ -40,6 +41,8 @@ pub struct Placed {
     pub frozen: bool,
     /// Whether it may make management calls.
     pub manager: bool,
+    /// Its NICs.
+    pub nics: Vec<Nic>,
     /// Page-aligned pieces in ascending order, not overlapping.
     pub segments: Vec<Piece>,
 }
@@ -129,12 +132,14 @@ pub fn place(vm: &VmRequest, kernel: Kernel, initrd: Option<Vec<u8>>, append: &s
         small_pages: vm.small_pages,
         frozen: vm.frozen,
         manager: vm.manager,
+        nics: vm.nics.clone(),
         segments: whole_pages(pieces)?,
     })
 }
 
 fn device_tree(vm: &VmRequest, initrd: Option<std::ops::Range<u64>>, append: &str) -> Result<Vec<u8>> {
-    Ok(guest::device_tree(&guest::Guest { vcpus: vm.cpus, memory: vm.memory, bootargs: append, initrd })?)
+    let virtio = vm.nics.len() as u32;
+    Ok(guest::device_tree(&guest::Guest { vcpus: vm.cpus, memory: vm.memory, bootargs: append, initrd, virtio })?)
 }
 
 /// Turns pieces into segments that start at page boundaries; pieces that share a page become one.

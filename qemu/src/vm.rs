@@ -2,8 +2,9 @@
 //!
 //! The command line comes before; [`place`](crate::place) and [`kernel`](crate::kernel) come next.
 
+use crate::nic::Nic;
 use anyhow::{Context, Result, bail, ensure};
-use salp_hvc::bootset::{MAX_RAM, MAX_VCPUS, PAGE};
+use salp_hvc::bootset::{MAX_NICS, MAX_RAM, MAX_VCPUS, PAGE};
 use std::str::FromStr;
 
 /// What happens when a VM crashes.
@@ -43,6 +44,8 @@ pub struct VmRequest {
     pub frozen: bool,
     /// Whether it may make management calls.
     pub manager: bool,
+    /// Its NICs.
+    pub nics: Vec<Nic>,
 }
 
 /// The RAM of a VM that does not say how much it wants.
@@ -64,6 +67,7 @@ impl VmRequest {
             small_pages: false,
             frozen: false,
             manager: false,
+            nics: Vec::new(),
         }
     }
 
@@ -84,6 +88,11 @@ impl VmRequest {
             Size(MAX_RAM)
         );
         ensure!(self.memory.is_multiple_of(PAGE), "VM {name}: memory={}: not a multiple of {PAGE} bytes", self.memory);
+        ensure!(
+            self.nics.len() <= MAX_NICS as usize,
+            "VM {name}: {} NICs: a VM has at most {MAX_NICS}",
+            self.nics.len()
+        );
         Ok(())
     }
 }
@@ -113,7 +122,7 @@ impl FromStr for VmRequest {
             let Some((key, value)) = word.split_once('=') else {
                 bail!("{word:?} is not key=value (write a comma inside a value twice: `,,`)");
             };
-            ensure!(!seen.iter().any(|one| one == key), "{key}= is given twice");
+            ensure!(key == "nic" || !seen.iter().any(|one| one == key), "{key}= is given twice");
             seen.push(key.into());
             match key {
                 "name" => vm.name = value.into(),
@@ -140,9 +149,10 @@ impl FromStr for VmRequest {
                 }
                 "frozen" => vm.frozen = yes_or_no(value).with_context(|| format!("frozen={value}"))?,
                 "manager" => vm.manager = yes_or_no(value).with_context(|| format!("manager={value}"))?,
+                "nic" => vm.nics.push(value.parse().with_context(|| format!("nic={value}"))?),
                 _ => bail!(
                     "{key}= is not known: a VM has name, kernel, initrd, cpus, memory, append, restart, load, entry, \
-                     pages, frozen, manager (write a comma inside a value twice: `,,`)"
+                     pages, frozen, manager, nic (write a comma inside a value twice: `,,`)"
                 ),
             }
         }
@@ -252,13 +262,13 @@ mod tests {
     fn a_vm_says_all_that_it_wants() {
         let text = "name=web,kernel=/boot/Image,initrd=x.img,cpus=4,memory=2G,append=console=ttyAMA0,,115200 quiet,\
                     restart=on-crash,load=0x40200000,entry=1075838976,pages=small,\
-                    frozen=yes,manager=yes";
+                    frozen=yes,manager=yes,nic=lan,nic=dmz:52:54:00:00:00:01";
         let vm: VmRequest = text.parse().expect("a VM");
         assert_eq!(vm.name, "web");
         assert_eq!(vm.append.as_deref(), Some("console=ttyAMA0,115200 quiet"));
         assert_eq!((vm.cpus, vm.memory, vm.restart), (4, 2 << 30, Restart::OnCrash));
         assert_eq!((vm.load, vm.entry, vm.small_pages), (Some(0x4020_0000), Some(0x4020_0000), true));
-        assert!(vm.frozen && vm.manager);
+        assert!(vm.frozen && vm.manager && vm.nics.len() == 2);
         assert_eq!("kernel=x,frozen=no,manager=no".parse::<VmRequest>().ok(), Some(VmRequest::new("x", "x")));
     }
 
@@ -283,6 +293,8 @@ mod tests {
         assert!(refusal("kernel=x,append=a,b").contains(",,"));
         assert!(refusal("kernel=x,disk=y").contains("disk="));
         assert!(refusal("kernel=x,restart=always").contains("on-crash"));
+        assert!(refusal(&format!("kernel=x{}", ",nic=lan".repeat(5))).contains("at most 4"));
+        assert!(refusal("kernel=x,nic=").contains("1 to 15"));
         assert!(refusal("kernel=x,frozen=1").contains("`yes` or `no`"));
         assert!(refusal("kernel=x,load=4g").contains("0x"));
     }

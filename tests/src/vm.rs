@@ -133,6 +133,16 @@ impl Vm {
         self
     }
 
+    /// Gives it a NIC, as `--vm` does: `SEGMENT[:MAC]` and what follows.
+    ///
+    /// # Panics
+    ///
+    /// If there cannot be such a NIC.
+    pub fn nic(mut self, nic: &str) -> Self {
+        self.request.nics.push(nic.parse().unwrap_or_else(|error| panic!("{error:#}")));
+        self
+    }
+
     /// Returns its name.
     pub fn name(&self) -> &str {
         &self.request.name

@@ -80,10 +80,11 @@ fn clones_of_one_call_are_different() {
 
 #[test]
 fn clones_of_clones_need_none_of_those_before_them() {
-    let ended = ends_well(&managed("chain times=12", source("frozen")));
-    are_different(&ended, "IDENTITY uuid=", 12);
+    let times = if long() { 100 } else { 12 };
+    let ended = ends_well(&managed(&format!("chain times={times}"), source("frozen")));
+    are_different(&ended, "IDENTITY uuid=", times);
     let epochs = all_after(&ended, "NETWORK ").into_iter().map(|line| line.rsplit('=').next().unwrap_or_default());
-    let expected: Vec<_> = (1..=12).map(|epoch| epoch.to_string()).collect();
+    let expected: Vec<_> = (1..=times).map(|epoch| epoch.to_string()).collect();
     ended.check(epochs.eq(&expected), "a clone's epoch is not one more than its source's");
 }
 
@@ -151,13 +152,14 @@ fn each_clone_has_a_console_of_its_own() {
     let reply = machine.monitor("clone source --count 3 --name pet");
     assert!(reply.is_ok(), "{reply:?}");
     (0..3).for_each(|_| drop(machine.expect("| CLONE index=")));
+    assert!(machine.monitor("destroy source").is_ok());
     for index in 1..=3 {
         assert!(machine.monitor(&format!("console pet-{index}")).is_ok());
         machine.send("ping\r");
         machine.expect(&format!("pong {index}"));
         machine.send("off\r");
+        machine.expect(&format!("salp| pet-{index}: is off"));
     }
-    machine.monitor("destroy source");
     machine.finish().all_off();
 }
 

@@ -70,7 +70,9 @@ fn clones_of_debian_6_12_reseed_by_themselves_and_draw_apart() {
     for n in [1, 2] {
         assert!(machine.monitor(&format!("console c-{n}")).is_ok());
         machine.send("go\r");
+        machine.expect("  -\r");
         machine.expect("random: crng reseeded due to virtual machine fork");
+        machine.expect(&format!("salp| c-{n}: is off"));
     }
     let text = machine.stop().text;
     let sums: std::collections::BTreeSet<&str> =

@@ -24,7 +24,7 @@ fn clippy_finds_nothing_on_the_host() {
 
 #[test]
 fn clippy_finds_nothing_in_what_runs_on_the_machine() {
-    let packages = ["salp-firmware", "salp-hw", "salp-core", "guest-kit"];
+    let packages = ["salp-firmware", "salp-hw", "salp-core", "guest-kit", "salp-mgmt"];
     let packages = packages.iter().flat_map(|package| ["--package", package]);
     succeed(
         cargo()
@@ -44,6 +44,18 @@ fn clippy_finds_nothing_in_what_runs_in_linux_guests() {
 #[test]
 fn the_tests_of_the_program_for_linux_guests_pass() {
     succeed(cargo().args(["test", "--quiet", "--package", "salp-guest"]));
+}
+
+/// Nor is this one, for the same reason.
+#[test]
+fn the_tests_of_the_management_guest_pass() {
+    succeed(cargo().args(["test", "--quiet", "--package", "salp-mgmt"]));
+}
+
+#[test]
+fn clippy_finds_nothing_in_the_management_guest() {
+    let arguments = ["clippy", "--quiet", "--all-targets", "--package", "salp-mgmt"];
+    succeed(cargo().args(arguments).args(["--", "-D", "warnings"]));
 }
 
 #[test]

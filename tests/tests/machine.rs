@@ -140,7 +140,7 @@ fn a_vm_stands_still_while_there_is_no_memory_for_it_and_goes_on_unharmed() {
     assert!(machine.monitor("unfreeze greedy").is_ok());
     machine.expect("salp| greedy: the machine has no memory left for it");
     let listed = machine.monitor("info greedy");
-    assert_eq!(listed.rows[0].text("state").as_deref(), Some("no-memory"), "{listed:?}");
+    assert_eq!(listed.rows[0].text("state"), Some("no-memory"), "{listed:?}");
     assert_eq!(machine.monitor("stats").rows[0].number("starved"), Some(1));
     assert!(machine.monitor("destroy holder").is_ok());
     let ended = machine.finish().all_off().passed("greedy");

@@ -2,16 +2,25 @@
 //! loader; after: the VMs.
 
 use crate::addr::Ipa;
+use crate::net::Mac;
+use crate::net::port::Rules;
+use crate::net::switch::SegmentName;
 use core::fmt;
 use core::ops::Range;
 use salp_hvc::bootset::{
-    FLAG_FROZEN, FLAG_MANAGER, FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, Header, MAGIC, MAX_RAM, MAX_SEGMENTS,
-    MAX_VCPUS, PAGE, RAM_BASE, SegmentRecord, VERSION, VmRecord,
+    FLAG_FROZEN, FLAG_MANAGER, FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, Header, MAGIC, MAX_NICS, MAX_RAM, MAX_SEGMENTS,
+    MAX_VCPUS, NicRecord, PAGE, RAM_BASE, SegmentRecord, VERSION, VmRecord,
 };
 use zerocopy::FromBytes;
 
 /// The flags that have a meaning.
 const FLAGS: u32 = FLAG_RESTART_ON_CRASH | FLAG_SMALL_PAGES | FLAG_MANAGER | FLAG_FROZEN;
+
+/// The greatest number of a VLAN.
+const MAX_VLAN: u16 = 4094;
+
+/// The greatest rate of a NIC, in bytes per second.
+const MAX_RATE: u64 = 1 << 40;
 
 /// Why a boot set is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +31,8 @@ pub enum BootSetError {
     Truncated,
     /// The record of VM number n: what is wrong.
     Vm(u32, &'static str),
+    /// The record of NIC number n: what is wrong.
+    Nic(u32, &'static str),
 }
 
 impl fmt::Display for BootSetError {
@@ -30,6 +41,7 @@ impl fmt::Display for BootSetError {
             Self::NotABootSet => f.write_str("this is not a boot set of version 1"),
             Self::Truncated => f.write_str("the boot set is truncated"),
             Self::Vm(index, what) => write!(f, "VM {index} of the boot set: {what}"),
+            Self::Nic(index, what) => write!(f, "NIC {index} of the boot set: {what}"),
         }
     }
 }
@@ -40,6 +52,7 @@ pub struct BootSet<'a> {
     bytes: &'a [u8],
     vms: &'a [VmRecord],
     segments: &'a [SegmentRecord],
+    nics: &'a [NicRecord],
     size: u64,
 }
 
@@ -48,6 +61,21 @@ pub struct BootSet<'a> {
 pub struct VmSpec<'a> {
     record: &'a VmRecord,
     segments: &'a [SegmentRecord],
+    index: u32,
+    nics: &'a [NicRecord],
+}
+
+/// A NIC that a VM has from its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NicSpec {
+    /// The segment's name.
+    pub segment: SegmentName,
+    /// The VLAN in it.
+    pub vlan: u16,
+    /// The address, if it is given.
+    pub mac: Option<Mac>,
+    /// What it may send.
+    pub rules: Rules,
 }
 
 /// Bytes that are in guest memory before the first instruction.
@@ -78,13 +106,37 @@ impl<'a> BootSet<'a> {
         }
         let (vms, rest) = <[VmRecord]>::ref_from_prefix_with_elems(rest, header.vm_count.get() as usize)
             .map_err(|_| BootSetError::Truncated)?;
-        let (segments, _) = <[SegmentRecord]>::ref_from_prefix_with_elems(rest, header.segment_count.get() as usize)
+        let (segments, rest) = <[SegmentRecord]>::ref_from_prefix_with_elems(rest, header.segment_count.get() as usize)
             .map_err(|_| BootSetError::Truncated)?;
-        let set = Self { bytes, vms, segments, size };
+        let (nics, _) = <[NicRecord]>::ref_from_prefix_with_elems(rest, header.nic_count.get() as usize)
+            .map_err(|_| BootSetError::Truncated)?;
+        let set = Self { bytes, vms, segments, nics, size };
         for (index, record) in vms.iter().enumerate() {
             set.check(record).map_err(|what| BootSetError::Vm(index as u32, what))?;
         }
+        for (index, record) in nics.iter().enumerate() {
+            set.check_nic(index, record).map_err(|what| BootSetError::Nic(index as u32, what))?;
+        }
         Ok(set)
+    }
+
+    fn check_nic(&self, index: usize, record: &NicRecord) -> Result<(), &'static str> {
+        if record.vm.get() as usize >= self.vms.len() {
+            return Err("it belongs to no VM");
+        }
+        padded(&record.segment).ok_or("its segment's name is not 1 to 15 characters of A-Z a-z 0-9 . _ -")?;
+        if record.vlan.get() > MAX_VLAN {
+            return Err("there is no such VLAN");
+        }
+        if record.mac[0] & 1 != 0 {
+            return Err("its address is one of many NICs");
+        }
+        if record.rate.get() > MAX_RATE || record.reserved.get() != 0 {
+            return Err("it has a rate that cannot be, or is of a later kind");
+        }
+        // Each is counted once: by the last of its VM.
+        let of_vm = self.nics.iter().take(index).filter(|other| other.vm == record.vm).count();
+        if of_vm >= MAX_NICS as usize { Err("its VM has too many") } else { Ok(()) }
     }
 
     fn check(&self, record: &VmRecord) -> Result<(), &'static str> {
@@ -135,7 +187,12 @@ impl<'a> BootSet<'a> {
 
     /// Returns the VMs, in order.
     pub fn vms(&self) -> impl Iterator<Item = VmSpec<'a>> + '_ {
-        self.vms.iter().map(|record| VmSpec { record, segments: self.segments_of(record).unwrap_or_default() })
+        self.vms.iter().zip(0..).map(|(record, index)| VmSpec {
+            record,
+            segments: self.segments_of(record).unwrap_or_default(),
+            index,
+            nics: self.nics,
+        })
     }
 
     /// Returns the bytes of a segment.
@@ -145,8 +202,13 @@ impl<'a> BootSet<'a> {
 }
 
 fn name(record: &VmRecord) -> Option<&str> {
-    let length = record.name.iter().position(|&byte| byte == 0)?;
-    let (name, padding) = record.name.split_at(length);
+    padded(&record.name)
+}
+
+/// Returns a name without its padding, if it is one.
+fn padded(bytes: &[u8]) -> Option<&str> {
+    let length = bytes.iter().position(|&byte| byte == 0)?;
+    let (name, padding) = bytes.split_at(length);
     let good = !name.is_empty()
         && padding.iter().all(|&byte| byte == 0)
         && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(byte));
@@ -194,6 +256,24 @@ impl<'a> VmSpec<'a> {
         self.record.flags.get() & FLAG_FROZEN != 0
     }
 
+    /// Returns its NICs, in order.
+    pub fn nics(&self) -> impl Iterator<Item = NicSpec> + 'a {
+        let index = self.index;
+        self.nics.iter().filter(move |record| record.vm.get() == index).map(|record| {
+            let given = |is_zero: bool| (!is_zero).then_some(());
+            NicSpec {
+                segment: record.segment,
+                vlan: record.vlan.get(),
+                mac: given(record.mac == [0; 6]).map(|()| record.mac),
+                rules: Rules {
+                    ipv4: given(record.ipv4 == [0; 4]).map(|()| record.ipv4),
+                    ipv6: given(record.ipv6 == [0; 16]).map(|()| record.ipv6),
+                    rate: record.rate.get(),
+                },
+            }
+        })
+    }
+
     /// Returns what is in its memory before the first instruction.
     pub fn segments(&self) -> impl Iterator<Item = Segment> + 'a {
         self.segments.iter().map(|record| Segment {
@@ -216,7 +296,7 @@ mod tests {
             version: VERSION.into(),
             vm_count: 1.into(),
             segment_count: 1.into(),
-            reserved: 0.into(),
+            nic_count: 0.into(),
             size: 0x2000.into(),
         };
         let mut bytes = [header.as_bytes(), vm.as_bytes(), segment.as_bytes()].concat();

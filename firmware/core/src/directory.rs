@@ -10,7 +10,8 @@ use crate::identity::Name;
 pub const MAX_VMS: usize = 1024;
 
 const BUCKETS: usize = 2 * MAX_VMS;
-const EMPTY: u16 = u16::MAX;
+/// A bucket holds a slot, plus one: an empty directory is all zeros and takes no room in an image.
+const EMPTY: u16 = 0;
 
 /// Why a VM gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,8 @@ pub struct Directory {
     first_free: usize,
     /// No slot from here on was ever taken.
     end: usize,
-    limit: usize,
+    /// How many slots are not used at the end.
+    unused: usize,
     last_id: u64,
 }
 
@@ -66,14 +68,14 @@ impl Directory {
             buckets: [EMPTY; BUCKETS],
             first_free: 0,
             end: 0,
-            limit: MAX_VMS,
+            unused: 0,
             last_id: 0,
         }
     }
 
     /// Uses only the first slots: as many as there are VMIDs for.
     pub fn limit(&mut self, slots: usize) {
-        self.limit = slots.min(MAX_VMS);
+        self.unused = MAX_VMS - slots.min(MAX_VMS);
     }
 
     /// Gives a VM of this name a slot and an identifier.
@@ -87,11 +89,11 @@ impl Directory {
             Ok(_) => return Err(PlaceError::NameTaken),
             Err(bucket) => bucket,
         };
-        let free = self.entries.get(self.first_free..self.limit).unwrap_or_default();
+        let free = self.entries.get(self.first_free..MAX_VMS - self.unused).unwrap_or_default();
         let slot = self.first_free + free.iter().position(|entry| entry.id == 0).ok_or(PlaceError::TooMany)?;
         self.last_id += 1;
         self.entries[slot] = Entry { id: self.last_id, hash };
-        self.buckets[bucket] = slot as u16;
+        self.buckets[bucket] = slot as u16 + 1;
         self.first_free = slot + 1;
         self.end = self.end.max(slot + 1);
         Ok(Place { slot, id: self.last_id })
@@ -117,7 +119,7 @@ impl Directory {
 
     /// Returns the slot of the VM with this name.
     pub fn by_name(&self, name: &Name) -> Option<usize> {
-        self.probe(hash(name)).ok().map(|bucket| usize::from(self.buckets[bucket]))
+        self.probe(hash(name)).ok().map(|bucket| usize::from(self.buckets[bucket]) - 1)
     }
 
     /// Returns the VM with the least identifier above `id`.
@@ -143,10 +145,15 @@ impl Directory {
         loop {
             match self.buckets[bucket] {
                 EMPTY => return Err(bucket),
-                slot if self.entries[usize::from(slot) % MAX_VMS].hash == hash => return Ok(bucket),
+                slot if self.hash_of(slot) == hash => return Ok(bucket),
                 _ => bucket = (bucket + 1) % BUCKETS,
             }
         }
+    }
+
+    /// Returns the hash of the name whose bucket holds this.
+    fn hash_of(&self, bucket: u16) -> u64 {
+        self.entries.get(usize::from(bucket.wrapping_sub(1))).map_or(0, |entry| entry.hash)
     }
 
     /// Empties a bucket, and moves up what had to go on because of it.
@@ -158,7 +165,7 @@ impl Directory {
             if slot == EMPTY {
                 break;
             }
-            let home = self.entries[usize::from(slot) % MAX_VMS].hash as usize % BUCKETS;
+            let home = self.hash_of(slot) as usize % BUCKETS;
             // It may move to the hole unless its home lies behind the hole.
             if (bucket + BUCKETS - home) % BUCKETS >= (bucket + BUCKETS - hole) % BUCKETS {
                 self.buckets[hole] = slot;

@@ -229,6 +229,14 @@ impl Identity {
         let [a, b, c, d, e, f, ..] = self.uuid;
         [a & 0xfc | 0x02, b, c, d, e, f]
     }
+
+    /// Returns the MAC address of NIC `index`; the first one's is [`Self::mac`].
+    pub fn mac_of(&self, index: usize) -> [u8; 6] {
+        let mut mac = self.mac();
+        // Bits of the first byte that say nothing of the address: the VM's are different from each other.
+        mac[0] ^= (index as u8 & 3) << 2;
+        mac
+    }
 }
 
 /// Returns 8 of 16 bytes as a word, the first byte in bits 7:0.
@@ -289,6 +297,8 @@ mod tests {
         assert_eq!((clone.index, clone.epoch, clone.acknowledged), (7, 1, false));
         assert_eq!(clone.config, config);
         assert_eq!(clone.mac()[0] & 3, 2, "unicast, locally administered");
+        let macs: std::collections::BTreeSet<_> = (0..4).map(|nic| clone.mac_of(nic)).collect();
+        assert!(macs.len() == 4 && macs.iter().all(|mac| mac[0] & 3 == 2) && clone.mac_of(0) == clone.mac());
         assert_eq!((clone.uuid[6] >> 4, clone.uuid[8] >> 6), (4, 2), "a random UUID");
         let mut back = clone.clone();
         back.renew(&[3; 32]);

@@ -16,6 +16,7 @@ pub mod exit;
 pub mod frames;
 pub mod identity;
 pub mod monitor;
+pub mod net;
 pub mod place;
 pub mod sched;
 pub mod stage2;

@@ -75,6 +75,7 @@ pub struct Boot {
     pub taken: Vec<Range<u64>, 32>,
     storage: Mutex<Option<(Range<u64>, Range<u64>)>>,
     merger: Mutex<Option<Range<u64>>>,
+    room: Mutex<Range<u64>>,
     root: Pa,
     stacks: [Stacks; MAX_CPUS],
     scratch: [Pa; MAX_CPUS],
@@ -86,6 +87,10 @@ static BOOT: Once<Boot> = Once::new();
 pub const MAX_VMS: usize = 1024;
 const NODES: usize = MAX_VMS * VCPUS_PER_VM;
 const NODES_BYTES: u64 = (NODES * size_of::<Node>()) as u64;
+
+/// What is set aside for EL2's own large data: the switch, the directory; and a packet for each CPU.
+const ROOM_BYTES: u64 = 128 << 10;
+const ROOM_BYTES_PER_CPU: u64 = 66 << 10;
 
 /// For how many frames merging remembers one page.
 const FRAMES_PER_MERGER_SLOT: u64 = 32;
@@ -141,10 +146,12 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
     let banks: Vec<Range<Pa>, MAX_BANKS> = board.ram.iter().map(|bank| Pa(bank.start)..Pa(bank.end)).collect();
     let words = Frames::words_needed(&banks).unwrap_or_else(|error| panic!("RAM is unusable: {error:?}"));
     let merger_bytes = page_up((words as u64 / FRAMES_PER_MERGER_SLOT) * 16);
-    let bytes = page_up(words as u64 * 8) + page_up(NODES_BYTES) + merger_bytes;
+    let room_bytes = page_up(ROOM_BYTES + cpus * ROOM_BYTES_PER_CPU);
+    let bytes = page_up(words as u64 * 8) + page_up(NODES_BYTES) + merger_bytes + room_bytes;
     let table = place::find(&board.ram, &taken, 0..u64::MAX, bytes, PAGE_SIZE).expect("no room for the frame table");
     taken.push(table..table + bytes).expect("there is room for one more");
-    let merger = table + bytes - merger_bytes..table + bytes;
+    let room = table + bytes - room_bytes;
+    let merger = room - merger_bytes..room;
     let nodes = merger.start - page_up(NODES_BYTES);
 
     // SAFETY: `early` was placed apart from everything else and is noted as taken.
@@ -178,9 +185,10 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
     let root = map.root();
     let storage = Mutex::new(Some((table..nodes, nodes..nodes + NODES_BYTES)));
     let merger = Mutex::new(Some(merger));
+    let room = Mutex::new(room..room + room_bytes);
     let top = stacks[0].top;
     let image = loaded.image;
-    BOOT.call_once(|| Boot { loaded, board, taken, storage, merger, root, stacks, scratch });
+    BOOT.call_once(|| Boot { loaded, board, taken, storage, merger, room, root, stacks, scratch });
     // SAFETY: the map holds all that EL2 uses, and nothing of this stack is used again.
     unsafe { mmu::switch_to(root, image, top, enter_main) }
 }
@@ -229,6 +237,27 @@ impl Boot {
         let range = self.merger.lock().take()?;
         // SAFETY: placed apart from everything else, mapped, and handed out once.
         Some(unsafe { memory::claim(range) })
+    }
+
+    /// Puts a value that is too large for the image, and for a stack, into memory that was set aside at boot.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room: each such value is made once, and there is room for all.
+    #[inline(always)] // A constant is made in place.
+    pub fn keep<T: Send + Sync>(&self, value: T) -> &'static T {
+        const { assert!(align_of::<T>() <= 64) };
+        let place = {
+            let mut room = self.room.lock();
+            let start = room.start;
+            room.start += (size_of::<T>() as u64).next_multiple_of(64);
+            assert!(room.start <= room.end, "no room for EL2's own data");
+            start as *mut T
+        };
+        // SAFETY: RAM placed apart from everything else, mapped, aligned, and given out once.
+        unsafe { place.write(value) };
+        // SAFETY: as above, initialised just now; nobody else refers to it.
+        unsafe { &*place }
     }
 
     /// Starts CPU `index`, which comes to the firmware's main function.

@@ -11,6 +11,7 @@
 //! | [`fpsimd`] | FP and SIMD are kept, absent features are UNDEFINED |
 //! | [`abort`] | external aborts where nothing is |
 //! | [`hostile`] | garbage to everything, repeatable by its seed |
+//! | [`rings`] | a NIC, with rings that break every rule |
 //! | [`memory`] | a pattern in all of RAM |
 //! | [`spin`], [`crash`] | bad neighbours |
 //! | [`clone`](mod@clone) | what clones are promised, and what they cost |
@@ -29,6 +30,7 @@ pub mod irq;
 pub mod manager;
 pub mod memory;
 pub mod psci;
+pub mod rings;
 pub mod spin;
 pub mod timer;
 pub mod tiny;

@@ -4,6 +4,7 @@
 //! vCPUs, [`console`] prints, [`mmio`] and [`sysreg`] reach the machine, [`mmu`] edits the address map, [`ram`] hands
 //! out the memory that the image does not use, [`el0`] runs code at EL0, [`instruction`] holds single instructions
 //! that a test wants to execute just so, [`freeze`](mod@freeze) is the call that clones return from.
+//! With the feature `net`, `heap` and `virtio` are for guests on the network.
 #![allow(unsafe_code)]
 
 pub mod console;
@@ -13,6 +14,8 @@ pub mod el0;
 pub mod exception;
 pub mod freeze;
 pub mod generated;
+#[cfg(feature = "net")]
+pub mod heap;
 pub mod instruction;
 pub mod mmio;
 pub mod mmu;
@@ -23,3 +26,5 @@ pub mod ruin;
 pub mod start;
 pub mod sysreg;
 pub mod tree;
+#[cfg(feature = "net")]
+pub mod virtio;

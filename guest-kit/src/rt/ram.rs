@@ -1,6 +1,7 @@
 //! The RAM that nothing of the image uses. Before: `machine`, which knows what is used. After: tests of memory.
 
 use core::ptr;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use crate::machine;
 
@@ -27,9 +28,35 @@ pub fn loaded_bytes() -> u64 {
     &raw const __file_end as u64 - image().0
 }
 
+/// Whether runs are handed out to be written to by anybody, or one was taken by its one owner.
+static USE: AtomicU8 = AtomicU8::new(UNUSED);
+const UNUSED: u8 = 0;
+const SHARED: u8 = 1;
+const TAKEN: u8 = 2;
+
 impl Ram {
     /// Returns the largest run of free RAM, of whole pages.
+    ///
+    /// # Panics
+    ///
+    /// If it was taken.
     pub fn largest() -> Self {
+        assert!(USE.swap(SHARED, Ordering::Relaxed) != TAKEN, "the heap is there");
+        Self::find()
+    }
+
+    /// Returns the same run, and nobody else ever has it.
+    ///
+    /// # Panics
+    ///
+    /// If somebody has.
+    #[cfg(feature = "net")]
+    pub(super) fn take() -> Self {
+        assert!(USE.swap(TAKEN, Ordering::Relaxed) == UNUSED, "free RAM is in use");
+        Self::find()
+    }
+
+    fn find() -> Self {
         let used = machine::used_ranges();
         let mut best = Self { start: 0, end: 0 };
         // A free run starts at the start of RAM or where something used ends, and goes to the next that is used.

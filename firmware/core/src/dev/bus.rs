@@ -1,8 +1,10 @@
 //! Which device answers at a guest physical address, and how a value gets from its register into a general register.
-//! Before: [`crate::exit::decode`], a data abort outside RAM; after: [`super::pl011`], [`super::pl031`], [`crate::vgic`].
+//! Before: [`crate::exit::decode`], a data abort outside RAM; after: [`super::pl011`], [`super::pl031`], [`super::net`],
+//! [`crate::vgic`].
 
 use crate::addr::Ipa;
 use crate::vgic::{AccessSize, DIST_SIZE, MAX_VCPUS, REDIST_SIZE};
+use salp_hvc::bootset::{MAX_NICS, VIRTIO_BASE, VIRTIO_SIZE};
 
 /// Where the distributor is.
 pub const GICD: Ipa = Ipa(0x0800_0000);
@@ -39,6 +41,8 @@ pub enum Device {
     Rtc,
     /// The Salp guest device.
     Guest,
+    /// A virtio device, by its number.
+    Virtio(usize),
     /// Erased flash: reads as ones, ignores writes.
     Flash,
 }
@@ -62,6 +66,9 @@ pub fn find(ipa: Ipa, vcpus: usize) -> Option<(Device, u64)> {
     }
     if let Some(offset) = within(RTC, PRIMECELL_SIZE) {
         return Some((Device::Rtc, offset));
+    }
+    if let Some(offset) = within(Ipa(VIRTIO_BASE), VIRTIO_SIZE * u64::from(MAX_NICS)) {
+        return Some((Device::Virtio((offset / VIRTIO_SIZE) as usize), offset % VIRTIO_SIZE));
     }
     within(GUEST, salp_hvc::device::SIZE).map(|offset| (Device::Guest, offset))
 }

@@ -4,12 +4,16 @@
 //! - [`bus`]: the map of DESIGN section 5, and the way of a value between a device and a general register.
 //! - [`pl011`]: the console.
 //! - [`pl031`]: the clock.
+//! - [`net`]: a NIC, on [`virtio_mmio`] and [`virtq`], which other virtio devices stand on too.
 //! - [`guest`]: who the VM is, and its wish to be frozen.
 
 pub mod bus;
 pub mod guest;
+pub mod net;
 pub mod pl011;
 pub mod pl031;
+pub mod virtio_mmio;
+pub mod virtq;
 
 /// What the identification registers of a PrimeCell say, from offset 0xfe0: PeriphID0 to 3, then PCellID0 to 3 (the value
 /// that AMBA drivers look for).

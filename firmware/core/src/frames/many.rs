@@ -20,6 +20,12 @@ const fn position(entry: u64, base: u64) -> usize {
     ((entry & ADDRESS) >> PAGE_SHIFT).wrapping_sub(base) as usize
 }
 
+/// Returns true if none of four entries is in use.
+#[inline(always)]
+const fn is_empty([first, second, third, fourth]: [u64; GROUP]) -> bool {
+    first == 0 && second | third | fourth == 0
+}
+
 /// Returns the records of the frames that four entries point to, and the position of the first, if they are a row of equal
 /// ones. A row begins below `limit`, so that there are records for all of it.
 #[inline(always)]
@@ -110,9 +116,12 @@ impl Frames<'_> {
             let records = &mut self.records[..limit as usize + (GROUP - 1)];
             let entries = loop {
                 let Some(entries) = entries.next() else { return };
-                let Some((_, row)) = row(records, entries, base, limit) else { break entries };
-                let record = row[0].incremented();
-                *row = [record, record, record, record];
+                if let Some((_, row)) = row(records, entries, base, limit) {
+                    let record = row[0].incremented();
+                    *row = [record, record, record, record];
+                } else if !is_empty(entries) {
+                    break entries;
+                }
             };
             for raw in entries {
                 if raw != 0 {
@@ -164,6 +173,9 @@ impl Frames<'_> {
                         *row = [record, record, record, record];
                         continue;
                     }
+                }
+                if is_empty(entries) {
+                    continue;
                 }
                 let [a, b, c, d] = entries;
                 if !lower(blocks, records, a, base, &mut freed) {

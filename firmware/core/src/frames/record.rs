@@ -44,6 +44,9 @@ impl Kind {
 #[repr(transparent)]
 pub(super) struct Record(u64);
 
+/// Where a count ends.
+pub(super) const COUNT_END: u32 = 1 << 31;
+
 const PINS_SHIFT: u32 = 32;
 const PINS_MASK: u64 = 0xffff << PINS_SHIFT;
 const KIND_SHIFT: u32 = 48;
@@ -126,14 +129,14 @@ impl Record {
     /// Returns this with one reference more. A count that reaches its end stays there and the frame is never freed.
     #[inline(always)]
     pub(super) const fn incremented(self) -> Self {
-        Self(self.0.wrapping_add((self.count() != u32::MAX) as u64))
+        Self(self.0.wrapping_add((self.count() < COUNT_END) as u64))
     }
 
     /// Returns this with one reference less. The count must not be zero.
     #[inline(always)]
     pub(super) const fn decremented(self) -> Self {
         assert!(self.count() != 0, "a frame was given back more often than it was taken");
-        Self(self.0.wrapping_sub((self.count() != u32::MAX) as u64))
+        Self(self.0.wrapping_sub((self.count() < COUNT_END) as u64))
     }
 
     /// Returns zero if both are equal: for the comparison of several without a branch each.
@@ -145,7 +148,8 @@ impl Record {
     /// Returns true if the frame stays in use with one reference less and its count is not at its end.
     #[inline(always)]
     pub(super) const fn is_plural(self) -> bool {
-        self.count().wrapping_sub(2) < u32::MAX - 2
+        // As a signed number the end is negative.
+        self.count().cast_signed() > 1
     }
 
     /// Returns this with one reference less: of a record that has one and whose count is not at its end.

@@ -1,5 +1,6 @@
 //! The frame table against a slow model: who refers to what, one entry at a time.
 
+use super::record::COUNT_END;
 use super::*;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -103,13 +104,13 @@ fn a_count_that_reaches_its_end_stays_there_and_the_frame_is_never_freed() {
     let mut frames = Frames::new(&BANKS, &mut words).unwrap();
     let pa = frames.alloc(Kind::Guest).unwrap();
     let index = frames.index(pa);
-    // 2³² - 3 calls of `get`.
+    // 2³¹ - 3 calls of `get`.
     let record: u64 = zerocopy::transmute!(frames.records[index]);
-    frames.records[index] = zerocopy::transmute!(record + u64::from(u32::MAX - 3));
+    frames.records[index] = zerocopy::transmute!(record + u64::from(COUNT_END - 3));
     for _ in 0..5 {
         frames.get(pa);
     }
-    assert_eq!(frames.count(pa), u32::MAX);
+    assert_eq!(frames.count(pa), COUNT_END);
     for _ in 0..5 {
         assert!(!frames.put(pa));
     }

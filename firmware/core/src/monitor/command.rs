@@ -69,6 +69,8 @@ pub enum Command<'a> {
     Destroy(Target<'a>),
     /// Count the memory of a VM, or of the machine.
     Stats(Option<Target<'a>>),
+    /// Show the NICs of a VM, or of all.
+    Net(Option<Target<'a>>),
     /// Show a VM's console.
     Console(Target<'a>),
     /// Show the log of all VMs.
@@ -95,7 +97,7 @@ impl Form {
 }
 
 /// Every command: [`parse`] reads by this table, and `help` shows it.
-pub static FORMS: [Form; 12] = [
+pub static FORMS: [Form; 13] = [
     Form { usage: "list", about: "lists VMs and snapshots", read: |_| Ok(Command::List) },
     Form {
         usage: "info VM",
@@ -137,6 +139,11 @@ pub static FORMS: [Form; 12] = [
         usage: "stats [VM]",
         about: "counts the memory of a VM, or of the machine",
         read: |arguments| Ok(Command::Stats(arguments.next()?.map(target).transpose()?)),
+    },
+    Form {
+        usage: "net [VM]",
+        about: "shows the NICs of a VM, or of all, and what went through them",
+        read: |arguments| Ok(Command::Net(arguments.next()?.map(target).transpose()?)),
     },
     Form {
         usage: "console VM",
@@ -400,6 +407,8 @@ mod tests {
         is("destroy web", Command::Destroy(web));
         is("stats", Command::Stats(None));
         is("stats web", Command::Stats(Some(web)));
+        is("net", Command::Net(None));
+        is("net web", Command::Net(Some(web)));
         is("console web", Command::Console(web));
         is("log", Command::Log);
         is("help", Command::Help);

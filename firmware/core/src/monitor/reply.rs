@@ -6,8 +6,10 @@
 
 use super::command::FORMS;
 use super::words::{Plain, Quoted};
+use crate::bootset::NicSpec;
+use crate::dev::net::Nic;
 use core::fmt::{self, Display, Write};
-use salp_hvc::calls::{MachineInfo, NAME, VmInfo, VmMemory, state_word};
+use salp_hvc::calls::{MachineInfo, VmInfo, VmMemory, state_word};
 use salp_hvc::status;
 
 /// A line of a reply as it is written. Whatever fails to be written is told at the end.
@@ -162,8 +164,37 @@ pub fn machine_row(out: &mut dyn Write, machine: &MachineInfo, vms: &VmMemory) -
         .end()
 }
 
+/// Writes a row with a NIC of a VM and what went through its port.
+///
+/// # Errors
+///
+/// If the writer fails.
+pub fn nic_row(out: &mut dyn Write, vm: &str, index: usize, spec: &NicSpec, nic: &Nic) -> fmt::Result {
+    let counters = &nic.port.counters;
+    Row::new(out)
+        .text("vm", vm)
+        .number("nic", index as u64)
+        .text("segment", name(&spec.segment))
+        .number("vlan", spec.vlan)
+        .pair("mac", format_args!("{}", Mac(&nic.port.mac)))
+        .flag("link", nic.is_link_up())
+        .flag("driver", nic.is_live())
+        .flag("broken", nic.is_broken())
+        .number("sent", counters.sent)
+        .number("sent_bytes", counters.sent_bytes)
+        .number("received", counters.received)
+        .number("received_bytes", counters.received_bytes)
+        .number("missed", counters.missed)
+        .number("quarantined", counters.quarantined)
+        .number("spoofed", counters.spoofed)
+        .number("limited", counters.limited)
+        .number("malformed", counters.malformed)
+        .number("breaches", counters.breaches)
+        .end()
+}
+
 /// Returns a name without its padding.
-pub fn name(padded: &[u8; NAME]) -> &str {
+pub fn name(padded: &[u8]) -> &str {
     let name = padded.split(|&byte| byte == 0).next().unwrap_or_default();
     core::str::from_utf8(name).unwrap_or_default()
 }

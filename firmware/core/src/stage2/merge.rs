@@ -198,7 +198,7 @@ enum Spot {
 
 impl AddressSpace {
     /// Goes on merging at `cursor`, for `pages` pages at most; regions without pages count as one. vCPUs of the VM may run.
-    /// Any cursor outside the RAM means its start.
+    /// Any cursor outside the RAM means its start. Of a VM that has a promise nothing is merged.
     #[expect(clippy::too_many_arguments, reason = "what faults need, and what merging needs")]
     pub fn merge_step(
         &mut self,

@@ -44,7 +44,7 @@ pub(super) struct Supply {
 }
 
 impl Supply {
-    /// Takes what is needed, for copies of what is shared or for memory that is touched for the first time.
+    /// Takes all that is needed or nothing, for copies of what is shared or for memory that is touched for the first time.
     pub(super) fn take(
         frames: &mut Frames<'_>,
         account: &mut Account,
@@ -55,7 +55,8 @@ impl Supply {
         match this.fetch(frames, need) {
             Ok(()) => Ok(this),
             Err(error) => {
-                this.put_back(frames, account);
+                this.release(frames);
+                account.refund(frames, this.drawn, this.drawn);
                 Err(error)
             }
         }
@@ -104,6 +105,12 @@ impl Supply {
 
     /// Gives back what was not used.
     pub(super) fn put_back(&mut self, frames: &mut Frames<'_>, account: &mut Account) {
+        let count = self.release(frames);
+        account.refund(frames, count, self.drawn);
+    }
+
+    /// Frees what is left. Returns how many frames that was.
+    fn release(&mut self, frames: &mut Frames<'_>) -> usize {
         let mut count = 0;
         let [first, second] = &mut self.nodes;
         for slot in [first, second, &mut self.page] {
@@ -116,7 +123,7 @@ impl Supply {
             frames.put_block(pa);
             count += FRAMES_PER_BLOCK;
         }
-        account.refund(frames, count, self.drawn);
+        count
     }
 }
 

@@ -1,6 +1,6 @@
 //! Measures what a clone pays for memory that it shares, and dirties as many pages as it is told.
 //!
-//! The source writes every page of 24 regions of 2 MiB, from the one that holds this image, and freezes. Setting `do=`, in
+//! The source writes every page of 20 regions of 2 MiB, from the one that holds this image, and freezes. Setting `do=`, in
 //! the clone's configuration or the boot arguments, says what whoever goes on does:
 //!
 //! - `measure` (default): reads pages for the first time (`first_read_shared`), writes others (`first_write_shared`), and
@@ -21,7 +21,7 @@ use crate::{println, salp, test};
 
 const PAGE: u64 = 4096;
 const REGION: u64 = 2 << 20;
-const REGIONS: u64 = 24;
+const REGIONS: u64 = 20;
 
 /// Runs the role.
 pub fn main() {

@@ -1,10 +1,10 @@
 //! How long it takes to make clones. A clone's own first reading of the counter is on its console; the host puts both
 //! together.
 
-use super::{destroy, frozen_source, make, source, wait_acknowledged, wait_frozen, wait_gone};
+use super::{destroy, frozen_source, make, must, source, wait_acknowledged, wait_frozen, wait_gone};
 use crate::machine::number;
 use crate::rt::{cpu, sysreg};
-use crate::salp::{Name, Request};
+use crate::salp::{self, Name, Request};
 use crate::{test, timer};
 
 /// Clones a frozen VM again and again; each clone ends before the next.
@@ -60,12 +60,14 @@ pub fn chain() {
 pub fn running() {
     let (id, times) = (source().id.get(), number("times", 10).max(1));
     timer::sleep(20);
-    let mut cost = 0;
+    let (mut cost, mut pauses) = (0, 0);
     for round in 0..times {
         let name = Name::new(format_args!("clone-{round}"));
         let request = Request::new(id, 1, name);
         pause();
         let made = make(&request);
+        // In nanoseconds: a tick is one when instructions are counted.
+        pauses += must("VM_NEXT", salp::vm(id)).pause.get();
         destroy(made.clones.first);
         cost += made.cost;
         // The source tells of the gap meanwhile.
@@ -73,6 +75,7 @@ pub fn running() {
         made.tell(&name);
     }
     test::bench("clone_running_call", times, cost / times);
+    test::bench("pause", times, pauses / times);
     destroy(id);
 }
 

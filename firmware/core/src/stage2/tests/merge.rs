@@ -84,6 +84,7 @@ fn a_page_that_is_written_while_it_is_looked_at_keeps_what_was_written() {
             world.vms[vm].cursor = page(at);
             world.merge_while(vm, 1, Some((page(at), value)));
             world.check();
+            assert_eq!(world.merger.stable(), 0, "what has changed meanwhile is not kept");
         }
         world.merge_all(3);
         for vm in 0..2 {
@@ -220,5 +221,39 @@ fn a_step_looks_at_no_more_pages_than_it_is_told() {
         world.vms[0].cursor = Ipa(RAM.end.0 - PAGE_SIZE);
         assert!(world.merge(0, 3).at_end);
         assert_eq!(world.vms[0].cursor, RAM.start);
+    });
+}
+
+/// Makes a VM with pages of zeros far from its first page, and a snapshot of it. Their nodes are each one's own.
+fn with_snapshot(world: &mut World<'_>) -> usize {
+    twins(world, 1, 4);
+    for number in 40..50 {
+        world.guest_write(0, 0, page(number), 0).unwrap();
+    }
+    let snapshot = world.fork(0).unwrap();
+    world.seal(snapshot);
+    world.guest_write(0, 0, page(0), 9).unwrap();
+    snapshot
+}
+
+#[test]
+fn a_vm_that_goes_back_to_a_snapshot_that_was_merged_meanwhile_has_what_the_snapshot_has() {
+    on_machine(|world| {
+        let snapshot = with_snapshot(world);
+        assert_eq!(world.merge(snapshot, 2000).zeroed, 10);
+        world.revert(0, snapshot).unwrap();
+        world.check();
+        world.check_all_bytes(0);
+    });
+}
+
+#[test]
+fn a_vm_that_was_merged_shares_again_what_it_shared_when_it_goes_back() {
+    on_machine(|world| {
+        let snapshot = with_snapshot(world);
+        assert_eq!(world.merge(0, 2000).zeroed, 10);
+        world.revert(0, snapshot).unwrap();
+        world.check();
+        world.check_all_bytes(0);
     });
 }

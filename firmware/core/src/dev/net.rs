@@ -1,0 +1,521 @@
+//! virtio-net (Virtio 1.2, 5.1): the NIC of a guest. Before: [`super::virtio_mmio`] and [`super::virtq`]; after:
+//! [`crate::net`], which has the port that the NIC is plugged into.
+//!
+//! Both ways a frame is copied, between the guest's memory and a [`Packet`] of EL2's. Senders may leave checksums and the
+//! cutting of TCP segments to others; a receiver that does not take such frames gets them finished.
+
+use super::virtio_mmio::{EVENT_IDX, Effect, INDIRECT_DESC, Kind, Transport, VERSION_1};
+use super::virtq::{GuestMem, QueueError};
+use crate::net::Mac;
+use crate::net::packet::{Addresses, HEADER, MAX_HEADERS, Packet};
+use crate::net::port::Port;
+use crate::vgic::AccessSize;
+
+/// The queue of frames to the guest.
+pub const RECEIVE: usize = 0;
+/// The queue of frames from the guest.
+pub const TRANSMIT: usize = 1;
+
+/// The sizes of both: segments of a large frame take many buffers.
+const QUEUES: [u16; 2] = [1024, 256];
+
+const CSUM: u64 = 1 << 0;
+const GUEST_CSUM: u64 = 1 << 1;
+const HAS_MAC: u64 = 1 << 5;
+const GUEST_TSO4: u64 = 1 << 7;
+const GUEST_TSO6: u64 = 1 << 8;
+const HOST_TSO4: u64 = 1 << 11;
+const HOST_TSO6: u64 = 1 << 12;
+const MERGE_BUFFERS: u64 = 1 << 15;
+const HAS_STATUS: u64 = 1 << 16;
+
+const FEATURES: u64 = VERSION_1
+    | EVENT_IDX
+    | INDIRECT_DESC
+    | CSUM
+    | GUEST_CSUM
+    | HAS_MAC
+    | GUEST_TSO4
+    | GUEST_TSO6
+    | HOST_TSO4
+    | HOST_TSO6
+    | MERGE_BUFFERS
+    | HAS_STATUS;
+
+/// The most buffers that one frame is spread over.
+const MAX_BUFFERS: u16 = 128;
+
+/// A NIC and its port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nic {
+    /// Where it is plugged in.
+    pub port: Port,
+    transport: Transport<2>,
+}
+
+/// What came of the queue of frames from the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// A frame that may leave, with its addresses.
+    Frame(Addresses),
+    /// A frame that does not leave; it is counted.
+    Dropped,
+    /// There is no more, and the guest tells of the next.
+    Nothing,
+}
+
+impl Nic {
+    /// Returns a NIC as it is after a reset.
+    pub fn new(port: Port) -> Self {
+        Self { port, transport: Transport::default() }
+    }
+
+    /// Returns that of a clone: its queues go on, its address is its own, its link is down.
+    pub fn of_clone(&self, mac: Mac) -> Self {
+        let mut clone = Self { port: self.port.of_clone(mac), transport: self.transport.clone() };
+        clone.transport.tell_config();
+        clone
+    }
+
+    /// Takes over the state of a snapshot's NIC, on the port that it has.
+    pub fn revert(&mut self, snapshot: &Self, is_own: bool) {
+        self.transport = snapshot.transport.clone();
+        // What the guest believes to be is what it was then: nobody else, or it has to acknowledge who it is.
+        self.port.is_quarantined = !is_own || snapshot.port.is_quarantined;
+        self.transport.tell_config();
+    }
+
+    /// Opens the port: the guest has acknowledged who it is. Returns true if it was in quarantine.
+    pub fn acknowledge(&mut self) -> bool {
+        let was_quarantined = core::mem::take(&mut self.port.is_quarantined);
+        if was_quarantined {
+            self.transport.tell_config();
+        }
+        was_quarantined
+    }
+
+    /// Returns the level of the interrupt line.
+    #[inline]
+    pub const fn interrupt(&self) -> bool {
+        self.transport.interrupt()
+    }
+
+    /// Returns true if the link is up.
+    pub const fn is_link_up(&self) -> bool {
+        !self.port.is_quarantined
+    }
+
+    /// Returns true if the guest's driver works with it.
+    pub const fn is_live(&self) -> bool {
+        self.transport.is_live()
+    }
+
+    /// Returns true if the driver broke the rules, and has not reset the device since.
+    pub const fn is_broken(&self) -> bool {
+        self.transport.needs_reset()
+    }
+
+    /// Stops the device: its driver broke the rules. Returns true the first time.
+    pub const fn give_up(&mut self) -> bool {
+        self.transport.give_up();
+        self.port.counters.breaches = self.port.counters.breaches.wrapping_add(1);
+        self.port.counters.breaches == 1
+    }
+
+    /// Forgets what the guest has set up: it starts again.
+    pub fn restart(&mut self) {
+        self.transport = Transport::default();
+        self.port.is_quarantined = false;
+    }
+
+    /// The configuration: address, and the state of the link.
+    fn config(&self) -> [u8; 8] {
+        let [a, b, c, d, e, f] = self.port.mac;
+        [a, b, c, d, e, f, u8::from(self.is_link_up()), 0]
+    }
+
+    fn kind(config: &[u8; 8]) -> Kind<'_> {
+        Kind { id: 1, features: FEATURES, queues: &QUEUES, config }
+    }
+
+    /// Returns true if no record could make it invalid.
+    pub fn is_valid(&self) -> bool {
+        self.transport.is_valid(&Self::kind(&[0; 8]))
+    }
+
+    /// Returns what a load of `size` at `offset` gives.
+    pub fn read(&self, offset: u64, size: AccessSize) -> u64 {
+        self.transport.read(&Self::kind(&self.config()), offset, size)
+    }
+
+    /// Writes the register at `offset`. Returns true if the guest has frames to send.
+    pub fn write(&mut self, offset: u64, size: AccessSize, value: u64) -> bool {
+        let effect = self.transport.write(&Self::kind(&[0; 8]), offset, size, value);
+        matches!(effect, Effect::Notify(TRANSMIT))
+    }
+
+    /// Takes the next frame from the guest; `now` in microseconds.
+    ///
+    /// # Errors
+    ///
+    /// The driver broke the rules, or there is no memory: then nothing was taken.
+    pub fn take(&mut self, mem: &mut impl GuestMem, packet: &mut Packet, now: u64) -> Result<Taken, QueueError> {
+        if !self.transport.is_live() {
+            return Ok(Taken::Nothing);
+        }
+        let queue = &mut self.transport.queues[TRANSMIT];
+        let mark = queue.mark();
+        let Some(mut chain) = queue.pop(mem)? else {
+            return Ok(if queue.arm(mem)? { Taken::Dropped } else { Taken::Nothing });
+        };
+        let length = chain.read(mem, packet.room())?;
+        let is_whole = !chain.has_more_to_read(mem)?;
+        // What was read is EL2's own: the guest may have its buffers back.
+        if let Err(error) = queue.push(mem, chain.head, 0).and_then(|()| queue.publish(mem)) {
+            queue.rewind(mark);
+            return Err(error);
+        }
+        if !is_whole || !packet.fill(length) {
+            self.port.counters.malformed = self.port.counters.malformed.wrapping_add(1);
+            return Ok(Taken::Dropped);
+        }
+        Ok(self.port.admit(packet.frame(), now).map_or(Taken::Dropped, Taken::Frame))
+    }
+
+    /// Tells the guest that its frames were taken, if it wants to know.
+    ///
+    /// # Errors
+    ///
+    /// The driver broke the rules.
+    pub fn finish_taking(&mut self, mem: &mut impl GuestMem) -> Result<(), QueueError> {
+        if self.transport.queues[TRANSMIT].should_interrupt(mem)? {
+            self.transport.tell_used();
+        }
+        Ok(())
+    }
+
+    /// Gives the guest a frame, which is counted whether it arrives or not.
+    ///
+    /// # Errors
+    ///
+    /// The driver broke the rules, or there is no memory: then nothing has arrived.
+    pub fn deliver(&mut self, mem: &mut impl GuestMem, packet: &mut Packet) -> Result<(), QueueError> {
+        let bytes = packet.frame().len();
+        let result =
+            if self.transport.is_live() && self.is_link_up() { self.hand_over(mem, packet) } else { Ok(false) };
+        self.port.count_arrival(bytes, result == Ok(true));
+        result.map(drop)
+    }
+
+    fn hand_over(&mut self, mem: &mut impl GuestMem, packet: &mut Packet) -> Result<bool, QueueError> {
+        let features = self.transport.features();
+        let mut has_arrived = true;
+        match packet.offload.segments {
+            None => {
+                if features & GUEST_CSUM == 0 {
+                    packet.finish_checksum();
+                }
+                has_arrived = self.put(mem, packet.whole(), &[])?;
+            }
+            Some(segments) if features & if segments.is_v6() { GUEST_TSO6 } else { GUEST_TSO4 } != 0 => {
+                has_arrived = self.put(mem, packet.whole(), &[])?;
+            }
+            Some(segments) => {
+                let frame = packet.frame();
+                for part in segments.parts(frame.len()) {
+                    let mut headers = [0; MAX_HEADERS];
+                    let Some(length) = segments.make_headers(frame, &part, &mut headers) else { break };
+                    let mut first = [0; HEADER + MAX_HEADERS];
+                    first[10] = 1;
+                    for (to, from) in first[HEADER..].iter_mut().zip(&headers) {
+                        *to = *from;
+                    }
+                    let (first, rest) = (first.get(..HEADER + length), frame.get(part));
+                    has_arrived &= self.put(mem, first.unwrap_or_default(), rest.unwrap_or_default())?;
+                    if !has_arrived {
+                        break;
+                    }
+                }
+            }
+        }
+        if self.transport.queues[RECEIVE].should_interrupt(mem)? {
+            self.transport.tell_used();
+        }
+        Ok(has_arrived)
+    }
+
+    /// Puts header and frame, in two parts, into as many of the guest's buffers as they take. Returns false if they do not
+    /// fit: then they are available as before.
+    fn put(&mut self, mem: &mut impl GuestMem, first: &[u8], rest: &[u8]) -> Result<bool, QueueError> {
+        let can_merge = self.transport.features() & MERGE_BUFFERS != 0;
+        let queue = &mut self.transport.queues[RECEIVE];
+        let mark = queue.mark();
+        let mut start = None;
+        let mut buffers = 0u16;
+        let (mut first_left, mut rest_left) = (first, rest);
+        let result = loop {
+            let mut chain = match queue.pop(mem) {
+                Ok(Some(chain)) => chain,
+                Ok(None) => break Ok(false),
+                Err(error) => break Err(error),
+            };
+            start.get_or_insert_with(|| chain.clone());
+            let written = chain.write(mem, first_left).and_then(|count| {
+                first_left = first_left.get(count..).unwrap_or_default();
+                if !first_left.is_empty() {
+                    return Ok(count);
+                }
+                let more = chain.write(mem, rest_left)?;
+                rest_left = rest_left.get(more..).unwrap_or_default();
+                Ok(count + more)
+            });
+            buffers += 1;
+            if let Err(error) = written.and_then(|written| queue.push(mem, chain.head, written as u32)) {
+                break Err(error);
+            }
+            if first_left.is_empty() && rest_left.is_empty() {
+                break Ok(true);
+            }
+            if !can_merge || buffers == MAX_BUFFERS {
+                break Ok(false);
+            }
+        };
+        let result = match (result, start) {
+            (Ok(true), Some(mut start)) if buffers > 1 => first
+                .first_chunk::<HEADER>()
+                .map_or(Ok(0), |header| {
+                    let mut header = *header;
+                    header[10..].copy_from_slice(&buffers.to_le_bytes());
+                    start.write(mem, &header)
+                })
+                .map(|_| true),
+            (result, _) => result,
+        };
+        match result.and_then(|fits| if fits { queue.publish(mem).map(|()| true) } else { Ok(false) }) {
+            Ok(true) => Ok(true),
+            other => {
+                queue.rewind(mark);
+                other
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::virtq::Breach;
+    use super::super::virtq::tests::{Driver, Mem, RAM};
+    use super::*;
+    use crate::net::packet::{Checksum, ETHERNET, Offload, Segments};
+    use crate::net::port::Rules;
+
+    const MAC: Mac = [2, 0, 0, 0, 0, 1];
+    const WRITE: u16 = 2;
+    const RX: u64 = RAM + 0x1000;
+    const TX: u64 = RAM + 0x3000;
+    const DATA: u64 = RAM + 0x1_0000;
+
+    struct World {
+        nic: Nic,
+        mem: Mem,
+        receive: Driver,
+        transmit: Driver,
+        packet: Box<Packet>,
+    }
+
+    fn world(features: u64) -> World {
+        let mut nic = Nic::new(Port::new(MAC, Rules::default()));
+        let mut write = |offset: u64, value: u64| nic.write(offset, AccessSize::Word, value);
+        write(0x70, 3);
+        write(0x20, features & 0xffff_ffff);
+        write(0x24, 1);
+        write(0x20, VERSION_1 >> 32);
+        write(0x70, 11);
+        let drivers = [(0, Driver::new(RX, 64)), (1, Driver::new(TX, 16))];
+        for (queue, driver) in &drivers {
+            let registers =
+                [(0x38, driver.size.into()), (0x80, driver.at), (0x90, driver.available()), (0xa0, driver.used())];
+            for (register, value) in [(0x30, *queue)].into_iter().chain(registers).chain([(0x44, 1)]) {
+                write(register, value);
+            }
+        }
+        write(0x70, 15);
+        assert!(nic.is_live());
+        let [(_, receive), (_, transmit)] = drivers;
+        World { nic, mem: Mem::new(), receive, transmit, packet: Box::new(Packet::EMPTY) }
+    }
+
+    fn frame(length: usize) -> Vec<u8> {
+        let mut frame: Vec<u8> = (0..length).map(|at| (at * 13) as u8).collect();
+        frame[..ETHERNET].copy_from_slice(&[2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
+        frame
+    }
+
+    impl World {
+        fn send(&mut self, header: [u8; HEADER], frame: &[u8]) -> Result<Taken, QueueError> {
+            self.mem.put(DATA, &header);
+            self.mem.put(DATA + 12, frame);
+            self.transmit.chain(&mut self.mem, 0, &[(DATA, 12 + frame.len() as u32, 0)]);
+            self.transmit.offer(&mut self.mem, 0);
+            self.nic.take(&mut self.mem, &mut self.packet, 0)
+        }
+
+        fn offer(&mut self, buffers: u16, size: u32) {
+            for n in 0..buffers {
+                let at = DATA + 0x1_0000 + u64::from(n) * u64::from(size);
+                self.receive.chain(&mut self.mem, n, &[(at, size, WRITE)]);
+                self.receive.offer(&mut self.mem, n);
+            }
+        }
+
+        fn put_packet(&mut self, offload: Offload, frame: &[u8]) {
+            let mut header = [0; HEADER];
+            offload.put(&mut header);
+            self.packet.room()[..HEADER].copy_from_slice(&header);
+            self.packet.room()[HEADER..][..frame.len()].copy_from_slice(frame);
+            assert!(self.packet.fill(HEADER + frame.len()));
+        }
+
+        fn deliver(&mut self) -> Result<(), QueueError> {
+            self.nic.deliver(&mut self.mem, &mut self.packet)
+        }
+
+        /// Takes all that has arrived: the frames without headers, and the numbers of their buffers.
+        fn arrived(&mut self, size: u32) -> Vec<(Vec<u8>, u16)> {
+            let mut frames = Vec::new();
+            while let Some((head, written)) = self.receive.take(&self.mem) {
+                let start = 0x2_0000 + (head * size) as usize;
+                let mut bytes = self.mem.bytes[start..start + written as usize].to_vec();
+                let buffers = u16::from_le_bytes([bytes[10], bytes[11]]);
+                for _ in 1..buffers {
+                    let (head, written) = self.receive.take(&self.mem).unwrap();
+                    let start = 0x2_0000 + (head * size) as usize;
+                    bytes.extend_from_slice(&self.mem.bytes[start..start + written as usize]);
+                }
+                frames.push((bytes[HEADER..].to_vec(), buffers));
+            }
+            frames
+        }
+    }
+
+    #[test]
+    fn a_frame_that_was_sent_comes_out_as_it_was() {
+        let mut world = world(0);
+        let sent = frame(900);
+        assert!(matches!(world.send([0; HEADER], &sent), Ok(Taken::Frame(_))));
+        assert_eq!(world.packet.frame(), sent);
+        assert_eq!(world.transmit.take(&world.mem), Some((0, 0)));
+        assert_eq!(world.nic.take(&mut world.mem, &mut world.packet, 0), Ok(Taken::Nothing));
+        world.nic.finish_taking(&mut world.mem).unwrap();
+        assert!(world.nic.interrupt());
+        assert_eq!(world.nic.port.counters.sent_bytes, 900);
+    }
+
+    #[test]
+    fn a_frame_arrives_in_one_buffer_or_in_several() {
+        for (features, size, buffers) in [(0, 1600, 1), (MERGE_BUFFERS, 1600, 1), (MERGE_BUFFERS, 100, 10)] {
+            let mut world = world(features);
+            world.offer(20, size);
+            let sent = frame(940);
+            world.put_packet(Offload::default(), &sent);
+            world.deliver().unwrap();
+            assert_eq!(world.arrived(size), [(sent, buffers)]);
+            assert!(world.nic.interrupt());
+            assert_eq!(world.nic.port.counters.received, 1);
+        }
+    }
+
+    #[test]
+    fn a_frame_that_finds_no_room_leaves_no_trace_but_a_count() {
+        for (features, buffers) in [(0, 0), (0, 5), (MERGE_BUFFERS, 5)] {
+            let mut world = world(features);
+            world.offer(buffers, 100);
+            world.put_packet(Offload::default(), &frame(940));
+            world.deliver().unwrap();
+            assert_eq!(world.nic.port.counters.missed, 1);
+            world.put_packet(Offload::default(), &frame(60));
+            world.deliver().unwrap();
+            assert_eq!(world.arrived(100).len(), usize::from(buffers > 0));
+        }
+    }
+
+    #[test]
+    fn a_receiver_without_segments_gets_them_cut() {
+        let mut frame = frame(ETHERNET);
+        frame.truncate(12);
+        frame.extend([8, 0, 0x45, 0, 0x10, 0, 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        frame.extend([0, 80, 0, 81, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+        frame.extend(vec![7; 4000]);
+        let segments = Segments { version: 4, size: 1460, tcp: 34, payload: 54 };
+        let offload = Offload { checksum: Some(Checksum { start: 34, offset: 16 }), segments: Some(segments) };
+        for (features, expected) in [(0, vec![1514, 1514, 1134]), (GUEST_CSUM | GUEST_TSO4 | MERGE_BUFFERS, vec![4054])]
+        {
+            let mut world = world(features);
+            world.offer(8, 1600);
+            world.put_packet(offload, &frame);
+            world.deliver().unwrap();
+            assert_eq!(world.arrived(1600).iter().map(|(frame, _)| frame.len()).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn frames_that_make_no_sense_are_counted_and_dropped() {
+        let mut world = world(0);
+        for length in [0, 13, 1600, 60_000] {
+            let frame = vec![2; length];
+            assert_eq!(world.send([0; HEADER], &frame), Ok(Taken::Dropped));
+        }
+        assert_eq!(world.nic.port.counters.malformed, 4);
+        world.transmit.chain(&mut world.mem, 0, &[(DATA, 0x2_0000, 0)]);
+        world.transmit.offer(&mut world.mem, 0);
+        assert_eq!(world.nic.take(&mut world.mem, &mut world.packet, 0), Ok(Taken::Dropped));
+    }
+
+    #[test]
+    fn a_driver_that_breaks_the_rules_stops_its_own_device_until_it_resets_it() {
+        let mut world = world(0);
+        world.transmit.chain(&mut world.mem, 0, &[(0, 60, 0)]);
+        world.transmit.offer(&mut world.mem, 0);
+        let taken = world.nic.take(&mut world.mem, &mut world.packet, 0);
+        assert_eq!(taken, Err(QueueError::Breach(Breach::Outside)));
+        assert!(world.nic.give_up());
+        assert!(world.nic.is_broken() && world.nic.interrupt());
+        assert_eq!(world.nic.take(&mut world.mem, &mut world.packet, 0), Ok(Taken::Nothing));
+        world.deliver().unwrap();
+        assert_eq!(world.nic.port.counters.missed, 1);
+        world.nic.write(0x70, AccessSize::Word, 0);
+        assert!(!world.nic.is_broken() && !world.nic.interrupt());
+    }
+
+    #[test]
+    fn without_memory_a_frame_is_taken_later() {
+        let mut world = world(0);
+        world.mem.has_memory = false;
+        let sent = frame(100);
+        // The driver's own writes are not EL2's.
+        world.mem.has_memory = false;
+        assert!(matches!(world.send([0; HEADER], &sent), Err(QueueError::NoMemory(_))));
+        world.mem.has_memory = true;
+        let taken = world.nic.take(&mut world.mem, &mut world.packet, 0);
+        assert!(matches!(taken, Ok(Taken::Frame(_))));
+        assert_eq!(world.packet.frame(), sent);
+    }
+
+    #[test]
+    fn a_clone_has_an_address_of_its_own_and_waits_for_its_acknowledgement() {
+        let mut world = world(0);
+        let other = [2, 9, 9, 9, 9, 9];
+        let mut clone = world.nic.of_clone(other);
+        let config = |nic: &Nic| nic.read(0x100, AccessSize::Double).to_le_bytes();
+        assert_eq!(config(&clone), [2, 9, 9, 9, 9, 9, 0, 0]);
+        assert!(clone.interrupt(), "its configuration has changed");
+        std::mem::swap(&mut world.nic, &mut clone);
+        assert_eq!(world.send([0; HEADER], &frame(60)), Ok(Taken::Dropped));
+        world.offer(1, 1600);
+        world.put_packet(Offload::default(), &frame(60));
+        world.deliver().unwrap();
+        assert!(world.arrived(1600).is_empty());
+        assert!(world.nic.acknowledge() && !world.nic.acknowledge());
+        assert_eq!(config(&world.nic)[6], 1);
+    }
+}

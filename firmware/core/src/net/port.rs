@@ -1,0 +1,357 @@
+//! Where a NIC is plugged in. Before: [`super::packet`]; after: [`super::switch`], for what may leave.
+//!
+//! A guest sends with its own MAC address, and, where the operator has said which they are, its own IP addresses: in
+//! Ethernet, ARP, IPv4, IPv6 and neighbour discovery. Tagged frames are nobody's: a port is in one VLAN.
+//!
+//! The port of a clone is in *quarantine* until the guest has acknowledged its identity: its link is down, nothing leaves and
+//! nothing arrives. What the clone still believes to be, address by address, is its source; one frame would be enough to move
+//! the source's traffic.
+
+use super::Mac;
+use super::packet::{Addresses, ETHERNET};
+
+const IPV4: u16 = 0x0800;
+const ARP: u16 = 0x0806;
+const IPV6: u16 = 0x86dd;
+const ICMPV6: u8 = 58;
+
+/// Why a frame does not leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The port is in quarantine.
+    Quarantine,
+    /// It has an address that is not the port's, or a tag, or is too short to tell.
+    Spoofed,
+    /// The port has sent as much as it may.
+    Rate,
+}
+
+/// What went through a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames that left.
+    pub sent: u64,
+    /// Their bytes.
+    pub sent_bytes: u64,
+    /// Frames that arrived.
+    pub received: u64,
+    /// Their bytes.
+    pub received_bytes: u64,
+    /// Frames that were not to leave in quarantine.
+    pub quarantined: u64,
+    /// Frames with addresses of others.
+    pub spoofed: u64,
+    /// Frames beyond the port's rate.
+    pub limited: u64,
+    /// Frames that made no sense.
+    pub malformed: u64,
+    /// Frames that found no buffer of the guest's, or no guest that runs.
+    pub missed: u64,
+    /// How often the driver broke the rules of its queues.
+    pub breaches: u64,
+}
+
+/// How much may leave: a bucket that fills at a rate and holds a tenth of a second of it, or one large frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bucket {
+    /// Bytes per second; 0 for no limit.
+    rate: u64,
+    /// How much is in it, in bytes.
+    level: u64,
+    /// When that was so, in microseconds.
+    since: u64,
+}
+
+impl Bucket {
+    const LEAST: u64 = 128 << 10;
+
+    /// Returns a full one.
+    pub const fn new(rate: u64) -> Self {
+        let most = if rate / 10 > Self::LEAST { rate / 10 } else { Self::LEAST };
+        Self { rate, level: most, since: 0 }
+    }
+
+    /// Takes so many bytes at `now`, if there are as many.
+    pub fn take(&mut self, bytes: u64, now: u64) -> bool {
+        if self.rate == 0 {
+            return true;
+        }
+        let most = (self.rate / 10).max(Self::LEAST);
+        // A clock that goes back fills nothing, and a long time no more than all.
+        let passed = now.saturating_sub(self.since).min(10_000_000_000);
+        let filled = (u128::from(self.rate) * u128::from(passed) / 1_000_000).min(most.into()) as u64;
+        // What is less than a byte goes on filling.
+        if filled > 0 {
+            self.level = (self.level + filled).min(most);
+            self.since = now;
+        }
+        let is_enough = bytes <= self.level;
+        self.level -= if is_enough { bytes } else { 0 };
+        is_enough
+    }
+}
+
+/// What the operator has said of a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// The only IPv4 address that it may use.
+    pub ipv4: Option<[u8; 4]>,
+    /// The only IPv6 address that it may use, link-local ones aside.
+    pub ipv6: Option<[u8; 16]>,
+    /// How many bytes may leave in a second; 0 for no limit.
+    pub rate: u64,
+}
+
+/// A port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// The address of the NIC.
+    pub mac: Mac,
+    /// What the operator has said.
+    pub rules: Rules,
+    /// The guest has not acknowledged who it is.
+    pub is_quarantined: bool,
+    /// What went through.
+    pub counters: Counters,
+    bucket: Bucket,
+}
+
+impl Port {
+    /// Returns a port that is open.
+    pub fn new(mac: Mac, rules: Rules) -> Self {
+        let bucket = Bucket::new(rules.rate);
+        Self { mac, rules, is_quarantined: false, counters: Counters::default(), bucket }
+    }
+
+    /// Returns the port of a clone.
+    pub fn of_clone(&self, mac: Mac) -> Self {
+        // An address of the source's is not the clone's: what it may use instead, nobody has said.
+        let rules = Rules { ipv4: None, ipv6: None, ..self.rules };
+        Self { is_quarantined: true, ..Self::new(mac, rules) }
+    }
+
+    /// Decides if a frame may leave at `now`, in microseconds, and counts it.
+    ///
+    /// # Errors
+    ///
+    /// Says why it does not.
+    #[inline]
+    pub fn admit(&mut self, frame: &[u8], now: u64) -> Result<Addresses, Refusal> {
+        let verdict = self.check(frame, now);
+        let counters = &mut self.counters;
+        match verdict {
+            Ok(_) => {
+                counters.sent = counters.sent.wrapping_add(1);
+                counters.sent_bytes = counters.sent_bytes.wrapping_add(frame.len() as u64);
+            }
+            Err(Refusal::Quarantine) => counters.quarantined = counters.quarantined.wrapping_add(1),
+            Err(Refusal::Spoofed) => counters.spoofed = counters.spoofed.wrapping_add(1),
+            Err(Refusal::Rate) => counters.limited = counters.limited.wrapping_add(1),
+        }
+        verdict
+    }
+
+    fn check(&mut self, frame: &[u8], now: u64) -> Result<Addresses, Refusal> {
+        if self.is_quarantined {
+            return Err(Refusal::Quarantine);
+        }
+        let addresses = Addresses::of(frame).ok_or(Refusal::Spoofed)?;
+        if addresses.from != self.mac || addresses.is_tagged() || self.is_spoofed(addresses.kind, frame) != Some(false)
+        {
+            return Err(Refusal::Spoofed);
+        }
+        if !self.bucket.take(frame.len() as u64, now) {
+            return Err(Refusal::Rate);
+        }
+        Ok(addresses)
+    }
+
+    /// Returns true if the frame claims an address of others above Ethernet; `None` if it is too short to tell.
+    fn is_spoofed(&self, kind: u16, frame: &[u8]) -> Option<bool> {
+        match kind {
+            ARP => {
+                // Sender: hardware address, then protocol address; 0.0.0.0 asks if an address is free.
+                let mac: &Mac = frame.get(ETHERNET + 8..)?.first_chunk()?;
+                let ip: &[u8; 4] = frame.get(ETHERNET + 14..)?.first_chunk()?;
+                Some(*mac != self.mac || !self.may_use_v4(ip))
+            }
+            IPV4 => Some(!self.may_use_v4(frame.get(ETHERNET + 12..)?.first_chunk()?)),
+            IPV6 => {
+                let ip: &[u8; 16] = frame.get(ETHERNET + 8..)?.first_chunk()?;
+                if !self.may_use_v6(ip) {
+                    return Some(true);
+                }
+                if *frame.get(ETHERNET + 6)? == ICMPV6 {
+                    self.is_spoofed_discovery(frame.get(ETHERNET + 40..)?)
+                } else {
+                    Some(false)
+                }
+            }
+            _ => Some(false),
+        }
+    }
+
+    /// Looks at a message of ICMPv6: those of neighbour discovery (RFC 4861, 4) say which link-layer address an IP address
+    /// has.
+    fn is_spoofed_discovery(&self, message: &[u8]) -> Option<bool> {
+        const SOURCE_LINK: u8 = 1;
+        const TARGET_LINK: u8 = 2;
+        let (options, own) = match *message.first()? {
+            // Router solicitation and advertisement.
+            133 => (8, SOURCE_LINK),
+            134 => (16, SOURCE_LINK),
+            // Neighbour solicitation and advertisement: the target of the latter is the sender's own.
+            135 => (24, SOURCE_LINK),
+            136 => (24, TARGET_LINK),
+            _ => return Some(false),
+        };
+        if own == TARGET_LINK && !self.may_use_v6(message.get(8..)?.first_chunk()?) {
+            return Some(true);
+        }
+        let mut rest = message.get(options..)?;
+        while let Some(&[kind, units]) = rest.first_chunk() {
+            let option = rest.get(..8 * usize::from(units)).filter(|option| !option.is_empty())?;
+            if kind == own && option.get(2..8)? != self.mac {
+                return Some(true);
+            }
+            rest = rest.get(option.len()..)?;
+        }
+        Some(false)
+    }
+
+    fn may_use_v4(&self, ip: &[u8; 4]) -> bool {
+        *ip == [0; 4] || self.rules.ipv4.is_none_or(|own| own == *ip)
+    }
+
+    fn may_use_v6(&self, ip: &[u8; 16]) -> bool {
+        let is_link_local = ip[0] == 0xfe && ip[1] & 0xc0 == 0x80;
+        *ip == [0; 16] || is_link_local || self.rules.ipv6.is_none_or(|own| own == *ip)
+    }
+
+    /// Counts a frame that arrived, or one that could not.
+    #[inline]
+    pub fn count_arrival(&mut self, bytes: usize, has_arrived: bool) {
+        let counters = &mut self.counters;
+        if has_arrived {
+            counters.received = counters.received.wrapping_add(1);
+            counters.received_bytes = counters.received_bytes.wrapping_add(bytes as u64);
+        } else {
+            counters.missed = counters.missed.wrapping_add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MAC: Mac = [2, 0, 0, 0, 0, 1];
+    const OTHER: Mac = [2, 0, 0, 0, 0, 2];
+    const IP: [u8; 4] = [10, 0, 0, 1];
+    const IP6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+    fn port() -> Port {
+        Port::new(MAC, Rules { ipv4: Some(IP), ipv6: Some(IP6), rate: 0 })
+    }
+
+    fn ethernet(from: Mac, kind: u16, rest: &[&[u8]]) -> Vec<u8> {
+        [&OTHER[..], &from, &kind.to_be_bytes(), &rest.concat()].concat()
+    }
+
+    fn arp(mac: Mac, ip: [u8; 4]) -> Vec<u8> {
+        ethernet(MAC, ARP, &[&[0, 1, 8, 0, 6, 4, 0, 1], &mac, &ip, &[0; 10]])
+    }
+
+    fn v4(ip: [u8; 4]) -> Vec<u8> {
+        ethernet(MAC, IPV4, &[&[0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0], &ip, &[10, 0, 0, 9]])
+    }
+
+    fn v6(ip: [u8; 16], next: u8, message: &[u8]) -> Vec<u8> {
+        ethernet(MAC, IPV6, &[&[0x60, 0, 0, 0, 0, 8, next, 255], &ip, &[1; 16], message])
+    }
+
+    fn advertisement(target: [u8; 16], mac: Mac) -> Vec<u8> {
+        v6(IP6, ICMPV6, &[&[136, 0, 0, 0, 0x20, 0, 0, 0], &target[..], &[2, 1], &mac].concat())
+    }
+
+    fn leaves(frame: &[u8]) -> bool {
+        let mut port = port();
+        let admitted = port.admit(frame, 0);
+        assert_eq!(port.counters.sent + port.counters.spoofed, 1);
+        admitted.is_ok()
+    }
+
+    #[test]
+    fn a_guest_sends_with_its_own_addresses() {
+        assert!(leaves(&arp(MAC, IP)) && leaves(&v4(IP)) && leaves(&v6(IP6, 17, &[])));
+        assert!(leaves(&advertisement(IP6, MAC)));
+        assert!(leaves(&ethernet(MAC, 0x88b5, &[])), "what is neither IP nor ARP has only a MAC address");
+    }
+
+    #[test]
+    fn a_guest_that_looks_for_an_address_has_none_yet() {
+        assert!(leaves(&arp(MAC, [0; 4])) && leaves(&v4([0; 4])) && leaves(&v6([0; 16], ICMPV6, &[135; 24])));
+    }
+
+    #[test]
+    fn a_guest_does_not_send_with_addresses_of_others() {
+        assert!(!leaves(&ethernet(OTHER, 0x88b5, &[])));
+        assert!(!leaves(&arp(OTHER, IP)) && !leaves(&arp(MAC, [10, 0, 0, 2])));
+        assert!(!leaves(&v4([10, 0, 0, 2])));
+        let mut other = IP6;
+        other[15] = 2;
+        assert!(!leaves(&v6(other, 17, &[])));
+        assert!(!leaves(&advertisement(other, MAC)) && !leaves(&advertisement(IP6, OTHER)));
+    }
+
+    #[test]
+    fn tags_and_frames_that_are_too_short_do_not_leave() {
+        assert!(!leaves(&ethernet(MAC, 0x8100, &[&[0, 1, 8, 0]])));
+        assert!(!leaves(&arp(MAC, IP)[..25]) && !leaves(&v4(IP)[..29]) && !leaves(&MAC));
+        assert!(!leaves(&advertisement(IP6, MAC)[..70]), "an option that is cut off");
+    }
+
+    #[test]
+    fn nothing_leaves_in_quarantine() {
+        let mut clone = port().of_clone(OTHER);
+        for frame in [arp(MAC, IP), v4(IP), ethernet(OTHER, 0x88b5, &[])] {
+            assert_eq!(clone.admit(&frame, 0), Err(Refusal::Quarantine));
+        }
+        assert_eq!((clone.counters.quarantined, clone.counters.sent), (3, 0));
+        clone.is_quarantined = false;
+        assert!(clone.admit(&ethernet(OTHER, 0x88b5, &[]), 0).is_ok());
+        assert_eq!(clone.admit(&v4(IP), 0), Err(Refusal::Spoofed), "with the source's MAC address");
+    }
+
+    proptest! {
+        #[test]
+        fn a_rate_is_kept(rate in 1_000_000u64..1_000_000_000, steps in proptest::collection::vec((0u64..2000, 60u64..65_000), 1..300)) {
+            let mut bucket = Bucket::new(rate);
+            let (mut now, mut sent) = (0, 0);
+            for (pause, bytes) in steps {
+                now += pause;
+                if bucket.take(bytes, now) {
+                    sent += bytes;
+                }
+                let most = (rate / 10).max(Bucket::LEAST);
+                prop_assert!(sent <= most + rate * now / 1_000_000 + 1);
+            }
+        }
+
+        #[test]
+        fn any_frame_is_admitted_or_counted(bytes in proptest::collection::vec(any::<u8>(), 0..120), kind in 0usize..4, icmp in 130u8..140) {
+            let mut frame = bytes;
+            if frame.len() > 56 {
+                frame[6..12].copy_from_slice(&MAC);
+                frame[12..14].copy_from_slice(&[ARP, IPV4, IPV6, 0x8100][kind].to_be_bytes());
+                if kind == 2 {
+                    frame[20] = ICMPV6;
+                    frame[22..38].copy_from_slice(&IP6);
+                    frame[54] = icmp;
+                }
+            }
+            leaves(&frame);
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! The switch: which ports are on which segment, and behind which port an address is. Before: [`super::port`], which lets a
+//! frame leave; after: the ports that [`Switch::route`] names.
+//!
+//! A *domain* is a VLAN of a segment: frames do not leave it. Ports are numbered by who has them, so the switch knows them by
+//! number alone. Its tables have a fixed size, and every step but [`Switch::leave`] looks at a few entries of them; where
+//! the table of addresses has no room, the oldest entry of the few gives way, and frames to it go to every port of its
+//! domain until it sends again.
+
+use super::Mac;
+use super::packet::Addresses;
+
+/// How many ports there can be.
+pub const PORTS: usize = 4096;
+/// How many domains there can be.
+pub const DOMAINS: usize = 64;
+
+/// A segment's name, padded with zeros.
+pub type SegmentName = [u8; 16];
+
+const SETS: usize = 512;
+const WAYS: usize = 4;
+
+/// No domain: the first one is 1, so that an empty switch is all zeros and takes no room in the image.
+const NONE: u16 = 0;
+
+/// For how long an address is remembered that sends nothing, in seconds.
+const AGE: u32 = 300;
+
+#[derive(Clone, Copy)]
+struct Domain {
+    segment: SegmentName,
+    vlan: u16,
+    first: u16,
+    ports: u16,
+}
+
+/// A port's place in the ring of those of its domain.
+#[derive(Clone, Copy)]
+struct Member {
+    domain: u16,
+    next: u16,
+    before: u16,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    mac: Mac,
+    domain: u16,
+    port: u16,
+    /// It is the address of the port's NIC: it does not age, and does not move.
+    is_own: bool,
+    /// When it was seen, in seconds.
+    seen: u32,
+}
+
+const EMPTY: Entry = Entry { mac: [0; 6], domain: NONE, port: 0, is_own: false, seen: 0 };
+
+/// Where a frame goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Nowhere.
+    Nowhere,
+    /// To this port.
+    One(u16),
+    /// To every port of the domain but its own: this is the first, [`Switch::next`] has the others.
+    Many(u16),
+}
+
+/// The switch.
+pub struct Switch {
+    /// The first is none.
+    domains: [Domain; DOMAINS + 1],
+    members: [Member; PORTS],
+    table: [[Entry; WAYS]; SETS],
+}
+
+impl Default for Switch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Switch {
+    /// Returns a switch without ports.
+    pub const fn new() -> Self {
+        Self {
+            domains: [Domain { segment: [0; 16], vlan: 0, first: 0, ports: 0 }; DOMAINS + 1],
+            members: [Member { domain: NONE, next: 0, before: 0 }; PORTS],
+            table: [[EMPTY; WAYS]; SETS],
+        }
+    }
+
+    /// Plugs a port into a VLAN of a segment. Returns false if there are too many domains.
+    pub fn join(&mut self, port: u16, segment: &SegmentName, vlan: u16, mac: Mac) -> bool {
+        self.leave(port);
+        let is_it = |domain: &Domain| domain.ports != 0 && domain.segment == *segment && domain.vlan == vlan;
+        let found = self.domains.iter().position(is_it);
+        let is_free = |(at, domain): (usize, &Domain)| at != 0 && domain.ports == 0;
+        let free = || self.domains.iter().enumerate().position(is_free);
+        let Some(at) = found.or_else(free) else { return false };
+        let Some(member) = self.members.get_mut(usize::from(port)) else { return false };
+        let Some(domain) = self.domains.get_mut(at) else { return false };
+        if domain.ports == 0 {
+            *domain = Domain { segment: *segment, vlan, first: port, ports: 1 };
+            *member = Member { domain: at as u16, next: port, before: port };
+        } else {
+            domain.ports += 1;
+            let first = domain.first;
+            let last = self.members[usize::from(first) % PORTS].before;
+            self.members[usize::from(port) % PORTS] = Member { domain: at as u16, next: first, before: last };
+            self.members[usize::from(last) % PORTS].next = port;
+            self.members[usize::from(first) % PORTS].before = port;
+        }
+        self.note(at as u16, mac, port, true, 0);
+        true
+    }
+
+    /// Unplugs a port, and forgets what is behind it.
+    pub fn leave(&mut self, port: u16) {
+        let Some(member) = self.members.get_mut(usize::from(port)) else { return };
+        let Member { domain, next, before } = *member;
+        if domain == NONE {
+            return;
+        }
+        *member = Member { domain: NONE, next: 0, before: 0 };
+        let domain = &mut self.domains[usize::from(domain) % (DOMAINS + 1)];
+        domain.ports -= 1;
+        if domain.first == port {
+            domain.first = next;
+        }
+        if domain.ports > 0 {
+            self.members[usize::from(before) % PORTS].next = next;
+            self.members[usize::from(next) % PORTS].before = before;
+        }
+        for entry in self.table.as_flattened_mut().iter_mut().filter(|entry| entry.domain != NONE && entry.port == port)
+        {
+            *entry = EMPTY;
+        }
+    }
+
+    /// Returns the segment and VLAN that a port is in.
+    pub fn place(&self, port: u16) -> Option<(&SegmentName, u16)> {
+        let domain = self.members.get(usize::from(port))?.domain;
+        let domain = self.domains.get(usize::from(domain)).filter(|domain| domain.ports != 0)?;
+        Some((&domain.segment, domain.vlan))
+    }
+
+    /// Decides where a frame goes that comes in at a port, and learns where it comes from; `now` in seconds.
+    #[inline]
+    pub fn route(&mut self, from: u16, addresses: &Addresses, now: u32) -> Route {
+        let Some(member) = self.members.get(usize::from(from)).filter(|member| member.domain != NONE) else {
+            return Route::Nowhere;
+        };
+        let (domain, next) = (member.domain, member.next);
+        if addresses.from[0] & 1 == 0 {
+            self.note(domain, addresses.from, from, false, now);
+        }
+        if !addresses.is_to_many()
+            && let Some(port) = self.find(domain, addresses.to, now)
+        {
+            // What is for a neighbour behind the same port has arrived.
+            return if port == from { Route::Nowhere } else { Route::One(port) };
+        }
+        if next == from { Route::Nowhere } else { Route::Many(next) }
+    }
+
+    /// Returns the port that comes after `port` when a frame from `from` goes to all.
+    pub fn next(&self, from: u16, port: u16) -> Option<u16> {
+        let domain_of = |port: u16| self.members.get(usize::from(port)).map(|member| member.domain);
+        // Ports may be unplugged in between: a ring that was left is at its end.
+        let member = self.members.get(usize::from(port)).filter(|member| member.domain != NONE)?;
+        (member.next != from && domain_of(from) == Some(member.domain)).then_some(member.next)
+    }
+
+    fn set(domain: u16, mac: Mac) -> usize {
+        let [a, b, c, d, e, f] = mac;
+        let word = u64::from_le_bytes([a, b, c, d, e, f, domain as u8, (domain >> 8) as u8]);
+        // The top bits are made of all others.
+        (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55) as usize % SETS
+    }
+
+    #[inline]
+    fn find(&self, domain: u16, mac: Mac, now: u32) -> Option<u16> {
+        let is_it = |entry: &&Entry| {
+            entry.mac == mac && entry.domain == domain && (entry.is_own || now.saturating_sub(entry.seen) < AGE)
+        };
+        self.table[Self::set(domain, mac)].iter().find(is_it).map(|entry| entry.port)
+    }
+
+    #[inline]
+    fn note(&mut self, domain: u16, mac: Mac, port: u16, is_own: bool, now: u32) {
+        let set = &mut self.table[Self::set(domain, mac)];
+        let known = set.iter_mut().find(|entry| entry.mac == mac && entry.domain == domain);
+        if let Some(entry) = known {
+            if is_own || !entry.is_own {
+                *entry = Entry { mac, domain, port, is_own, seen: now };
+            }
+            return;
+        }
+        // An empty one, else the oldest that is learnt, else the first.
+        let age = |entry: &&mut Entry| (entry.domain != NONE, entry.is_own, entry.seen);
+        if let Some(entry) = set.iter_mut().min_by_key(age) {
+            *entry = Entry { mac, domain, port, is_own, seen: now };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    const LAN: SegmentName = *b"lan\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    const DMZ: SegmentName = *b"dmz\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    const ALL: Mac = [0xff; 6];
+
+    fn mac(number: u8) -> Mac {
+        [2, 0, 0, 0, 0, number]
+    }
+
+    fn addresses(from: Mac, to: Mac) -> Addresses {
+        Addresses { to, from, kind: 0x800 }
+    }
+
+    fn reached(switch: &mut Switch, from: u16, addresses: &Addresses, now: u32) -> BTreeSet<u16> {
+        let mut ports = BTreeSet::new();
+        match switch.route(from, addresses, now) {
+            Route::Nowhere => {}
+            Route::One(port) => drop(ports.insert(port)),
+            Route::Many(first) => {
+                let mut at = Some(first);
+                while let Some(port) = at {
+                    assert!(ports.insert(port), "twice to {port}");
+                    at = switch.next(from, port);
+                }
+            }
+        }
+        ports
+    }
+
+    fn switch_of(ports: &[(u16, SegmentName, u16)]) -> Box<Switch> {
+        let mut switch = Box::new(Switch::new());
+        for &(port, segment, vlan) in ports {
+            assert!(switch.join(port, &segment, vlan, mac(port as u8)));
+        }
+        switch
+    }
+
+    #[test]
+    fn neighbours_reach_each_other_and_nobody_else() {
+        let mut switch = switch_of(&[(1, LAN, 0), (2, LAN, 0), (3, DMZ, 0), (4, LAN, 7), (5, LAN, 0)]);
+        assert_eq!(reached(&mut switch, 1, &addresses(mac(1), mac(2)), 0), [2].into());
+        assert_eq!(reached(&mut switch, 1, &addresses(mac(1), ALL), 0), [2, 5].into());
+        assert_eq!(reached(&mut switch, 1, &addresses(mac(1), mac(3)), 0), [2, 5].into(), "not known here");
+        assert!(reached(&mut switch, 3, &addresses(mac(3), ALL), 0).is_empty());
+        assert_eq!(switch.place(4), Some((&LAN, 7)));
+    }
+
+    #[test]
+    fn an_address_is_learnt_and_forgotten() {
+        let mut switch = switch_of(&[(1, LAN, 0), (2, LAN, 0), (3, LAN, 0)]);
+        let (there, back) = (addresses(mac(9), mac(1)), addresses(mac(1), mac(9)));
+        assert_eq!(reached(&mut switch, 1, &back, 0), [2, 3].into());
+        reached(&mut switch, 2, &there, 10);
+        assert_eq!(reached(&mut switch, 1, &back, 10 + AGE - 1), [2].into());
+        assert_eq!(reached(&mut switch, 1, &back, 10 + AGE), [2, 3].into());
+        reached(&mut switch, 2, &there, 400);
+        reached(&mut switch, 3, &there, 401);
+        assert_eq!(reached(&mut switch, 1, &back, 402), [3].into(), "it has moved");
+        assert!(reached(&mut switch, 3, &addresses(mac(8), mac(9)), 402).is_empty(), "behind the same port");
+    }
+
+    #[test]
+    fn the_address_of_a_nic_is_not_taken_away() {
+        let mut switch = switch_of(&[(1, LAN, 0), (2, LAN, 0), (3, LAN, 0)]);
+        reached(&mut switch, 3, &addresses(mac(2), ALL), 1);
+        assert_eq!(reached(&mut switch, 1, &addresses(mac(1), mac(2)), 1_000_000), [2].into());
+    }
+
+    #[test]
+    fn what_is_behind_a_port_that_left_is_forgotten() {
+        let mut switch = switch_of(&[(1, LAN, 0), (2, LAN, 0), (3, LAN, 0)]);
+        switch.leave(2);
+        assert_eq!(reached(&mut switch, 1, &addresses(mac(1), mac(2)), 0), [3].into());
+        assert!(reached(&mut switch, 2, &addresses(mac(2), mac(1)), 0).is_empty());
+        switch.leave(3);
+        assert!(reached(&mut switch, 1, &addresses(mac(1), ALL), 0).is_empty());
+    }
+
+    #[test]
+    fn domains_are_used_again_when_they_are_empty() {
+        let mut switch = Box::new(Switch::new());
+        for port in 0..DOMAINS as u16 {
+            assert!(switch.join(port, &LAN, port, mac(1)));
+        }
+        assert!(!switch.join(100, &DMZ, 0, mac(2)));
+        switch.leave(5);
+        assert!(switch.join(100, &DMZ, 0, mac(2)));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Join(u16, u16),
+        Leave(u16),
+        Send { from: u16, source: u8, to: u8, pause: u32 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            1 => (0u16..12, 0u16..3).prop_map(|(port, vlan)| Step::Join(port, vlan)),
+            1 => (0u16..12).prop_map(Step::Leave),
+            6 => (0u16..12, 0u8..24, 0u8..25, 0u32..200)
+                .prop_map(|(from, source, to, pause)| Step::Send { from, source, to, pause }),
+        ]
+    }
+
+    proptest! {
+        /// The model remembers everything: own addresses, and learnt ones with their age.
+        #[test]
+        fn frames_go_where_the_model_says(steps in proptest::collection::vec(step(), 1..120)) {
+            let mut switch = Box::new(Switch::new());
+            let mut joined: BTreeMap<u16, u16> = BTreeMap::new();
+            let mut learnt: BTreeMap<(u16, u8), (u16, u32)> = BTreeMap::new();
+            let mut now = 1000;
+            for step in steps {
+                match step {
+                    Step::Join(port, vlan) => {
+                        prop_assert!(switch.join(port, &LAN, vlan, mac(port as u8)));
+                        learnt.retain(|_, (at, _)| *at != port);
+                        learnt.remove(&(vlan, port as u8));
+                        joined.insert(port, vlan);
+                    }
+                    Step::Leave(port) => {
+                        switch.leave(port);
+                        learnt.retain(|_, (at, _)| *at != port);
+                        joined.remove(&port);
+                    }
+                    Step::Send { from, source, to, pause } => {
+                        now += pause;
+                        let to_mac = if to == 24 { ALL } else { mac(to) };
+                        let ports = reached(&mut switch, from, &addresses(mac(source), to_mac), now);
+                        let Some(&vlan) = joined.get(&from) else {
+                            prop_assert!(ports.is_empty());
+                            continue;
+                        };
+                        let is_own = |number: u8| joined.get(&number.into()) == Some(&vlan);
+                        if !is_own(source) {
+                            learnt.insert((vlan, source), (from, now));
+                        }
+                        let known = if is_own(to) {
+                            Some(u16::from(to))
+                        } else {
+                            learnt.get(&(vlan, to)).filter(|(_, seen)| now - seen < AGE).map(|(port, _)| *port)
+                        };
+                        let others: BTreeSet<u16> =
+                            joined.iter().filter(|&(&port, &of)| of == vlan && port != from).map(|(&port, _)| port).collect();
+                        let expected = match known {
+                            Some(port) if port == from => BTreeSet::new(),
+                            Some(port) => [port].into(),
+                            None => others.clone(),
+                        };
+                        // A set of the table may have been full: then to all.
+                        prop_assert!(ports == expected || ports == others && learnt.len() > WAYS, "{ports:?} {expected:?}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! Who may do what: accounts, sessions, roles. Before: [`service`](crate::service). After: nothing.
+//!
+//! Passwords are kept as Argon2id hashes, tokens as SHA-256. A password that was right is remembered as a keyed hash, so
+//! that a client that sends it with each request pays for Argon2 once; wrong ones are counted, and above [`MAX_FAILURES`] in
+//! a window nobody is asked for a password until it is over: guessing must not take the CPU from who is logged in.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use base64ct::{Base64, Base64UrlUnpadded, Encoding};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::entropy::Entropy;
+
+/// The name of the account that is made at first start.
+pub const ADMINISTRATOR: &str = "admin";
+/// The greatest number of sessions.
+pub const MAX_SESSIONS: usize = 64;
+/// How long a session lives without a request, in seconds, unless it is set.
+pub const SESSION_TIMEOUT: u64 = 1800;
+/// How many wrong passwords are looked at in a window.
+pub const MAX_FAILURES: u32 = 10;
+/// How long the window is, in seconds.
+const WINDOW: u64 = 10;
+/// Argon2id: KiB of memory and passes. A guest of 32 MiB has no more to spare for who is not logged in yet.
+const COST: (u32, u32) = (1024, 3);
+
+/// What a role allows, as Redfish names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// Everybody, logged in or not.
+    Open,
+    /// Whoever is logged in.
+    Login,
+    /// Change what is one's own.
+    ConfigureSelf,
+    /// Change VMs.
+    ConfigureComponents,
+    /// Change this service.
+    ConfigureManager,
+}
+
+/// A role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// May do everything.
+    Administrator,
+    /// May change VMs.
+    Operator,
+    /// May read.
+    ReadOnly,
+}
+
+impl Role {
+    /// Returns true if the role has the right.
+    pub fn has(self, right: Right) -> bool {
+        match right {
+            Right::Open | Right::Login | Right::ConfigureSelf => true,
+            Right::ConfigureComponents => self != Self::ReadOnly,
+            Right::ConfigureManager => self == Self::Administrator,
+        }
+    }
+}
+
+/// Somebody who is logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// The account's name.
+    pub user: String,
+    /// Its role.
+    pub role: Role,
+    /// The session, if there is one.
+    pub session: Option<String>,
+}
+
+#[derive(Debug)]
+struct Account {
+    role: Role,
+    salt: [u8; 16],
+    hash: [u8; 32],
+    /// The keyed hash of the password that was right last.
+    remembered: Option<[u8; 32]>,
+}
+
+/// A session.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// The account's name.
+    pub user: String,
+    /// When it was made, in seconds since 1970.
+    pub created: u64,
+    token: [u8; 32],
+    used: u64,
+}
+
+/// Accounts and sessions.
+#[derive(Debug)]
+pub struct Auth {
+    entropy: &'static dyn Entropy,
+    key: [u8; 32],
+    accounts: BTreeMap<String, Account>,
+    sessions: BTreeMap<String, Session>,
+    /// How long a session lives without a request, in seconds.
+    pub timeout: u64,
+    failures: u32,
+    window: u64,
+}
+
+/// Nobody is logged in by what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stranger;
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+fn slow_hash(password: &str, salt: &[u8; 16]) -> Option<[u8; 32]> {
+    let params = Params::new(COST.0, COST.1, 1, None).ok()?;
+    let mut out = [0; 32];
+    let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    argon.hash_password_into(password.as_bytes(), salt, &mut out).ok()?;
+    Some(out)
+}
+
+impl Auth {
+    /// Returns accounts with nobody in them.
+    pub fn new(entropy: &'static dyn Entropy) -> Self {
+        let mut key = [0; 32];
+        entropy.fill(&mut key);
+        Self {
+            entropy,
+            key,
+            accounts: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            timeout: SESSION_TIMEOUT,
+            failures: 0,
+            window: 0,
+        }
+    }
+
+    /// Makes an account, or gives it another password; returns false if there is no memory to hash it.
+    pub fn set(&mut self, user: &str, password: &str, role: Role) -> bool {
+        let mut salt = [0; 16];
+        self.entropy.fill(&mut salt);
+        let Some(hash) = slow_hash(password, &salt) else { return false };
+        self.accounts.insert(user.to_string(), Account { role, salt, hash, remembered: None });
+        true
+    }
+
+    /// Returns a password that nobody can guess, easy to read off a console.
+    pub fn make_password(&self) -> String {
+        // No 0, 1, l, o: they are mistaken for others. 32 letters, five bits each.
+        const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+        let mut bytes = [0; 20];
+        self.entropy.fill(&mut bytes);
+        let mut password = String::with_capacity(24);
+        for (index, byte) in bytes.into_iter().enumerate() {
+            if index > 0 && index.is_multiple_of(5) {
+                password.push('-');
+            }
+            password.push(char::from(LETTERS[usize::from(byte % 32)]));
+        }
+        password
+    }
+
+    /// Returns the role of who has this password.
+    fn check(&mut self, user: &str, password: &str, now: u64) -> Result<Role, Stranger> {
+        let remembered = sha256(&[&self.key, user.as_bytes(), &[0], password.as_bytes()]);
+        let known = self.accounts.get(user);
+        if let Some(account) = known
+            && account.remembered.is_some_and(|right| bool::from(right.ct_eq(&remembered)))
+        {
+            return Ok(account.role);
+        }
+        if now.saturating_sub(self.window) >= WINDOW {
+            (self.window, self.failures) = (now, 0);
+        }
+        if self.failures >= MAX_FAILURES {
+            return Err(Stranger);
+        }
+        // Who is unknown costs as much as who is known.
+        let hash = slow_hash(password, &known.map_or([0; 16], |account| account.salt)).ok_or(Stranger)?;
+        match self.accounts.get_mut(user) {
+            Some(account) if bool::from(account.hash.ct_eq(&hash)) => {
+                account.remembered = Some(remembered);
+                Ok(account.role)
+            }
+            _ => {
+                self.failures += 1;
+                Err(Stranger)
+            }
+        }
+    }
+
+    /// Returns who sends this value of `Authorization`.
+    pub fn basic(&mut self, value: &str, now: u64) -> Result<Who, Stranger> {
+        let (scheme, encoded) = value.split_once(' ').ok_or(Stranger)?;
+        if !scheme.eq_ignore_ascii_case("basic") || encoded.len() > 512 {
+            return Err(Stranger);
+        }
+        let text = Base64::decode_vec(encoded.trim()).map_err(|_| Stranger)?;
+        let text = String::from_utf8(text).map_err(|_| Stranger)?;
+        let (user, password) = text.split_once(':').ok_or(Stranger)?;
+        let role = self.check(user, password, now)?;
+        Ok(Who { user: user.to_string(), role, session: None })
+    }
+
+    /// Returns who sends this token.
+    pub fn token(&mut self, token: &str, now: u64) -> Result<Who, Stranger> {
+        self.expire(now);
+        let hash = sha256(&[token.as_bytes()]);
+        let found = self.sessions.iter_mut().find(|(_, session)| bool::from(session.token.ct_eq(&hash)));
+        let (id, session) = found.ok_or(Stranger)?;
+        session.used = now;
+        let role = self.accounts.get(&session.user).ok_or(Stranger)?.role;
+        Ok(Who { user: session.user.clone(), role, session: Some(id.clone()) })
+    }
+
+    /// Starts a session, and returns its identifier and token; none if there are too many.
+    pub fn open(&mut self, user: &str, password: &str, now: u64) -> Result<Option<(String, String)>, Stranger> {
+        self.check(user, password, now)?;
+        self.expire(now);
+        if self.sessions.len() >= MAX_SESSIONS {
+            return Ok(None);
+        }
+        let mut bytes = [0; 40];
+        self.entropy.fill(&mut bytes);
+        let (id, token) = bytes.split_at(8);
+        let (id, token) = (hex(id), Base64UrlUnpadded::encode_string(token));
+        let session = Session { user: user.to_string(), created: now, token: sha256(&[token.as_bytes()]), used: now };
+        self.sessions.insert(id.clone(), session);
+        Ok(Some((id, token)))
+    }
+
+    /// Ends a session; returns false if there is none.
+    pub fn close(&mut self, id: &str) -> bool {
+        self.sessions.remove(id).is_some()
+    }
+
+    /// Returns a session.
+    pub fn session(&self, id: &str) -> Option<&Session> {
+        self.sessions.get(id)
+    }
+
+    /// Returns the identifiers of all sessions.
+    pub fn sessions(&self) -> Vec<String> {
+        self.sessions.keys().cloned().collect()
+    }
+
+    fn expire(&mut self, now: u64) {
+        let timeout = self.timeout;
+        self.sessions.retain(|_, session| now.saturating_sub(session.used) <= timeout);
+    }
+}
+
+/// Returns bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Counting;
+
+    fn auth() -> Auth {
+        let mut auth = Auth::new(&Counting);
+        assert!(auth.set("admin", "right", Role::Administrator));
+        auth
+    }
+
+    fn basic(user: &str, password: &str) -> String {
+        alloc::format!("Basic {}", Base64::encode_string(alloc::format!("{user}:{password}").as_bytes()))
+    }
+
+    #[test]
+    fn only_the_right_password_is_somebody() {
+        let mut auth = auth();
+        assert_eq!(auth.basic(&basic("admin", "right"), 0).unwrap().role, Role::Administrator);
+        for value in
+            [&*basic("admin", "wrong"), &basic("nobody", "right"), &basic("admin", ""), "Basic", "Basic !", "X y"]
+        {
+            assert_eq!(auth.basic(value, 0), Err(Stranger), "{value}");
+        }
+    }
+
+    #[test]
+    fn another_password_ends_the_old_one_though_it_was_remembered() {
+        let mut auth = auth();
+        assert!(auth.basic(&basic("admin", "right"), 0).is_ok());
+        assert!(auth.set("admin", "other", Role::Administrator));
+        assert_eq!(auth.basic(&basic("admin", "right"), 0), Err(Stranger));
+        assert!(auth.basic(&basic("admin", "other"), 0).is_ok());
+    }
+
+    #[test]
+    fn guessing_stops_for_a_while_but_not_for_who_was_right_before() {
+        let mut auth = auth();
+        assert!(auth.basic(&basic("admin", "right"), 100).is_ok());
+        assert!(auth.set("late", "right", Role::ReadOnly));
+        for _ in 0..MAX_FAILURES {
+            assert_eq!(auth.basic(&basic("admin", "wrong"), 100), Err(Stranger));
+        }
+        assert!(auth.basic(&basic("admin", "right"), 100).is_ok());
+        assert_eq!(auth.basic(&basic("late", "right"), 100), Err(Stranger));
+        assert!(auth.basic(&basic("late", "right"), 100 + WINDOW).is_ok());
+    }
+
+    #[test]
+    fn a_session_lives_until_it_is_closed_or_silent_for_too_long() {
+        let mut auth = auth();
+        let (id, token) = auth.open("admin", "right", 0).unwrap().unwrap();
+        assert_eq!(auth.token(&token, SESSION_TIMEOUT).unwrap().session.as_deref(), Some(&*id));
+        assert!(auth.token(&token, 2 * SESSION_TIMEOUT).is_ok());
+        assert_eq!(auth.token(&token, 3 * SESSION_TIMEOUT + 1), Err(Stranger));
+        let (id, token) = auth.open("admin", "right", 0).unwrap().unwrap();
+        assert!(auth.close(&id));
+        assert_eq!(auth.token(&token, 0), Err(Stranger));
+    }
+
+    #[test]
+    fn sessions_are_bounded() {
+        let mut auth = auth();
+        for _ in 0..MAX_SESSIONS {
+            assert!(auth.open("admin", "right", 0).unwrap().is_some());
+        }
+        assert_eq!(auth.open("admin", "right", 0), Ok(None));
+        assert!(auth.open("admin", "right", SESSION_TIMEOUT + 1).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_made_password_is_a_hundred_bits() {
+        let password = auth().make_password();
+        assert_eq!(password.len(), 23);
+        assert_eq!(password.split('-').map(str::len).collect::<Vec<_>>(), [5; 4]);
+    }
+}

@@ -1,0 +1,14 @@
+//! HTTP/1.1 (RFC 9112) on a pair of byte streams that somebody else moves. Before: TLS. After: [`service`](crate::service).
+//!
+//! [`decoder`] cuts the stream that comes in into requests, [`response`] writes answers, [`connection`] joins the two
+//! and keeps time. None of them reads or writes a socket, and all of them have bounds: what a peer can make this guest
+//! remember is [`decoder::MAX_HEAD`] and [`decoder::MAX_BODY`] a connection.
+
+pub mod connection;
+pub mod decoder;
+pub mod request;
+pub mod response;
+
+pub use connection::Connection;
+pub use request::{Method, Request};
+pub use response::Response;

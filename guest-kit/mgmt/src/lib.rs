@@ -1,0 +1,25 @@
+//! The management guest without its machine: Redfish (DMTF DSP0266) over HTTP, on byte streams, carried out by a
+//! [`Hypervisor`](hypervisor::Hypervisor). Runs on the host in tests, and in the guest of this package's program.
+//!
+//! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, queries) → [`table`] (which
+//! resource) → [`resources`] (what it says and does) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
+//! (accounts and sessions), [`tls`], [`entropy`], and [`fake`], the hypervisor of tests and plain QEMU.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod auth;
+pub mod entropy;
+pub mod fake;
+pub mod http;
+pub mod hypervisor;
+pub mod message;
+pub mod resources;
+pub mod service;
+pub mod table;
+#[cfg(test)]
+mod testing;
+pub mod tls;

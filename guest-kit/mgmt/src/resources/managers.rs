@@ -1,0 +1,48 @@
+//! The host: the one manager. Before: [`table`](crate::table). After: [`hypervisor`](crate::hypervisor).
+
+use serde_json::json;
+
+use super::{Call, Outcome, collection, time, uuid};
+use crate::message::Failure;
+
+/// Where the host is.
+pub const SALP: &str = "/redfish/v1/Managers/salp";
+
+/// Lists managers.
+pub fn list(_: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let members = [SALP.into()].into_iter();
+    Ok(Outcome::Resource(collection("/redfish/v1/Managers", "ManagerCollection", "Managers", members)))
+}
+
+/// Answers the host.
+pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let machine = call.hypervisor.machine().map_err(|refused| Failure::refused(refused, SALP))?;
+    Ok(Outcome::Resource(json!({
+        "@odata.id": SALP,
+        "@odata.type": "#Manager.v1_24_0.Manager",
+        "Id": "salp",
+        "Name": "Salp",
+        "ManagerType": "Service",
+        "UUID": uuid(&call.facts.uuid),
+        "FirmwareVersion": env!("CARGO_PKG_VERSION"),
+        "PowerState": "On",
+        "Status": { "State": "Enabled", "Health": if machine.starved.get() == 0 { "OK" } else { "Warning" } },
+        "DateTime": time(call.now),
+        "DateTimeLocalOffset": "+00:00",
+        "ServiceIdentification": "salp",
+        "Oem": { "Salp": {
+            "@odata.type": "#SalpManager.v1_0_0.Manager",
+            "Statistics": {
+                "TotalBytes": machine.total.get(),
+                "FreeBytes": machine.free.get(),
+                "PromisedBytes": machine.promised.get(),
+                "GuestBytes": machine.guests.get(),
+                "TableBytes": machine.nodes.get(),
+                "HypervisorBytes": machine.hypervisor.get(),
+                "ImageBytes": machine.images.get(),
+                "VirtualMachines": machine.vms.get(),
+                "WaitingForMemory": machine.starved.get(),
+            },
+        } },
+    })))
+}

@@ -1,0 +1,137 @@
+//! What each path says and does. Before: [`table`](crate::table). After: [`hypervisor`](crate::hypervisor),
+//! [`auth`](crate::auth).
+
+pub mod body;
+pub mod managers;
+pub mod metrics;
+pub mod root;
+pub mod sessions;
+pub mod snapshots;
+pub mod systems;
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use serde_json::{Value, json};
+
+use crate::auth::{Auth, Who, hex};
+use crate::http::Request;
+use crate::hypervisor::Hypervisor;
+use crate::message::Failure;
+use crate::service::Facts;
+use crate::table::Variables;
+
+/// A request on its way to a resource.
+pub struct Call<'a> {
+    /// The request.
+    pub request: &'a Request,
+    /// The segments of its path that the pattern leaves open.
+    pub variables: Variables<'a>,
+    /// Who asks; nobody only where everybody may.
+    pub who: Option<&'a Who>,
+    /// The time, in seconds since 1970.
+    pub now: u64,
+    /// Accounts and sessions.
+    pub auth: &'a mut Auth,
+    /// The hypervisor.
+    pub hypervisor: &'a mut dyn Hypervisor,
+    /// What the service knows of itself.
+    pub facts: Facts,
+    /// How many requests there have been.
+    pub requests: u64,
+}
+
+/// What a resource answers.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A resource, or the answer of an action.
+    Resource(Value),
+    /// A new resource.
+    Created {
+        /// What it is.
+        value: Value,
+        /// Where it is.
+        location: String,
+        /// What opens it: of a session.
+        token: Option<String>,
+    },
+    /// Something that is no JSON.
+    Text {
+        /// The media type.
+        kind: &'static str,
+        /// The text.
+        body: String,
+    },
+    /// It is done, and there is nothing to say.
+    Done,
+}
+
+/// A function of a resource.
+pub type Handler = fn(&mut Call<'_>) -> Result<Outcome, Failure>;
+
+impl Call<'_> {
+    /// Returns the failure that says that nothing is here.
+    pub fn missing(&self) -> Failure {
+        Failure::new(404, "ResourceMissingAtURI", &[&self.request.path])
+    }
+
+    /// Returns the first open segment of the path as an identifier, as this service writes it.
+    pub fn id(&self) -> Result<u64, Failure> {
+        let text = self.variables[0];
+        let is_plain = !text.starts_with(['0', '+']);
+        text.parse().ok().filter(|_| is_plain).ok_or_else(|| self.missing())
+    }
+}
+
+/// Returns a collection.
+pub fn collection(path: &str, kind: &str, name: &str, members: impl Iterator<Item = String>) -> Value {
+    let members: Vec<Value> = members.map(|path| json!({ "@odata.id": path })).collect();
+    json!({
+        "@odata.id": path,
+        "@odata.type": format!("#{kind}.{kind}"),
+        "Name": name,
+        "Members@odata.count": members.len(),
+        "Members": members,
+    })
+}
+
+/// Returns a UUID as text.
+pub fn uuid(bytes: &[u8; 16]) -> String {
+    let digits = hex(bytes);
+    format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
+}
+
+/// Returns a time as text (RFC 3339), from seconds since 1970.
+pub fn time(seconds: u64) -> String {
+    let (year, month, day) = date(seconds / 86400);
+    let rest = seconds % 86400;
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
+}
+
+/// Returns year, month and day of a day since 1970 (Howard Hinnant's `civil_from_days`, for days after the epoch).
+fn date(days: u64) -> (u64, u64, u64) {
+    // Years start in March, so that the leap day is the last.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        assert_eq!(time(0), "1970-01-01T00:00:00Z");
+        assert_eq!(time(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(time(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(time(1_795_697_226), "2026-11-26T12:47:06Z");
+        assert_eq!(time(4_107_542_400), "2100-03-01T00:00:00Z");
+    }
+}

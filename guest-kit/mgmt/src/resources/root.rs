@@ -1,0 +1,148 @@
+//! Where clients begin: the root, the OData documents. Before: [`table`](crate::table). After: nothing.
+
+use alloc::format;
+use alloc::string::String;
+
+use serde_json::json;
+
+use super::{Call, Outcome, uuid};
+use crate::message::Failure;
+
+/// Schemas of resources with their versions, and of collections without.
+const SCHEMAS: [(&str, &str); 8] = [
+    ("ServiceRoot", "v1_20_0"),
+    ("SessionService", "v1_2_0"),
+    ("SessionCollection", ""),
+    ("Session", "v1_8_0"),
+    ("ManagerCollection", ""),
+    ("Manager", "v1_24_0"),
+    ("ComputerSystemCollection", ""),
+    ("ComputerSystem", "v1_27_0"),
+];
+
+/// Answers `/redfish`.
+pub fn versions(_: &mut Call<'_>) -> Result<Outcome, Failure> {
+    Ok(Outcome::Resource(json!({ "v1": "/redfish/v1/" })))
+}
+
+/// Answers the root.
+pub fn root(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    Ok(Outcome::Resource(json!({
+        "@odata.id": "/redfish/v1/",
+        "@odata.type": "#ServiceRoot.v1_20_0.ServiceRoot",
+        "Id": "RootService",
+        "Name": "Salp",
+        "RedfishVersion": "1.21.0",
+        "UUID": uuid(&call.facts.uuid),
+        "Vendor": "Salp",
+        "Product": "Salp",
+        "ProtocolFeaturesSupported": {
+            "ExcerptQuery": false,
+            "FilterQuery": false,
+            "OnlyMemberQuery": true,
+            "SelectQuery": false,
+            "TopSkipQuery": true,
+            "ExpandQuery": { "ExpandAll": true, "Levels": true, "Links": true, "NoLinks": true, "MaxLevels": 1 },
+        },
+        "Systems": { "@odata.id": "/redfish/v1/Systems" },
+        "Managers": { "@odata.id": "/redfish/v1/Managers" },
+        "SessionService": { "@odata.id": "/redfish/v1/SessionService" },
+        "Links": { "Sessions": { "@odata.id": "/redfish/v1/SessionService/Sessions" } },
+        "Oem": { "Salp": {
+            "@odata.type": "#SalpServiceRoot.v1_0_0.ServiceRoot",
+            "Snapshots": { "@odata.id": "/redfish/v1/Oem/Salp/Snapshots" },
+        } },
+    })))
+}
+
+/// Answers the OData service document.
+pub fn odata(_: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let children = [
+        ("Service", "/redfish/v1/"),
+        ("Systems", "/redfish/v1/Systems"),
+        ("Managers", "/redfish/v1/Managers"),
+        ("SessionService", "/redfish/v1/SessionService"),
+        ("Sessions", "/redfish/v1/SessionService/Sessions"),
+    ];
+    let value = children.map(|(name, url)| json!({ "name": name, "kind": "Singleton", "url": url }));
+    Ok(Outcome::Resource(json!({ "@odata.context": "/redfish/v1/$metadata", "value": value })))
+}
+
+/// Answers the metadata document: which schemas there are, and where they are kept.
+pub fn metadata(_: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let mut body = String::from(concat!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n",
+        "<edmx:Edmx xmlns:edmx=\"http://docs.oasis-open.org/odata/ns/edmx\" Version=\"4.0\">\n",
+    ));
+    for (name, version) in SCHEMAS {
+        body += &format!("  <edmx:Reference Uri=\"http://redfish.dmtf.org/schemas/v1/{name}_v1.xml\">\n");
+        body += &format!("    <edmx:Include Namespace=\"{name}\"/>\n");
+        if !version.is_empty() {
+            body += &format!("    <edmx:Include Namespace=\"{name}.{version}\"/>\n");
+        }
+        body += "  </edmx:Reference>\n";
+    }
+    body += concat!(
+        "  <edmx:DataServices>\n",
+        "    <Schema xmlns=\"http://docs.oasis-open.org/odata/ns/edm\" Namespace=\"Service\">\n",
+        "      <EntityContainer Name=\"Service\" Extends=\"ServiceRoot.v1_20_0.ServiceContainer\"/>\n",
+        "    </Schema>\n",
+        "  </edmx:DataServices>\n",
+        "</edmx:Edmx>\n",
+    );
+    Ok(Outcome::Text { kind: "application/xml", body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Role;
+    use crate::testing::Client;
+    use serde_json::Value;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_versions_are_exactly_what_the_standard_says() {
+        assert_eq!(Client::stranger().get("/redfish").body, br#"{"v1":"/redfish/v1/"}"#);
+    }
+
+    #[test]
+    fn the_root_is_the_same_with_and_without_a_slash() {
+        let mut client = Client::stranger();
+        assert_eq!(client.read("/redfish/v1"), client.read("/redfish/v1/"));
+    }
+
+    fn links(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(map) => map.iter().for_each(|(key, inner)| match inner {
+                Value::String(path) if key == "@odata.id" => drop(found.insert(path.clone())),
+                inner => links(inner, found),
+            }),
+            Value::Array(items) => items.iter().for_each(|item| links(item, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_link_leads_somewhere_and_every_type_is_in_the_metadata() {
+        let mut client = Client::new(Role::Administrator);
+        client.post("/redfish/v1/Systems/2/Actions/Oem/SalpComputerSystem.Snapshot", r#"{"Name":"kept"}"#);
+        let metadata = String::from_utf8(client.get("/redfish/v1/$metadata").body).unwrap();
+        let (mut seen, mut open) = (BTreeSet::new(), BTreeSet::from([String::from("/redfish/v1/")]));
+        while let Some(path) = open.pop_first() {
+            let value = client.read(&path);
+            assert_eq!(value["@odata.id"], *path);
+            assert!(value["Name"].is_string(), "{path} has no name");
+            let kind = value["@odata.type"].as_str().and_then(|kind| kind.rsplit_once('.')).unwrap().0;
+            let namespace = format!("Namespace=\"{}\"", kind.trim_start_matches('#'));
+            assert!(
+                kind.starts_with("#Salp") || metadata.contains(&namespace),
+                "{kind} of {path} is not in the metadata"
+            );
+            seen.insert(path);
+            links(&value, &mut open);
+            open.retain(|path| !seen.contains(path));
+        }
+        assert!(seen.len() > 10, "{seen:?}");
+    }
+}

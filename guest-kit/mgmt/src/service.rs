@@ -1,0 +1,497 @@
+//! What is the same for every resource. Before: [`http`](crate::http). After: [`table`].
+//!
+//! In this order: who asks, is there such a path, does the protocol fit, is there such a method, may they, what about
+//! queries and ETags; then the resource's own function.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use serde_json::{Value, json};
+
+use crate::auth::{Auth, Right, Stranger, Who};
+use crate::entropy::Entropy;
+use crate::http::{Method, Request, Response};
+use crate::hypervisor::Hypervisor;
+use crate::message::Failure;
+use crate::resources::{Call, Outcome};
+use crate::table;
+
+/// The realm that strangers are asked for.
+const REALM: &str = "Basic realm=\"salp\", charset=\"UTF-8\"";
+
+/// What a service knows of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// The service's UUID.
+    pub uuid: [u8; 16],
+    /// When it started, in seconds since 1970.
+    pub started: u64,
+}
+
+/// The service.
+pub struct Service {
+    hypervisor: Box<dyn Hypervisor>,
+    /// Accounts and sessions.
+    pub auth: Auth,
+    facts: Facts,
+    requests: u64,
+}
+
+impl Service {
+    /// Returns a service that manages what `hypervisor` lists, with no account.
+    pub fn new(hypervisor: Box<dyn Hypervisor>, entropy: &'static dyn Entropy, facts: Facts) -> Self {
+        Self { hypervisor, auth: Auth::new(entropy), facts, requests: 0 }
+    }
+
+    /// Answers a request at `now`, in seconds since 1970.
+    pub fn handle(&mut self, request: &Request, now: u64) -> Response {
+        self.requests += 1;
+        let mut response = self.answer(request, now).unwrap_or_else(|failure| failure.response());
+        if response.status == 401 {
+            response = response.field("WWW-Authenticate", REALM);
+        }
+        response
+    }
+
+    fn answer(&mut self, request: &Request, now: u64) -> Result<Response, Failure> {
+        let found = table::find(&request.path);
+        let method = found.as_ref().and_then(|(route, _)| route.method(request.method));
+        let is_open = method.is_some_and(|(right, _)| right == Right::Open);
+        let who = self.who(request, now);
+        let who = match who {
+            Ok(who) => who,
+            Err(Stranger) if is_open => None,
+            Err(Stranger) => return Err(Failure::new(401, "NoValidSession", &[])),
+        };
+        if who.is_none() && !is_open {
+            return Err(Failure::new(401, "NoValidSession", &[]));
+        }
+        let Some((route, variables)) = found else {
+            return Err(Failure::new(404, "ResourceMissingAtURI", &[&request.path]));
+        };
+        if request.odata_version.as_deref().is_some_and(|version| version != "4.0") {
+            return Err(Failure::new(412, "HeaderInvalid", &["OData-Version"]));
+        }
+        let Some((right, handler)) = method else {
+            let failure = Failure::new(405, "OperationNotAllowed", &[]);
+            return Ok(failure.response().field("Allow", route.allow()));
+        };
+        if who.as_ref().is_some_and(|who| !who.role.has(right)) {
+            return Err(Failure::new(403, "InsufficientPrivilege", &[]));
+        }
+        let is_read = matches!(request.method, Method::Get | Method::Head);
+        let query = if is_read { Query::new(request)? } else { Query::default() };
+        let mut call = Call {
+            request,
+            variables,
+            who: who.as_ref(),
+            now,
+            auth: &mut self.auth,
+            hypervisor: &mut *self.hypervisor,
+            facts: self.facts,
+            requests: self.requests,
+        };
+        if let (false, Some(expected)) = (is_read, request.if_match.as_deref()) {
+            // What is changed is compared as it is read.
+            let (_, read) = route.method(Method::Get).ok_or(Failure::new(412, "PreconditionFailed", &[]))?;
+            if let Outcome::Resource(value) = read(&mut call)?
+                && !lists(expected, &etag(&value))
+            {
+                return Err(Failure::new(412, "PreconditionFailed", &[]));
+            }
+        }
+        let outcome = handler(&mut call)?;
+        let response = match outcome {
+            Outcome::Resource(value) if is_read => self.read(request, &query, value, who.as_ref(), now)?,
+            Outcome::Resource(value) => resource(200, value),
+            Outcome::Created { value, location, token } => {
+                let response = resource(201, value).field("Location", location);
+                token.into_iter().fold(response, |response, token| response.field("X-Auth-Token", token))
+            }
+            Outcome::Text { kind, body } => plain(200).content(kind, body),
+            Outcome::Done => plain(204),
+        };
+        Ok(if is_read { response.field("Allow", route.allow()) } else { response })
+    }
+
+    /// Returns who sends a request; nobody where nothing is said.
+    fn who(&mut self, request: &Request, now: u64) -> Result<Option<Who>, Stranger> {
+        match (&request.token, &request.authorization) {
+            (Some(token), _) => self.auth.token(token, now).map(Some),
+            (None, Some(value)) => self.auth.basic(value, now).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// Returns the answer to a read of `value`.
+    fn read(
+        &mut self,
+        request: &Request,
+        query: &Query,
+        mut value: Value,
+        who: Option<&Who>,
+        now: u64,
+    ) -> Result<Response, Failure> {
+        if query.only {
+            let member = match value["Members"].as_array().map(|members| &members[..]) {
+                Some([only]) => only["@odata.id"].as_str().map(ToString::to_string),
+                Some(_) => None,
+                None => return Err(Failure::new(400, "QueryNotSupported", &[])),
+            };
+            if let Some(other) = member.and_then(|path| self.look_up(&path, who, now)) {
+                value = other;
+            }
+        }
+        query.page(request, &mut value);
+        let tag = etag(&value);
+        let fresh = request.if_none_match.as_deref().is_some_and(|known| lists(known, &tag));
+        if fresh && query.expand.is_none() {
+            return Ok(plain(304).field("ETag", tag));
+        }
+        if let Some(expand) = query.expand {
+            self.expand(&mut value, expand, true, who, now);
+        }
+        Ok(resource(200, value))
+    }
+
+    /// Returns the resource at a path, if `who` may read it.
+    fn look_up(&mut self, path: &str, who: Option<&Who>, now: u64) -> Option<Value> {
+        let (route, variables) = table::find(path)?;
+        let (right, handler) = route.method(Method::Get)?;
+        if right != Right::Open && !who.is_some_and(|who| who.role.has(right)) {
+            return None;
+        }
+        let request = Request::new(Method::Get, path);
+        let mut call = Call {
+            request: &request,
+            variables,
+            who,
+            now,
+            auth: &mut self.auth,
+            hypervisor: &mut *self.hypervisor,
+            facts: self.facts,
+            requests: self.requests,
+        };
+        match handler(&mut call) {
+            Ok(Outcome::Resource(mut value)) => {
+                tag(&mut value);
+                Some(value)
+            }
+            _ => None,
+        }
+    }
+
+    /// Puts resources in place of the links to them, one level deep.
+    fn expand(&mut self, value: &mut Value, expand: Expand, is_root: bool, who: Option<&Who>, now: u64) {
+        match value {
+            Value::Array(items) => items.iter_mut().for_each(|item| self.expand(item, expand, false, who, now)),
+            Value::Object(map) => {
+                if let (false, 1, Some(Value::String(path))) = (is_root, map.len(), map.get("@odata.id")) {
+                    if let Some(other) = self.look_up(&path.clone(), who, now) {
+                        *value = other;
+                    }
+                    return;
+                }
+                for (key, inner) in map.iter_mut() {
+                    if key != "Actions" && expand.enters(key == "Links", is_root) {
+                        self.expand(inner, expand, false, who, now);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Which links are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expand {
+    All,
+    Links,
+    Subordinate,
+}
+
+impl Expand {
+    fn enters(self, is_links: bool, is_root: bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::Links => is_links || !is_root,
+            Self::Subordinate => !is_links,
+        }
+    }
+}
+
+/// Query parameters of a read.
+#[derive(Debug, Default)]
+struct Query {
+    expand: Option<Expand>,
+    only: bool,
+    skip: usize,
+    top: Option<usize>,
+}
+
+impl Query {
+    fn new(request: &Request) -> Result<Self, Failure> {
+        let mut query = Self::default();
+        for (key, value) in &request.query {
+            let malformed = || Failure::new(400, "QueryParameterValueFormatError", &[value, key]);
+            let number = || value.parse::<usize>().map_err(|_| malformed());
+            match &**key {
+                "only" if value.is_empty() => query.only = true,
+                "only" => return Err(malformed()),
+                "$expand" => {
+                    let kind = value.strip_suffix("($levels=1)").unwrap_or(value);
+                    query.expand = Some(match kind {
+                        "*" => Expand::All,
+                        "~" => Expand::Links,
+                        "." => Expand::Subordinate,
+                        _ => return Err(malformed()),
+                    });
+                }
+                "$skip" => query.skip = number()?,
+                "$top" => query.top = Some(number()?),
+                key if key.starts_with('$') => return Err(Failure::new(501, "QueryNotSupported", &[])),
+                _ => {}
+            }
+        }
+        if query.only && (query.expand.is_some() || query.skip > 0 || query.top.is_some()) {
+            return Err(Failure::new(400, "QueryNotSupported", &[]));
+        }
+        Ok(query)
+    }
+
+    /// Cuts the members that are asked for out of a collection.
+    fn page(&self, request: &Request, value: &mut Value) {
+        if let Some(members) = value.get_mut("Members").and_then(Value::as_array_mut) {
+            let count = members.len();
+            members.drain(..self.skip.min(count));
+            let top = self.top.unwrap_or(count);
+            if top < members.len() {
+                members.truncate(top);
+                let next = format!("{}?$skip={}&$top={top}", request.path, self.skip + top);
+                value["Members@odata.nextLink"] = json!(next);
+            }
+        }
+    }
+}
+
+fn plain(status: u16) -> Response {
+    Response::new(status).field("OData-Version", "4.0").field("Cache-Control", "no-cache")
+}
+
+/// Returns the answer with a resource, its tag and its schema.
+fn resource(status: u16, mut value: Value) -> Response {
+    let mut response = plain(status);
+    if let Some(tag) = tag(&mut value) {
+        response = response.field("ETag", tag);
+    }
+    if let Some(schema) = value["@odata.type"].as_str().and_then(schema_of) {
+        response = response.field("Link", format!("<{schema}>; rel=describedby"));
+    }
+    response.content("application/json", value.to_string())
+}
+
+/// Gives a resource its tag.
+fn tag(value: &mut Value) -> Option<String> {
+    value.get("@odata.id")?;
+    if value.get("@odata.etag").is_none() {
+        value["@odata.etag"] = etag(value).into();
+    }
+    value["@odata.etag"].as_str().map(ToString::to_string)
+}
+
+/// Returns where the schema of a type is: of the version if the type has one.
+fn schema_of(kind: &str) -> Option<String> {
+    let name = kind.strip_prefix('#')?.rsplit_once('.')?.0;
+    Some(format!("http://redfish.dmtf.org/schemas/v1/{name}.json"))
+}
+
+/// Returns the tag of a resource: a hash of all that does not change by itself.
+fn etag(value: &Value) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    mix_value(&mut hash, value);
+    format!("W/\"{hash:016x}\"")
+}
+
+fn mix(hash: &mut u64, bytes: &[u8]) {
+    // FNV-1a: who can choose what is hashed can only fool itself.
+    for byte in bytes.iter().chain(&[0xff]) {
+        *hash = (*hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+}
+
+fn mix_value(hash: &mut u64, value: &Value) {
+    match value {
+        Value::Object(map) => {
+            for (key, inner) in
+                map.iter().filter(|(key, _)| !matches!(&***key, "DateTime" | "Statistics" | "@odata.etag"))
+            {
+                mix(hash, key.as_bytes());
+                mix_value(hash, inner);
+            }
+            mix(hash, b"}");
+        }
+        Value::Array(items) => {
+            items.iter().for_each(|item| mix_value(hash, item));
+            mix(hash, b"]");
+        }
+        Value::String(text) => mix(hash, text.as_bytes()),
+        other => mix(hash, other.to_string().as_bytes()),
+    }
+}
+
+/// Returns whether a list of tags has this one.
+fn lists(list: &str, tag: &str) -> bool {
+    let weak = |text: &str| text.trim().trim_start_matches("W/").to_string();
+    list.split(',').any(|entry| entry.trim() == "*" || weak(entry) == weak(tag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Role;
+    use crate::testing::{Client, json, keys};
+
+    const WEB: &str = "/redfish/v1/Systems/2";
+
+    #[test]
+    fn strangers_get_what_is_open_and_nothing_else() {
+        let mut client = Client::stranger();
+        for route in table::ROUTES {
+            let path = route.pattern.replace("{}", "2");
+            let is_open = route.method(Method::Get).is_some_and(|(right, _)| right == Right::Open);
+            let answer = client.get(&path);
+            assert_eq!(answer.status == 200, is_open, "{path}");
+            assert!(
+                is_open || (answer.status == 401 && answer.get("WWW-Authenticate").is_some()),
+                "{path}: {answer:?}"
+            );
+        }
+        assert_eq!(client.get("/redfish/v1/Nothing").status, 401);
+    }
+
+    #[test]
+    fn a_wrong_token_is_not_a_missing_one() {
+        let mut client = Client::new(Role::Administrator);
+        let mut request = client.request(Method::Get, WEB, "");
+        request.token = Some("wrong".to_string());
+        request.odata_version = Some("9".to_string());
+        assert_eq!(client.send(&request).status, 401);
+    }
+
+    #[test]
+    fn roles_have_their_rights() {
+        let mut reader = Client::new(Role::ReadOnly);
+        assert_eq!(reader.get(WEB).status, 200);
+        let target = "/redfish/v1/Systems/2/Actions/ComputerSystem.Reset";
+        let answer = reader.post(target, r#"{"ResetType":"Pause"}"#);
+        assert_eq!((answer.status, keys(&answer)), (403, Vec::from(["InsufficientPrivilege".to_string()])));
+        assert_eq!(Client::new(Role::Operator).post(target, r#"{"ResetType":"Pause"}"#).status, 204);
+        let patch = reader.request(Method::Patch, "/redfish/v1/SessionService", r#"{"SessionTimeout":60}"#);
+        assert_eq!(Client::new(Role::Operator).send(&patch).status, 401);
+    }
+
+    #[test]
+    fn every_answer_has_the_fields_of_the_protocol() {
+        let mut client = Client::new(Role::Administrator);
+        for path in ["/redfish/v1", WEB, "/redfish/v1/Systems", "/redfish/v1/$metadata", "/redfish/v1/Nothing"] {
+            let answer = client.get(path);
+            for field in ["OData-Version", "Cache-Control", "Content-Type"] {
+                assert!(answer.get(field).is_some(), "{path} has no {field}");
+            }
+        }
+        let answer = client.get(WEB);
+        assert_eq!(answer.get("Allow"), Some("GET, HEAD, DELETE"));
+        assert_eq!(answer.get("ETag"), json(&answer)["@odata.etag"].as_str());
+        let schema = "<http://redfish.dmtf.org/schemas/v1/ComputerSystem.v1_27_0.json>; rel=describedby";
+        assert_eq!(answer.get("Link"), Some(schema));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_405_with_what_can() {
+        let mut client = Client::new(Role::Administrator);
+        for method in [Method::Put, Method::Patch, Method::Post, Method::Other] {
+            let answer = client.send(&client.request(method, WEB, ""));
+            assert_eq!((answer.status, answer.get("Allow")), (405, Some("GET, HEAD, DELETE")), "{method}");
+        }
+    }
+
+    #[test]
+    fn queries_are_known_refused_or_ignored() {
+        let mut client = Client::new(Role::Administrator);
+        let mut status = |target: &str| client.get(target).status;
+        assert_eq!(status("/redfish/v1/Systems?rain=yes"), 200);
+        assert_eq!(status("/redfish/v1/Systems?$rain=yes"), 501);
+        assert_eq!(status("/redfish/v1/Systems?only=foo"), 400);
+        assert_eq!(status("/redfish/v1/Systems/2?only"), 400);
+        assert_eq!(status("/redfish/v1/Systems?only&$top=1"), 400);
+        assert_eq!(status("/redfish/v1/Systems?$top=-1"), 400);
+        assert_eq!(status("/redfish/v1/Systems?$expand=x"), 400);
+        assert_eq!(status("/redfish/v1/Systems?$expand=.($levels=9)"), 400);
+    }
+
+    #[test]
+    fn only_is_the_only_member_or_the_collection() {
+        let mut client = Client::new(Role::Administrator);
+        assert_eq!(client.read("/redfish/v1/Managers?only")["Id"], "salp");
+        assert_eq!(client.read("/redfish/v1/Systems?only")["Members@odata.count"], 2);
+    }
+
+    #[test]
+    fn members_come_in_pages() {
+        let mut client = Client::new(Role::Administrator);
+        let page = client.read("/redfish/v1/Systems?$top=1");
+        assert_eq!((page["Members"].as_array().map(Vec::len), &page["Members@odata.count"]), (Some(1), &json!(2)));
+        let next = page["Members@odata.nextLink"].as_str().unwrap();
+        let page = client.read(next);
+        assert_eq!(page["Members"][0]["@odata.id"], "/redfish/v1/Systems/3");
+        assert!(page.get("Members@odata.nextLink").is_none());
+    }
+
+    #[test]
+    fn expanding_puts_members_in_place_of_links() {
+        let mut client = Client::new(Role::Administrator);
+        let systems = client.read("/redfish/v1/Systems?$expand=.($levels=1)");
+        assert_eq!(systems["Members"][0]["Name"], "web");
+        assert!(systems["Members"][0]["@odata.etag"].is_string());
+        assert_eq!(systems["Members"][0]["Links"]["ManagedBy"][0]["@odata.id"], "/redfish/v1/Managers/salp");
+        let links = client.read("/redfish/v1/Systems/2?$expand=~");
+        assert_eq!(links["Links"]["ManagedBy"][0]["Id"], "salp");
+    }
+
+    #[test]
+    fn a_tag_changes_with_the_resource_and_not_by_itself() {
+        let mut client = Client::new(Role::Administrator);
+        let tag = |client: &mut Client, path| client.get(path).get("ETag").map(ToString::to_string);
+        let before = tag(&mut client, "/redfish/v1/Managers/salp");
+        let web = tag(&mut client, WEB);
+        client.now += 100;
+        assert_eq!(tag(&mut client, "/redfish/v1/Managers/salp"), before);
+        client.post("/redfish/v1/Systems/2/Actions/ComputerSystem.Reset", r#"{"ResetType":"Pause"}"#);
+        assert_ne!(tag(&mut client, WEB), web);
+    }
+
+    #[test]
+    fn a_stale_tag_changes_nothing() {
+        let mut client = Client::new(Role::Administrator);
+        let mut request = client.request(Method::Delete, WEB, "");
+        request.if_match = Some("W/\"0\"".to_string());
+        let answer = client.send(&request);
+        assert_eq!((answer.status, keys(&answer)), (412, Vec::from(["PreconditionFailed".to_string()])));
+        let tag = client.get(WEB).get("ETag").map(ToString::to_string);
+        request.if_match = tag;
+        assert_eq!(client.send(&request).status, 204);
+    }
+
+    #[test]
+    fn what_is_known_is_not_sent_again() {
+        let mut client = Client::new(Role::Administrator);
+        let mut request = client.request(Method::Get, WEB, "");
+        request.if_none_match = client.get(WEB).get("ETag").map(ToString::to_string);
+        let answer = client.send(&request);
+        assert_eq!((answer.status, answer.body.len()), (304, 0));
+    }
+
+    use alloc::vec::Vec;
+}

@@ -1,0 +1,158 @@
+//! Every path of this service: what can be done to it, who may, and the function that does it. Before:
+//! [`service`](crate::service). After: [`resources`].
+//!
+//! `Allow`, 405, HEAD, rights and the answers to strangers all follow from this one table; a resource that is not here
+//! does not exist.
+
+use alloc::string::String;
+
+use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
+use crate::http::Method::{self, Delete, Get, Patch, Post};
+use crate::resources::{Handler, managers, metrics, root, sessions, snapshots, systems};
+
+/// One path.
+pub struct Route {
+    /// The path without a slash at its end; `{}` stands for one segment.
+    pub pattern: &'static str,
+    /// What can be done to it.
+    pub methods: &'static [(Method, Right, Handler)],
+}
+
+/// The greatest number of `{}` in a pattern.
+pub const MAX_VARIABLES: usize = 2;
+
+/// All paths.
+pub const ROUTES: &[Route] = &[
+    Route { pattern: "/redfish", methods: &[(Get, Open, root::versions)] },
+    Route { pattern: "/redfish/v1", methods: &[(Get, Open, root::root)] },
+    Route { pattern: "/redfish/v1/odata", methods: &[(Get, Open, root::odata)] },
+    Route { pattern: "/redfish/v1/$metadata", methods: &[(Get, Open, root::metadata)] },
+    Route {
+        pattern: "/redfish/v1/SessionService",
+        methods: &[(Get, Login, sessions::service), (Patch, ConfigureManager, sessions::patch_service)],
+    },
+    Route {
+        pattern: "/redfish/v1/SessionService/Sessions",
+        methods: &[(Get, Login, sessions::list), (Post, Open, sessions::create)],
+    },
+    Route { pattern: "/redfish/v1/SessionService/Sessions/Members", methods: &[(Post, Open, sessions::create)] },
+    Route {
+        pattern: "/redfish/v1/SessionService/Sessions/{}",
+        methods: &[(Get, ConfigureSelf, sessions::session), (Delete, ConfigureSelf, sessions::delete)],
+    },
+    Route { pattern: "/redfish/v1/Managers", methods: &[(Get, Login, managers::list)] },
+    Route { pattern: "/redfish/v1/Managers/salp", methods: &[(Get, Login, managers::salp)] },
+    Route { pattern: "/redfish/v1/Systems", methods: &[(Get, Login, systems::list)] },
+    Route {
+        pattern: "/redfish/v1/Systems/{}",
+        methods: &[(Get, Login, systems::system), (Delete, ConfigureComponents, systems::delete)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Actions/ComputerSystem.Reset",
+        methods: &[(Post, ConfigureComponents, systems::reset)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.InstantClone",
+        methods: &[(Post, ConfigureComponents, systems::instant_clone)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Freeze",
+        methods: &[(Post, ConfigureComponents, systems::freeze)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Unfreeze",
+        methods: &[(Post, ConfigureComponents, systems::unfreeze)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Snapshot",
+        methods: &[(Post, ConfigureComponents, systems::snapshot)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Revert",
+        methods: &[(Post, ConfigureComponents, systems::revert)],
+    },
+    Route { pattern: "/redfish/v1/Systems/{}/Oem/Salp/Memory", methods: &[(Get, Login, systems::memory)] },
+    Route { pattern: "/redfish/v1/Oem/Salp/Snapshots", methods: &[(Get, Login, snapshots::list)] },
+    Route {
+        pattern: "/redfish/v1/Oem/Salp/Snapshots/{}",
+        methods: &[(Get, Login, snapshots::snapshot), (Delete, ConfigureComponents, snapshots::delete)],
+    },
+    Route {
+        pattern: "/redfish/v1/Oem/Salp/Snapshots/{}/Actions/SalpSnapshot.InstantClone",
+        methods: &[(Post, ConfigureComponents, snapshots::instant_clone)],
+    },
+    Route { pattern: "/metrics", methods: &[(Get, Login, metrics::metrics)] },
+    Route { pattern: "/healthz", methods: &[(Get, Open, metrics::health)] },
+];
+
+/// The segments of a path that stand where a pattern has `{}`.
+pub type Variables<'a> = [&'a str; MAX_VARIABLES];
+
+/// Returns the route of a path.
+pub fn find(path: &str) -> Option<(&'static Route, Variables<'_>)> {
+    let path = path.strip_suffix('/').unwrap_or(path);
+    ROUTES.iter().find_map(|route| matches(route.pattern, path).map(|variables| (route, variables)))
+}
+
+fn matches<'a>(pattern: &str, path: &'a str) -> Option<Variables<'a>> {
+    let mut variables = [""; MAX_VARIABLES];
+    let (mut free, mut segments) = (variables.iter_mut(), path.split('/'));
+    for expected in pattern.split('/') {
+        let segment = segments.next()?;
+        if expected == "{}" {
+            *free.next()? = segment;
+        } else if expected != segment {
+            return None;
+        }
+    }
+    segments.next().is_none().then_some(variables)
+}
+
+impl Route {
+    /// Returns who may do `method` to it and the function, if it can be done; HEAD is GET.
+    pub fn method(&self, method: Method) -> Option<(Right, Handler)> {
+        let method = if method == Method::Head { Get } else { method };
+        self.methods.iter().find(|(known, ..)| *known == method).map(|&(_, right, handler)| (right, handler))
+    }
+
+    /// Returns the value of `Allow`.
+    pub fn allow(&self) -> String {
+        let mut allow = String::new();
+        for (method, ..) in self.methods {
+            let words = if *method == Get { "GET, HEAD" } else { &alloc::format!("{method}") };
+            allow.push_str(if allow.is_empty() { "" } else { ", " });
+            allow.push_str(words);
+        }
+        allow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fixed_path_comes_before_one_with_a_variable() {
+        let (route, _) = find("/redfish/v1/SessionService/Sessions/Members").unwrap();
+        assert_eq!(route.allow(), "POST");
+        let (route, [id, _]) = find("/redfish/v1/SessionService/Sessions/x/").unwrap();
+        assert_eq!((route.allow().as_str(), id), ("GET, HEAD, DELETE", "x"));
+    }
+
+    #[test]
+    fn no_pattern_hides_a_later_one() {
+        for (index, route) in ROUTES.iter().enumerate() {
+            let hides = |earlier: &&Route| matches(earlier.pattern, route.pattern).is_some();
+            assert!(ROUTES[..index].iter().find(hides).is_none(), "{}", route.pattern);
+        }
+    }
+
+    #[test]
+    fn other_paths_are_nothing() {
+        for path in
+            ["", "/", "//", "/redfish/v2", "/redfish/v1//", "/redfish/v1/Systems/1/", "/redfish//v1", "redfish/v1"]
+        {
+            assert_eq!(find(path).is_some(), path == "/redfish/v1/Systems/1/", "{path}");
+        }
+    }
+}

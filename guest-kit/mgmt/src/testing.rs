@@ -1,0 +1,105 @@
+//! What tests share: a service on the fake hypervisor, and random bytes that are none.
+
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use serde_json::Value;
+
+use crate::auth::Role;
+use crate::entropy::Entropy;
+use crate::fake::Fake;
+use crate::http::{Method, Request, Response};
+use crate::service::{Facts, Service};
+
+/// Words that are never the same twice, and nothing more.
+#[derive(Debug)]
+pub struct Counting;
+
+impl Entropy for Counting {
+    fn fill(&self, out: &mut [u8]) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        for piece in out.chunks_mut(8) {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            piece.copy_from_slice(&number.to_be_bytes()[..piece.len()]);
+        }
+    }
+}
+
+/// A client that is logged in.
+pub struct Client {
+    /// The service.
+    pub service: Service,
+    token: Option<String>,
+    /// The time of requests.
+    pub now: u64,
+}
+
+impl Client {
+    /// Returns a client with this role.
+    pub fn new(role: Role) -> Self {
+        let mut service = Service::new(Box::<Fake>::default(), &Counting, Facts { uuid: [0x11; 16], started: 0 });
+        assert!(service.auth.set("admin", "secret", role));
+        let mut client = Self { service, token: None, now: 1000 };
+        let login = client.post("/redfish/v1/SessionService/Sessions", r#"{"UserName":"admin","Password":"secret"}"#);
+        assert_eq!(login.status, 201);
+        client.token = login.get("X-Auth-Token").map(ToString::to_string);
+        client
+    }
+
+    /// Returns a client that nobody knows.
+    pub fn stranger() -> Self {
+        Self { token: None, ..Self::new(Role::Administrator) }
+    }
+
+    /// Returns a request of this client.
+    pub fn request(&self, method: Method, target: &str, body: &str) -> Request {
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
+        let mut request = Request::new(method, path);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            request.query.push((key.to_string(), value.to_string()));
+        }
+        request.token = self.token.clone();
+        request.body = body.as_bytes().to_vec();
+        if !body.is_empty() {
+            request.content_type = Some("application/json".to_string());
+        }
+        request
+    }
+
+    /// Sends any request.
+    pub fn send(&mut self, request: &Request) -> Response {
+        self.service.handle(request, self.now)
+    }
+
+    /// Sends GET.
+    pub fn get(&mut self, target: &str) -> Response {
+        self.send(&self.request(Method::Get, target, ""))
+    }
+
+    /// Sends POST.
+    pub fn post(&mut self, target: &str, body: &str) -> Response {
+        self.send(&self.request(Method::Post, target, body))
+    }
+
+    /// Sends GET, which has to succeed, and returns the body.
+    pub fn read(&mut self, target: &str) -> Value {
+        let response = self.get(target);
+        assert_eq!(response.status, 200, "{target}: {}", String::from_utf8_lossy(&response.body));
+        json(&response)
+    }
+}
+
+/// Returns the body.
+pub fn json(response: &Response) -> Value {
+    serde_json::from_slice(&response.body).unwrap_or_else(|error| panic!("{error}: {response:?}"))
+}
+
+/// Returns the keys of the messages of a failure, without the registry.
+pub fn keys(response: &Response) -> alloc::vec::Vec<String> {
+    let body = json(response);
+    let messages = body["error"]["@Message.ExtendedInfo"].as_array().cloned().unwrap_or_default();
+    let key = |message: &Value| message["MessageId"].as_str()?.rsplit('.').next().map(ToString::to_string);
+    messages.iter().filter_map(key).collect()
+}
