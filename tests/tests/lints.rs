@@ -24,14 +24,18 @@ fn clippy_finds_nothing_on_the_host() {
 
 #[test]
 fn clippy_finds_nothing_in_what_runs_on_the_machine() {
-    let packages = ["salp-firmware", "salp-hw", "salp-core", "guest-kit", "salp-mgmt"];
-    let packages = packages.iter().flat_map(|package| ["--package", package]);
-    succeed(
-        cargo()
-            .args(["clippy", "--quiet", "--release", "--target", TARGET])
-            .args(packages)
-            .args(["--", "-D", "warnings"]),
-    );
+    // Apart: together they would have each other's features, and EL2 has no heap.
+    let machine = ["salp-firmware", "salp-hw", "salp-core"];
+    let guests = ["guest-kit", "salp-mgmt"];
+    for packages in [&machine[..], &guests[..]] {
+        let packages = packages.iter().flat_map(|package| ["--package", package]);
+        succeed(
+            cargo()
+                .args(["clippy", "--quiet", "--release", "--target", TARGET])
+                .args(packages)
+                .args(["--", "-D", "warnings"]),
+        );
+    }
 }
 
 #[test]
