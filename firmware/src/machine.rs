@@ -355,7 +355,7 @@ pub fn end_vm(index: usize, fate: Fate) {
     if !matches!(fate, Fate::Off | Fate::Destroyed) {
         machine.all_ended_well.store(false, Ordering::Relaxed);
     }
-    if machine.running.load(Ordering::Relaxed) == 0 {
+    if machine.running.load(Ordering::Acquire) == 0 {
         let stats = Store.with(|frames| frames.stats());
         log!("all VMs are off, {} KiB in use by guests", (stats.frames(Kind::Guest) + stats.frames(Kind::Node)) * 4);
         machine.idle();
@@ -402,11 +402,13 @@ impl Machine {
         let family = vm.family;
         net::unplug(&vm);
         let (vm, frame) = vm.into_inner();
-        if !vm.is_held_by(vm::hold::SNAPSHOT) {
-            self.running.fetch_sub(1, Ordering::Relaxed);
-        }
+        let is_snapshot = vm.is_held_by(vm::hold::SNAPSHOT);
         vm.destroy();
         Store.with(|frames| frames.free(frame));
+        if !is_snapshot {
+            // Last: who finds that none is left finds all memory given back.
+            self.running.fetch_sub(1, Ordering::AcqRel);
+        }
         self.scheduler.lock().forget(slot);
         console::forget(slot);
         directory().lock().give_back(slot);
