@@ -50,7 +50,7 @@ const fn option(name: &'static str, kind: Kind, option: &'static str) -> Field {
 }
 
 /// What can be asked for, each with the fields besides `op`, in the order of the line.
-const OPERATIONS: [(&str, &[Field]); 12] = [
+const OPERATIONS: [(&str, &[Field]); 13] = [
     ("list", &[]),
     ("info", &[word("vm")]),
     (
@@ -69,6 +69,7 @@ const OPERATIONS: [(&str, &[Field]); 12] = [
     ("revert", &[word("vm"), word("to")]),
     ("destroy", &[word("vm")]),
     ("stats", &[Field { name: "vm", kind: Kind::Text, place: Place::MaybeWord }]),
+    ("net", &[Field { name: "vm", kind: Kind::Text, place: Place::MaybeWord }]),
     ("console", &[word("vm")]),
     ("log", &[]),
     ("help", &[]),
@@ -217,6 +218,8 @@ mod tests {
             "destroy web",
             "stats",
             "stats web",
+            "net",
+            "net web",
             "console web",
             "log",
             "help",
