@@ -268,6 +268,31 @@ fn going_back_to_a_snapshot_undoes_every_write_any_number_of_times() {
 }
 
 #[test]
+fn what_was_written_before_a_fork_is_undone_too() {
+    on_machine(|world| {
+        let vm = world.create(Policy::SmallPages).unwrap();
+        let far = Ipa(PAGE.0 + 200 * PAGE_SIZE);
+        for ipa in [PAGE, far] {
+            world.guest_write(vm, 0, ipa, 1).unwrap();
+        }
+        let snapshot = world.fork(vm).unwrap();
+        world.seal(snapshot);
+        for _ in 0..2 {
+            world.guest_write(vm, 0, far, 2).unwrap();
+            world.revert(vm, snapshot).unwrap();
+        }
+        world.guest_write(vm, 0, far, 3).unwrap();
+        let clone = world.fork(vm).unwrap();
+        // The node that was changed is shared now; its copy has other marks.
+        world.guest_write(vm, 0, PAGE, 3).unwrap();
+        world.revert(vm, snapshot).unwrap();
+        for (vm, value) in [(vm, 1), (clone, 3)] {
+            assert_eq!(world.guest_read(vm, 0, far), Ok(value));
+        }
+    });
+}
+
+#[test]
 fn a_running_vm_is_no_snapshot() {
     on_machine(|world| {
         let vm = world.create(Policy::Blocks).unwrap();
