@@ -63,6 +63,10 @@ pub struct Machine {
     families: AtomicUsize,
     running: AtomicUsize,
     all_ended_well: AtomicBool,
+    /// The counter when this began.
+    pub started: u64,
+    /// For how long CPUs had nothing to do since then, in ticks, all together.
+    pub idle_ticks: AtomicU64,
 }
 
 static FRAMES: Once<Mutex<Frames<'static>>> = Once::new();
@@ -125,6 +129,12 @@ pub fn wall_clock() -> u64 {
     static START: Once<u64> = Once::new();
     let up = cpu::counter() / cpu::counter_frequency().max(1);
     up + *START.call_once(|| boot::get().board.rtc.map_or(0, boot::read_rtc).saturating_sub(up))
+}
+
+/// Returns how long so many ticks of the counter are, in nanoseconds.
+pub fn nanoseconds(ticks: u64) -> u64 {
+    let frequency = cpu::counter_frequency().max(1);
+    (u128::from(ticks) * 1_000_000_000 / u128::from(frequency)) as u64
 }
 
 /// Returns the wall-clock time, in nanoseconds since 1970.
@@ -214,6 +224,8 @@ fn first_cpu(boot: &'static Boot) {
         exit_when_idle: boot.board.option("idle") == Some("poweroff"),
         running: AtomicUsize::new(0),
         all_ended_well: AtomicBool::new(true),
+        started: cpu::counter(),
+        idle_ticks: AtomicU64::new(0),
     });
 }
 

@@ -5,6 +5,7 @@
 use crate::machine::{self, Store};
 use crate::operation::{self, Answer, Asker, What};
 use crate::vm::{Fate, Vm, hold};
+use core::sync::atomic::Ordering;
 use salp_core::addr::{Ipa, PAGE_SIZE};
 use salp_core::calls::manage::{CloneSpec, MAX_CLONE_REQUEST, Request};
 use salp_core::frames::{FrameStore, Kind};
@@ -15,6 +16,7 @@ use salp_hvc::calls::{
 };
 use salp_hvc::status;
 use salp_hw::memory::Ram;
+use salp_hw::{boot, cpu};
 use zerocopy::IntoBytes;
 
 /// Carries out a call of a manager. Returns the answer, or `None` if the asker gets it later.
@@ -130,7 +132,7 @@ pub fn describe(vm: &Vm) -> VmInfo {
         state: state.into(),
         vcpus: (vm.vcpus() as u32).into(),
         index: identity.index.into(),
-        reserved: 0.into(),
+        nics: (vm.spec.nics().count() as u32).into(),
         memory: (vm.spec.ram().end.0 - vm.spec.ram().start.0).into(),
         promised: promised.into(),
         exits: vm.exits().into(),
@@ -199,5 +201,9 @@ pub fn machine_info() -> MachineInfo {
         images: bytes(Kind::Image).into(),
         vms: vms.into(),
         starved: machine.count_starved().into(),
+        cpus: (boot::get().board.cpus.len() as u32).into(),
+        reserved: 0.into(),
+        uptime: machine::nanoseconds(cpu::counter().wrapping_sub(machine.started)).into(),
+        idle: machine::nanoseconds(machine.idle_ticks.load(Ordering::Relaxed)).into(),
     }
 }

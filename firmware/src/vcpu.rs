@@ -71,7 +71,9 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
                     machine.replenish();
                 }
                 merge::step(now);
+                let before = cpu::counter();
                 cpu::wait_for_interrupt();
+                machine.idle_ticks.fetch_add(cpu::counter().wrapping_sub(before), Ordering::Relaxed);
                 while this.take_interrupt(None) != Taken::None {}
             }
         }

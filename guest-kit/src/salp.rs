@@ -217,7 +217,13 @@ pub struct Request {
 impl Request {
     /// Returns a request for `count` clones of `source` that are called `name`, or begin with it.
     pub fn new(source: u64, count: u32, name: Name) -> Self {
-        let record = CloneRequest { source: source.into(), count: count.into(), reserve: 0.into(), name: name.0 };
+        let record = CloneRequest {
+            source: source.into(),
+            count: count.into(),
+            reserve: 0.into(),
+            name: name.0,
+            ..CloneRequest::new_zeroed()
+        };
         Self { record, config: [0; MAX_CONFIG], size: size_of::<CloneRequest>() }
     }
 

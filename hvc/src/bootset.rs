@@ -22,7 +22,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const MAGIC: [u8; 8] = *b"SALPBOOT";
 
 /// The version of this layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// The size and alignment of a page of a boot set, in bytes.
 pub const PAGE: u64 = 4096;
@@ -62,6 +62,12 @@ pub const FLAG_MANAGER: u32 = 1 << 2;
 
 /// [`VmRecord::flags`]: the VM is frozen before its first instruction.
 pub const FLAG_FROZEN: u32 = 1 << 3;
+
+/// [`VmRecord::flags`]: the VM stays when it is off, and can be started again by a manager; without it it is gone then.
+pub const FLAG_STAYS: u32 = 1 << 4;
+
+/// [`VmRecord::flags`]: the VM is off at first.
+pub const FLAG_OFF: u32 = 1 << 5;
 
 /// The start of a boot set.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -109,10 +115,12 @@ pub struct VmRecord {
 pub struct SegmentRecord {
     /// The guest physical address; page aligned, inside the VM's RAM.
     pub ipa: U64,
-    /// Where the bytes are in the set; page aligned.
+    /// Where the bytes are in the set, or in the image; page aligned.
     pub offset: U64,
     /// How many bytes, before the padding with zeros to whole pages; not zero.
     pub length: U64,
+    /// Zero in a boot set; the image's identifier in [`VM_CREATE`](crate::manager::VM_CREATE).
+    pub image: U64,
 }
 
 /// A NIC: the n-th of a VM is its n-th virtio device.
@@ -140,4 +148,4 @@ pub struct NicRecord {
 const _: () = assert!(size_of::<NicRecord>() == 60);
 const _: () = assert!(size_of::<Header>() == 32);
 const _: () = assert!(size_of::<VmRecord>() == 72);
-const _: () = assert!(size_of::<SegmentRecord>() == 24);
+const _: () = assert!(size_of::<SegmentRecord>() == 32);

@@ -82,7 +82,16 @@ pub struct CloneRequest {
     /// The clone's name if `count` is 1, else what its name begins with, before `-1`, `-2`, …; all zeros for the source's
     /// name.
     pub name: [u8; NAME],
+    /// The clone's UUID if `count` is 1; all zeros for one of EL2's choice.
+    pub uuid: [u8; 16],
+    /// `CLONE_…` bits.
+    pub flags: U32,
+    /// Zero.
+    pub reserved: U32,
 }
+
+/// [`CloneRequest::flags`]: the clones' NICs are disconnected until the operator connects them.
+pub const CLONE_DISCONNECTED: u32 = 1 << 0;
 
 /// [`VmInfo::state`]: its vCPUs run, or wait for interrupts.
 pub const STATE_RUNNING: u32 = 0;
@@ -94,6 +103,8 @@ pub const STATE_NO_MEMORY: u32 = 2;
 pub const STATE_SNAPSHOT: u32 = 3;
 /// [`VmInfo::state`]: it is being taken down.
 pub const STATE_ENDING: u32 = 4;
+/// [`VmInfo::state`]: it is off, and can be started.
+pub const STATE_OFF: u32 = 5;
 
 /// Returns the word for a [`VmInfo::state`].
 pub const fn state_word(state: u32) -> &'static str {
@@ -102,6 +113,7 @@ pub const fn state_word(state: u32) -> &'static str {
         STATE_FROZEN => "frozen",
         STATE_NO_MEMORY => "no-memory",
         STATE_SNAPSHOT => "snapshot",
+        STATE_OFF => "off",
         _ => "ending",
     }
 }
@@ -132,8 +144,8 @@ pub struct VmInfo {
     pub vcpus: U32,
     /// Its index among the clones of the call that made it, from 1; 0 for others.
     pub index: U32,
-    /// Zero.
-    pub reserved: U32,
+    /// How many NICs.
+    pub nics: U32,
     /// RAM, in bytes.
     pub memory: U64,
     /// Frames that are set aside for it, in bytes.
@@ -189,9 +201,17 @@ pub struct MachineInfo {
     pub vms: U32,
     /// How many of them stand still for want of memory.
     pub starved: U32,
+    /// How many CPUs.
+    pub cpus: U32,
+    /// Zero.
+    pub reserved: U32,
+    /// For how long the hypervisor runs, in nanoseconds.
+    pub uptime: U64,
+    /// For how long its CPUs had nothing to do since then, all together, in nanoseconds.
+    pub idle: U64,
 }
 
-const _: () = assert!(size_of::<CloneRequest>() == 48);
+const _: () = assert!(size_of::<CloneRequest>() == 72);
 const _: () = assert!(size_of::<VmInfo>() == 176);
 const _: () = assert!(size_of::<VmMemory>() == 32);
-const _: () = assert!(size_of::<MachineInfo>() == 64);
+const _: () = assert!(size_of::<MachineInfo>() == 88);

@@ -22,6 +22,8 @@ pub const NAME_TAKEN: i64 = -20;
 pub const WRONG_STATE: i64 = -21;
 /// An address of the caller's is not in its RAM.
 pub const BAD_ADDRESS: i64 = -22;
+/// A VM is made from the image.
+pub const IN_USE: i64 = -23;
 
 /// Returns the word that stands for a status, for people and scripts.
 pub const fn word(status: i64) -> &'static str {
@@ -37,6 +39,7 @@ pub const fn word(status: i64) -> &'static str {
         NAME_TAKEN => "name-taken",
         WRONG_STATE => "wrong-state",
         BAD_ADDRESS => "bad-address",
+        IN_USE => "in-use",
         _ => "error",
     }
 }

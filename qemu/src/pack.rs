@@ -67,6 +67,7 @@ pub fn pack(vms: &[Placed]) -> Result<Vec<u8>> {
             ipa: segment.ipa.into(),
             offset: places[&*segment.bytes].into(),
             length: (segment.bytes.len() as u64).into(),
+            image: 0.into(),
         }));
     }
     let header = Header {

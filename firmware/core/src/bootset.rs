@@ -38,7 +38,7 @@ pub enum BootSetError {
 impl fmt::Display for BootSetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotABootSet => f.write_str("this is not a boot set of version 1"),
+            Self::NotABootSet => f.write_str("this is not a boot set of version 2"),
             Self::Truncated => f.write_str("the boot set is truncated"),
             Self::Vm(index, what) => write!(f, "VM {index} of the boot set: {what}"),
             Self::Nic(index, what) => write!(f, "NIC {index} of the boot set: {what}"),
@@ -162,6 +162,9 @@ impl<'a> BootSet<'a> {
         for segment in segments {
             let (ipa, offset, length) = (segment.ipa.get(), segment.offset.get(), segment.length.get());
             let padded = length.checked_next_multiple_of(PAGE).ok_or("a segment is too long")?;
+            if segment.image.get() != 0 {
+                return Err("a segment is of an image, and not of the boot set");
+            }
             if length == 0 || !ipa.is_multiple_of(PAGE) || !offset.is_multiple_of(PAGE) {
                 return Err("a segment is empty or not page aligned");
             }
@@ -320,7 +323,7 @@ mod tests {
     }
 
     fn segment() -> SegmentRecord {
-        SegmentRecord { ipa: RAM_BASE.into(), offset: 0x1000.into(), length: 5.into() }
+        SegmentRecord { ipa: RAM_BASE.into(), offset: 0x1000.into(), length: 5.into(), image: 0.into() }
     }
 
     #[test]

@@ -120,8 +120,7 @@ impl Vm {
 
     /// Returns for how long the VM stood still for the last operation, in nanoseconds.
     pub fn last_pause(&self) -> u64 {
-        let frequency = salp_hw::cpu::counter_frequency().max(1);
-        (u128::from(self.pause.load(Ordering::Relaxed)) * 1_000_000_000 / u128::from(frequency)) as u64
+        machine::nanoseconds(self.pause.load(Ordering::Relaxed))
     }
 
     /// Takes back a reason to keep a VM off all CPUs that the scheduler does not hold.

@@ -72,6 +72,10 @@ impl CloneSpec {
         let name = if request.name == [0; NAME] { None } else { Some(Name::from_padded(&request.name)?) };
         let spec =
             Self { count: request.count.get(), reserve: request.reserve.get(), name, config: Config::new(config)? };
+        // They have a meaning for one clone, or later.
+        if request.uuid != [0; 16] || request.flags.get() != 0 || request.reserved.get() != 0 {
+            return None;
+        }
         ((1..=MAX_CLONES).contains(&spec.count) && spec.reserve <= RESERVE_ALL).then_some((request.source.get(), spec))
     }
 }
@@ -80,12 +84,13 @@ impl CloneSpec {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use zerocopy::IntoBytes;
+    use zerocopy::{FromZeros, IntoBytes};
 
     fn request(count: u32, reserve: u32, name: &str, config: &str) -> Vec<u8> {
         let mut padded = [0; NAME];
         padded[..name.len()].copy_from_slice(name.as_bytes());
-        let request = CloneRequest { source: 5.into(), count: count.into(), reserve: reserve.into(), name: padded };
+        let (source, count, reserve) = (5.into(), count.into(), reserve.into());
+        let request = CloneRequest { source, count, reserve, name: padded, ..CloneRequest::new_zeroed() };
         [request.as_bytes(), config.as_bytes()].concat()
     }
 
@@ -105,7 +110,7 @@ mod tests {
             request(1, 101, "w", ""),
             request(1, 0, "a/b", ""),
             request(1, 0, "w", "a"),
-            request(1, 0, "w", "")[..47].to_vec(),
+            request(1, 0, "w", "")[..size_of::<CloneRequest>() - 1].to_vec(),
         ] {
             assert_eq!(CloneSpec::parse(&bad), None);
         }
