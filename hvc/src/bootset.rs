@@ -36,6 +36,9 @@ pub const MAX_SEGMENTS: u32 = 16;
 /// The greatest number of NICs of one VM.
 pub const MAX_NICS: u32 = 4;
 
+/// The name of the segment that the machine's own NIC is in.
+pub const UPLINK: &str = "uplink";
+
 /// The guest physical address of the registers of a VM's first virtio device; the others follow, [`VIRTIO_SIZE`] apart.
 pub const VIRTIO_BASE: u64 = 0x0a00_0000;
 

@@ -13,10 +13,11 @@ use crate::vm::Size;
 use anyhow::{Context, Result, bail, ensure};
 use object::elf;
 use salp_board::guest::RAM_BASE;
-use salp_hvc::bootset::PAGE;
+use salp_hvc::bootset::{PAGE, UPLINK};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -57,10 +58,42 @@ pub struct Config {
     pub serial_log: Option<PathBuf>,
     /// Whether EL2's monitor has a line of its own. Without it the machine has one device less.
     pub monitor: bool,
+    /// The network that the machine is on; `None` for none.
+    pub uplink: Option<Uplink>,
     /// The port of a GDB server on the loopback address.
     pub gdb: Option<u16>,
     /// Further arguments for QEMU.
     pub extra: Vec<String>,
+}
+
+/// The machine's NIC on a network of QEMU's own (10.0.2.0/24), behind which is the host's: to guests under EL2 the segment
+/// [`UPLINK`].
+#[derive(Clone, Debug, Default)]
+pub struct Uplink {
+    /// Ports of the host's loopback address, each with a guest's address and TCP port that connections to it go to.
+    pub forwards: Vec<(u16, Ipv4Addr, u16)>,
+    /// Where all frames are written, as tcpdump does.
+    pub capture: Option<PathBuf>,
+}
+
+impl Uplink {
+    /// Returns a machine's plain uplink if one of its VMs has a NIC there.
+    pub fn for_vms(vms: &[Placed]) -> Option<Self> {
+        vms.iter().flat_map(|vm| &vm.nics).any(|nic| nic.segment == UPLINK).then(Self::default)
+    }
+
+    fn arguments(&self) -> Vec<OsString> {
+        let forward = |(host, guest, port): &_| format!(",hostfwd=tcp:127.0.0.1:{host}-{guest}:{port}");
+        let forwards: String = self.forwards.iter().map(forward).collect();
+        let mut words = vec!["-netdev".into(), format!("user,id=uplink{forwards}").into()];
+        // The first place, where the device tree of a bare guest has its first NIC.
+        words.extend(["-device".into(), "virtio-net-device,netdev=uplink,bus=virtio-mmio-bus.0".into()]);
+        if let Some(file) = &self.capture {
+            let dump = format!("filter-dump,id=capture,netdev=uplink,file={}", escaped(file));
+            words.extend(["-object".into(), dump.into()]);
+        }
+        words
+    }
 }
 
 /// What a machine starts.
@@ -91,6 +124,7 @@ impl Config {
             payload,
             serial_log: None,
             monitor: false,
+            uplink: None,
             gdb: None,
             extra: Vec::new(),
         }
@@ -163,8 +197,10 @@ impl Config {
             ),
         );
         add("-serial", "chardev:serial".into());
-        if self.monitor {
+        if self.monitor || self.uplink.is_some() {
             add("-global", "virtio-mmio.force-legacy=false".into());
+        }
+        if self.monitor {
             add("-chardev", format!("socket,id=monitor,path={},server=on,wait=off", socket(MONITOR)));
             add("-device", "virtio-serial-device".into());
             add("-device", "virtconsole,chardev=monitor".into());
@@ -195,7 +231,10 @@ impl Config {
         for word in ["-nodefaults", "-no-user-config", "-no-reboot", "-S"] {
             words.push(word.into());
         }
-        words.extend(["-nic".into(), "none".into()]);
+        match &self.uplink {
+            Some(uplink) => words.extend(uplink.arguments()),
+            None => words.extend(["-nic".into(), "none".into()]),
+        }
         words.extend(self.extra.iter().map(OsString::from));
         Ok(words)
     }
@@ -517,6 +556,23 @@ mod tests {
             ]
         );
         assert_eq!(with.len(), plain.len() + 8);
+    }
+
+    #[test]
+    fn an_uplink_forwards_connections_and_is_captured() {
+        let forwards = vec![(8443, Ipv4Addr::new(10, 0, 2, 15), 443)];
+        let uplink = Uplink { forwards, capture: Some("/d,d/net.pcap".into()) };
+        assert_eq!(
+            uplink.arguments(),
+            [
+                "-netdev",
+                "user,id=uplink,hostfwd=tcp:127.0.0.1:8443-10.0.2.15:443",
+                "-device",
+                "virtio-net-device,netdev=uplink,bus=virtio-mmio-bus.0",
+                "-object",
+                "filter-dump,id=capture,netdev=uplink,file=/d,,d/net.pcap",
+            ]
+        );
     }
 
     #[test]

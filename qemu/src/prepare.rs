@@ -5,7 +5,7 @@
 use crate::debian::Stock;
 use crate::image;
 use crate::initrd::Initrd;
-use crate::machine::{Config, Payload};
+use crate::machine::{Config, Payload, Uplink};
 use crate::pack;
 use crate::place::{Files, Placed, place_files};
 use crate::setup::Qemu;
@@ -82,7 +82,7 @@ pub fn machine(qemu: Qemu, vms: &[Placed], memory: Option<u64>, overcommit: bool
     );
     pack::check_fits(&set, memory)?;
     let payload = Payload::Firmware { image: image::path(), boot_set: Some(set), options: options.into() };
-    Ok(Config { memory, ..Config::new(qemu, payload) })
+    Ok(Config { memory, uplink: Uplink::for_vms(vms), ..Config::new(qemu, payload) })
 }
 
 /// Returns a machine with Salp and the guest that is packed in the image.
@@ -93,5 +93,6 @@ pub fn packed_machine(qemu: Qemu, memory: Option<u64>, options: &str) -> Config 
 
 /// Returns a machine that is one VM, without Salp.
 pub fn bare_machine(qemu: Qemu, vm: &Placed) -> Config {
-    Config { cpus: vm.cpus, memory: vm.memory, ..Config::new(qemu, Payload::Bare(vm.clone())) }
+    let uplink = Uplink::for_vms(core::slice::from_ref(vm));
+    Config { cpus: vm.cpus, memory: vm.memory, uplink, ..Config::new(qemu, Payload::Bare(vm.clone())) }
 }

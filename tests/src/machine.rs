@@ -5,7 +5,7 @@
 use crate::vm::Vm;
 use salp_qemu::console::Console;
 use salp_qemu::image::{self, Image};
-use salp_qemu::machine::{Config, Machine, Outcome, Payload};
+use salp_qemu::machine::{Config, Machine, Outcome, Payload, Uplink};
 use salp_qemu::monitor::{Monitor, Reply};
 use salp_qemu::pack;
 use salp_qemu::setup::Qemu;
@@ -52,6 +52,7 @@ pub struct Setup {
     attach: Option<String>,
     option: Option<String>,
     monitor: bool,
+    uplink: Option<Uplink>,
     limit: Duration,
     vms: Vec<Vm>,
 }
@@ -68,6 +69,7 @@ impl Setup {
             attach: None,
             option: None,
             monitor: false,
+            uplink: None,
             limit: LIMIT,
             vms: Vec::new(),
         }
@@ -132,6 +134,12 @@ impl Setup {
         self
     }
 
+    /// Says more of the uplink, which a machine has when a VM has a NIC there.
+    pub fn uplink(mut self, uplink: Uplink) -> Self {
+        self.uplink = Some(uplink);
+        self
+    }
+
     /// Limits how long the machine may take.
     pub fn seconds(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
@@ -151,7 +159,7 @@ impl Setup {
         options.extend(self.attach.iter().map(|name| format!("attach={name}")));
         options.extend(self.option.clone());
         let payload = Payload::Firmware { image: image().bin.clone(), boot_set, options: options.join(" ") };
-        self.start_payload(payload, needed.max(1 << 30))
+        self.start_payload(payload, needed.max(1 << 30), Uplink::for_vms(&vms))
     }
 
     /// Starts its only VM at EL1, without Salp.
@@ -164,10 +172,11 @@ impl Setup {
         let vm = vm.place();
         let memory = vm.memory;
         let bare = Self { cpus: vm.cpus, ..self.clone() };
-        bare.start_payload(Payload::Bare(vm), memory)
+        let uplink = Uplink::for_vms(core::slice::from_ref(&vm));
+        bare.start_payload(Payload::Bare(vm), memory, uplink)
     }
 
-    fn start_payload(&self, payload: Payload, memory: u64) -> Running {
+    fn start_payload(&self, payload: Payload, memory: u64, uplink: Option<Uplink>) -> Running {
         let permit = Permit::take();
         let mut config = Config::new(self.qemu.clone().unwrap_or_else(qemu), payload);
         config.cpus = self.cpus;
@@ -175,6 +184,7 @@ impl Setup {
         config.model.clone_from(&self.model);
         config.icount = self.icount;
         config.monitor = self.monitor;
+        config.uplink = self.uplink.clone().or(uplink);
         let (machine, console) = Machine::with_console(&config).unwrap_or_else(|error| panic!("{error:#}"));
         let monitor = self.monitor.then(|| machine.monitor().unwrap_or_else(|error| panic!("{error:#}")));
         Running { machine, console, monitor, deadline: Instant::now() + self.limit, _permit: permit }
