@@ -4,6 +4,7 @@
 //! bytes go both ways as they are, and nobody else's are shown. One key goes round these. Another one opens the monitor, where
 //! a person types commands; the same key leaves it.
 
+use crate::vm::Vm;
 use crate::{commands, exits, machine};
 use core::fmt::{self, Write};
 use heapless::Deque;
@@ -21,10 +22,11 @@ const PROMPT: &str = "salp> ";
 
 static CONSOLE: Once<Mutex<Console>> = Once::new();
 
-/// Who wrote the last, unfinished line of the log view.
+/// Who wrote the last, unfinished line: the VM that the console is attached to, or one whose lines are shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Line {
     Fresh,
+    Attached,
     Of(usize),
 }
 
@@ -75,6 +77,20 @@ impl Console {
         }
     }
 
+    /// Returns true if lines of this VM are shown, which the console is not attached to: all in the log view, and those of
+    /// managers beside others' bytes too, since they are for who runs the machine.
+    fn shows(&self, vm: &Vm) -> bool {
+        !self.monitor && (self.attached.is_none() || vm.spec.is_manager() && self.attached != Some(vm.slot))
+    }
+
+    /// Goes on with a line of this VM, or begins one.
+    fn begin_line(&mut self, vm: &Vm) {
+        if self.line != Line::Of(vm.slot) {
+            self.fresh_line();
+            let _ = write!(self, "{}| ", vm.name());
+        }
+    }
+
     fn fresh_line(&mut self) {
         if self.line != Line::Fresh {
             self.text("\r\n");
@@ -104,37 +120,35 @@ macro_rules! log {
 }
 pub(crate) use log;
 
-/// Shows a byte that the VM in `slot` sent. In the log view a line appears when it is complete, or as far as it is when
-/// the VM goes to sleep over it ([`flush`]).
-pub fn output(slot: usize, name: &str, line: &mut LineBuffer, byte: u8) {
+/// Shows a byte that a VM sent. In the log view a line appears when it is complete, or as far as it is when the VM goes to
+/// sleep over it ([`flush`]).
+pub fn output(vm: &Vm, line: &mut LineBuffer, byte: u8) {
     let Some(console) = CONSOLE.get() else { return };
     {
-        let console = console.lock();
-        if console.attached == Some(slot) {
+        let mut console = console.lock();
+        if console.attached == Some(vm.slot) {
             if !console.monitor {
                 console.uart.send(byte);
+                console.line = if byte == b'\n' { Line::Fresh } else { Line::Attached };
             }
             return;
         }
     }
     match byte {
         b'\n' => {
-            flush(slot, name, line);
+            flush(vm, line);
             let mut console = console.lock();
-            if console.attached.is_some() || console.monitor {
+            if !console.shows(vm) {
                 return;
             }
-            if console.line != Line::Of(slot) {
-                console.fresh_line();
-                let _ = write!(console, "{name}| ");
-            }
+            console.begin_line(vm);
             console.text("\r\n");
             console.line = Line::Fresh;
         }
         b'\r' => {}
         _ => {
             if line.is_full() {
-                flush(slot, name, line);
+                flush(vm, line);
             }
             line.push(byte);
         }
@@ -142,19 +156,16 @@ pub fn output(slot: usize, name: &str, line: &mut LineBuffer, byte: u8) {
 }
 
 /// Shows what the VM has sent of a line so far.
-pub fn flush(slot: usize, name: &str, line: &mut LineBuffer) {
+pub fn flush(vm: &Vm, line: &mut LineBuffer) {
     let Some(console) = CONSOLE.get() else { return };
     if line.length == 0 {
         return;
     }
     let mut console = console.lock();
-    if console.attached.is_none() && !console.monitor {
-        if console.line != Line::Of(slot) {
-            console.fresh_line();
-            let _ = write!(console, "{name}| ");
-        }
+    if console.shows(vm) {
+        console.begin_line(vm);
         line.bytes().iter().for_each(|&byte| console.uart.send(byte));
-        console.line = Line::Of(slot);
+        console.line = Line::Of(vm.slot);
     }
     line.length = 0;
 }

@@ -425,14 +425,14 @@ fn uart(this: &mut Resident<'_>, offset: u64, size: AccessSize, written: Option<
             Some(value) => {
                 devices.polls = 0;
                 if let Some(byte) = devices.uart.write(offset, size, value) {
-                    console::output(vm.slot, vm.name(), &mut devices.line, byte);
+                    console::output(vm, &mut devices.line, byte);
                 }
                 0
             }
             None => {
                 devices.polls = devices.polls.saturating_add(1);
                 if devices.polls == POLLS_BEFORE_FLUSH {
-                    console::flush(vm.slot, vm.name(), &mut devices.line);
+                    console::flush(vm, &mut devices.line);
                 }
                 devices.uart.read(offset, size)
             }

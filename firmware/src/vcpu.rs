@@ -346,7 +346,7 @@ impl Resident<'_> {
     fn sleep(&mut self) -> Option<Leave> {
         {
             let mut devices = self.vm.devices.lock();
-            console::flush(self.vm.slot, self.vm.name(), &mut devices.line);
+            console::flush(self.vm, &mut devices.line);
         }
         let mut refresh = false;
         loop {

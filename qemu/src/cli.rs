@@ -120,6 +120,12 @@ pub struct Up {
     /// Make the socket of the monitor here instead of beside the others; it takes one JSON request a line
     #[arg(long, value_name = "SOCKET")]
     pub monitor: Option<PathBuf>,
+    /// Serve the management endpoint on this port of the loopback address [default: 8443 if it is free]
+    #[arg(long, value_name = "PORT", conflicts_with = "no_management")]
+    pub https: Option<u16>,
+    /// Start without the management guest
+    #[arg(long)]
+    pub no_management: bool,
     /// Wait for no debugger, but serve GDB on this port of the loopback address
     #[arg(long, value_name = "PORT")]
     pub gdb: Option<u16>,

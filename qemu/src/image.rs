@@ -129,6 +129,16 @@ pub fn build_salp_guest() -> Result<PathBuf> {
     cargo_build("salp-guest", "salp-guest", LINUX_TARGET, "guest")
 }
 
+/// Builds the management guest, and returns its ELF.
+///
+/// # Errors
+///
+/// What cargo says.
+pub fn build_management() -> Result<PathBuf> {
+    setup::ensure_target(TARGET)?;
+    cargo_build("salp-mgmt", "mgmt", TARGET, "release")
+}
+
 /// Returns the VM that is packed in the image.
 fn builtin_vm() -> Result<Placed> {
     let path = build_guest("builtin")?;

@@ -434,6 +434,11 @@ impl Machine {
         &self.log
     }
 
+    /// Returns where the certificate of the management guest belongs.
+    pub fn ca_file(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
     /// Returns QEMU's process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -4,12 +4,14 @@ use crate::cli::{EXIT_QEMU, EXIT_RESET, Up};
 use anyhow::{Context, Result, bail, ensure};
 use salp_qemu::console::{self, Terminal};
 use salp_qemu::machine::{Config, Machine, Outcome, Payload};
+use salp_qemu::management::{self, Contact};
 use salp_qemu::monitor::server::Server;
 use salp_qemu::setup::Qemu;
 use salp_qemu::vm::{Size, VmRequest};
 use salp_qemu::{image, prepare, say};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::fs;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
@@ -41,21 +43,30 @@ pub fn run(options: Up) -> Result<ExitCode> {
     words.extend(attach.iter().map(|name| format!("attach={name}")));
     let words = words.join(" ");
 
-    let mut config = if requests == [prepare::packed_guest()] {
-        prepare::packed_machine(qemu, options.memory, &words)
-    } else {
-        let vms = requests.iter().map(prepare::prepare).collect::<Result<Vec<_>>>()?;
-        prepare::machine(qemu, &vms, options.memory, options.overcommit, &words)?
-    };
+    let mut vms = requests.iter().map(prepare::prepare).collect::<Result<Vec<_>>>()?;
+    if !options.no_management {
+        ensure!(
+            !names.iter().any(|name| name == management::NAME),
+            "{}: the name of the management guest",
+            management::NAME
+        );
+        say("building the management guest");
+        vms.push(management::guest_on_qemu()?);
+    }
+    let mut config = prepare::machine(qemu, &vms, options.memory, options.overcommit, &words)?;
     config.cpus = options.cpus;
     configure(&mut config, &options);
     config.monitor = true;
+    let https = match &mut config.uplink {
+        Some(uplink) if !options.no_management => Some(management::forward(uplink, options.https)?),
+        _ => None,
+    };
     config.check()?;
     say("building the image");
     image::build()?;
     let list = names.join(", ");
     say(format_args!("starting {list} on {} CPU(s) with {}", config.cpus, Size(config.memory)));
-    start(&config, &options)
+    start(&config, &options, https)
 }
 
 /// Starts one guest without Salp.
@@ -69,7 +80,7 @@ pub fn run_bare(options: Up) -> Result<ExitCode> {
     ensure!(options.monitor.is_none(), "--monitor: without Salp there is no monitor");
     let mut config = prepare::bare_machine(qemu, &prepare::prepare(&request)?);
     configure(&mut config, &options);
-    start(&config, &options)
+    start(&config, &options, None)
 }
 
 fn configure(config: &mut Config, options: &Up) {
@@ -88,8 +99,8 @@ fn default_guest() -> VmRequest {
     })
 }
 
-/// Starts the machine and stays until it ends.
-fn start(config: &Config, options: &Up) -> Result<ExitCode> {
+/// Starts the machine and stays until it ends. `https` is the host's port of its management guest.
+fn start(config: &Config, options: &Up, https: Option<u16>) -> Result<ExitCode> {
     let headless = options.headless;
     let signal = Arc::new(AtomicI32::new(0));
     watch_signals(&signal)?;
@@ -105,11 +116,19 @@ fn start(config: &Config, options: &Up) -> Result<ExitCode> {
         terminal = Some(console::connect_terminal(line, move || leave.store(true, Ordering::SeqCst))?);
     }
     machine.run()?;
-    let mut announced = !headless;
+    let mut announced = !headless && https.is_none();
     let outcome = loop {
         if !announced && (machine.is_ready() || matches!(config.payload, Payload::Bare(_))) {
-            announce(&machine, monitor.as_ref())?;
-            announced = true;
+            let contact = match https {
+                Some(port) => Contact::find(&fs::read(machine.log())?, port, &machine.ca_file())?,
+                None => None,
+            };
+            announced = https.is_none() || contact.is_some();
+            match &contact {
+                Some(contact) if !headless => introduce(contact),
+                _ if announced => announce(&machine, monitor.as_ref(), contact.as_ref())?,
+                _ => {}
+            }
         }
         if let Some(outcome) = machine.poll()? {
             break outcome;
@@ -174,8 +193,15 @@ fn watch_signals(seen: &Arc<AtomicI32>) -> Result<()> {
     Ok(())
 }
 
+/// Tells a person how to reach the management guest. The terminal may be in raw mode.
+fn introduce(contact: &Contact) {
+    let Contact { url, user, password, ca } = contact;
+    eprint!("\r\nsalp: managed at {url}: user {user}, password {password}, certificate {}\r\n", ca.display());
+    eprint!("salp: try: curl --cacert {} -u {user}:{password} {url}Systems\r\n", ca.display());
+}
+
 /// Tells a script what it needs.
-fn announce(machine: &Machine, monitor: Option<&Server>) -> Result<()> {
+fn announce(machine: &Machine, monitor: Option<&Server>, contact: Option<&Contact>) -> Result<()> {
     let text = |path: &Path| path.display().to_string();
     let mut line = json!({
         "serial": text(&machine.serial_socket()),
@@ -185,6 +211,12 @@ fn announce(machine: &Machine, monitor: Option<&Server>) -> Result<()> {
     });
     if let Some(monitor) = monitor {
         line["monitor"] = json!(text(monitor.path()));
+    }
+    if let Some(contact) = contact {
+        line["url"] = json!(contact.url);
+        line["user"] = json!(contact.user);
+        line["password"] = json!(contact.password);
+        line["ca"] = json!(text(&contact.ca));
     }
     let mut output = std::io::stdout();
     writeln!(output, "{line}").and_then(|()| output.flush()).context("cannot write to standard output")

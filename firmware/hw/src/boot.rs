@@ -244,7 +244,7 @@ impl Boot {
     /// # Panics
     ///
     /// If there is no room: each such value is made once, and there is room for all.
-    #[inline(always)] // A constant is made in place.
+    #[inline(always)] // A constant is made in place, if it is written as one: `const { … }`.
     pub fn keep<T: Send + Sync>(&self, value: T) -> &'static T {
         const { assert!(align_of::<T>() <= 64) };
         let place = {

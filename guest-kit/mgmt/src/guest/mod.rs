@@ -46,6 +46,8 @@ pub fn main() {
     let kind = if is_salp { "Salp" } else { "a fake hypervisor: this is no Salp" };
     println!("mgmt: manages {kind}; {heap} bytes of heap of {} MiB", (machine::ram_end() - machine::ram_start()) >> 20);
     println!("mgmt: user {ADMINISTRATOR} password {password}");
+    // For programs: the same as JSON, which needs no escapes here.
+    println!("mgmt: first-contact {{\"user\":\"{ADMINISTRATOR}\",\"password\":\"{password}\"}}");
     println!("{}", identity.pem());
     network::serve(entropy, &config, &mut service)
 }

@@ -1,0 +1,149 @@
+//! The management guest of a machine: the VM that it is, and how people and scripts first reach it.
+//!
+//! Beside [`prepare`](crate::prepare): [`guest`] is one VM more for the boot set, [`Contact`] is what it says of itself on the
+//! machine's console when it first starts. Nothing else tells its password or vouches for its certificate.
+
+use crate::image;
+use crate::kernel::{self, FlatPlace};
+use crate::machine::Uplink;
+use crate::nic::Nic;
+use crate::place::{Placed, place};
+use crate::vm::{Restart, VmRequest};
+use anyhow::{Context, Result, ensure};
+use salp_hvc::bootset::UPLINK;
+use serde_json::Value;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+
+/// The name of its VM.
+pub const NAME: &str = "mgmt";
+
+/// Its RAM, in bytes.
+pub const MEMORY: u64 = 32 << 20;
+
+/// The port that it serves.
+const HTTPS: u16 = 443;
+
+/// The host's port for it, if that is free and none was asked for.
+const USUAL_PORT: u16 = 8443;
+
+/// Its address on QEMU's network, below those that QEMU gives out.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 9);
+
+/// How it reaches the world there.
+const NETWORK: &str = "address=10.0.2.9/24 gateway=10.0.2.2 dns=10.0.2.3";
+
+/// Returns the management guest, with boot arguments of its own: none for DHCP.
+///
+/// # Errors
+///
+/// What cargo says.
+pub fn guest(append: &str) -> Result<Placed> {
+    let path = image::build_management()?;
+    let vm = VmRequest {
+        memory: MEMORY,
+        restart: Restart::OnCrash,
+        manager: true,
+        nics: vec![Nic { segment: UPLINK.into(), ..Nic::default() }],
+        ..VmRequest::new(NAME, NAME)
+    };
+    let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    kernel::read(&bytes, FlatPlace::default(), vm.memory)
+        .and_then(|kernel| place(&vm, kernel, None, append))
+        .with_context(|| format!("the management guest {}", path.display()))
+}
+
+/// Returns the management guest as it is on QEMU's network.
+///
+/// # Errors
+///
+/// What cargo says.
+pub fn guest_on_qemu() -> Result<Placed> {
+    guest(NETWORK)
+}
+
+/// Makes connections to a port of the host's loopback address go to the management guest.
+///
+/// # Errors
+///
+/// The port is not free, or none is.
+pub fn forward(uplink: &mut Uplink, port: Option<u16>) -> Result<u16> {
+    let free =
+        |port: u16| Ok::<_, std::io::Error>(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr()?.port());
+    let port = match port {
+        Some(port) => free(port).with_context(|| format!("--https {port}: the port is not free"))?,
+        None => free(USUAL_PORT).or_else(|_| free(0)).context("no port is free")?,
+    };
+    uplink.forwards.push((port, ADDRESS, HTTPS));
+    Ok(port)
+}
+
+/// How the management guest is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// The service's root.
+    pub url: String,
+    /// Who may log in.
+    pub user: String,
+    /// The password that was made at the first start.
+    pub password: String,
+    /// The file with the certificate, which vouches for itself.
+    pub ca: PathBuf,
+}
+
+impl Contact {
+    /// Looks for what the management guest has said on the machine's console (the log view, or one that has its lines). Writes
+    /// the certificate to `ca` when it is there.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written, or what was said makes no sense.
+    pub fn find(console: &[u8], port: u16, ca: &Path) -> Result<Option<Self>> {
+        const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+        const END: &str = "-----END CERTIFICATE-----";
+        let text = String::from_utf8_lossy(console);
+        let prefix = format!("{NAME}| ");
+        let mut lines = text.lines().filter_map(|line| line.trim_end().strip_prefix(&prefix));
+        let Some(said) = lines.find_map(|line| line.strip_prefix("mgmt: first-contact ")) else { return Ok(None) };
+        let certificate: Vec<&str> = lines.skip_while(|line| *line != BEGIN).collect();
+        let Some(end) = certificate.iter().position(|line| *line == END) else { return Ok(None) };
+        let said: Value = serde_json::from_str(said).context("the management guest's first contact is no JSON")?;
+        let field = |name| said[name].as_str().map(String::from).with_context(|| format!("it does not say its {name}"));
+        let (user, password) = (field("user")?, field("password")?);
+        let pem = certificate[..=end].join("\n") + "\n";
+        ensure!(pem.len() < 10_000, "the management guest's certificate is too long");
+        fs::write(ca, pem).with_context(|| format!("cannot write {}", ca.display()))?;
+        let url = format!("https://127.0.0.1:{port}/redfish/v1/");
+        Ok(Some(Self { url, user, password, ca: ca.into() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONSOLE: &str = "salp| ready\r\nmgmt| mgmt: first-contact {\"user\":\"admin\",\"password\":\"p\"}\r\n\
+        web| -----BEGIN CERTIFICATE-----\r\nmgmt| -----BEGIN CERTIFICATE-----\r\nmgmt| MIIB\r\nweb| hello\r\n\
+        mgmt| -----END CERTIFICATE-----\r\n";
+
+    #[test]
+    fn the_first_contact_is_found_between_lines_of_others() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let ca = directory.path().join("ca.pem");
+        let found = Contact::find(CONSOLE.as_bytes(), 8443, &ca).expect("sense").expect("a contact");
+        assert_eq!((&*found.user, &*found.password), ("admin", "p"));
+        assert_eq!(found.url, "https://127.0.0.1:8443/redfish/v1/");
+        let pem = fs::read_to_string(ca).expect("a file");
+        assert_eq!(pem, "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n");
+    }
+
+    #[test]
+    fn a_first_contact_is_waited_for_until_it_is_whole() {
+        let ca = Path::new("/nowhere/ca.pem");
+        for length in 0..CONSOLE.len() - 30 {
+            assert_eq!(Contact::find(&CONSOLE.as_bytes()[..length], 1, ca).expect("no error"), None);
+        }
+        assert!(Contact::find(CONSOLE.as_bytes(), 1, ca).is_err(), "there is no such directory");
+    }
+}
