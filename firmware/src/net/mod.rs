@@ -42,12 +42,12 @@ static SWITCH: Once<&'static Mutex<Switch>> = Once::new();
 static PACKETS: [Once<&'static Mutex<Packet>>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 
 fn switch() -> &'static Mutex<Switch> {
-    SWITCH.call_once(|| boot::get().keep(Mutex::new(Switch::new())))
+    SWITCH.call_once(|| boot::get().keep(const { Mutex::new(Switch::new()) }))
 }
 
 /// Returns the packet of a CPU.
 fn packet_of(cpu: usize) -> &'static Mutex<Packet> {
-    PACKETS[cpu % MAX_CPUS].call_once(|| boot::get().keep(Mutex::new(Packet::EMPTY)))
+    PACKETS[cpu % MAX_CPUS].call_once(|| boot::get().keep(const { Mutex::new(Packet::EMPTY) }))
 }
 
 /// How much one exit carries, in units of a small frame; each 4 KiB count as one more.
