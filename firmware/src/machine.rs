@@ -162,6 +162,7 @@ pub fn main(index: usize) -> ! {
     if index == 0 {
         machine.gic.lock().enable_shared(boot.board.uart.interrupt);
         monitor::init(machine);
+        net::uplink::init(machine);
         start_other_cpus(boot);
         start_vms(boot, machine);
         crash_on_request(boot);

@@ -16,7 +16,8 @@ use salp_core::monitor::{CommandError, MAX_LINE, reply};
 use salp_hvc::status;
 use salp_hw::lock::Mutex;
 use salp_hw::own::Own;
-use salp_hw::virtio::{Broken, Line};
+use salp_hw::virtio::Broken;
+use salp_hw::virtio::console::Line;
 use spin::Once;
 
 /// Forgets what has come of a line (ASCII CAN).

@@ -1,13 +1,14 @@
 //! One CPU's loop: take a vCPU, run it until it leaves, take the next; wait for an interrupt when there is none.
 //!
 //! Lock order: monitor's line → VM slot (read) → vCPU context → CPU's packet → power → identity → VM memory → NICs → vGIC →
-//! devices → entropy → scheduler → console, directory, frame table, switch. Merging only tries the lock of a VM's memory.
+//! devices → entropy → scheduler → console, directory, frame table, switch, uplink. Merging only tries the lock of a VM's memory.
 
 use crate::console;
 use crate::exits::{self, Next};
 use crate::machine;
 use crate::merge;
 use crate::monitor;
+use crate::net;
 use crate::operation;
 use crate::vm::{Fate, Vm};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -63,7 +64,8 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
             }
             (next, scheduler.next_alarm(index, now))
         };
-        cpu::set_alarm(if next.is_some() { alarm } else { alarm.into_iter().chain(merge::due(index)).min() });
+        let merging = if next.is_some() { None } else { merge::due(index) };
+        cpu::set_alarm([alarm, merging, net::due(index)].into_iter().flatten().min());
         match next {
             Some(vcpu) => this.run_vcpu(vcpu),
             None => {
@@ -143,6 +145,7 @@ impl Cpu {
                 cpu::set_alarm(None);
                 let kicks = machine::get().scheduler.lock().expire(cpu::counter());
                 machine::kick(kicks & !(1 << self.index));
+                net::tick(self.index);
             }
             gic::MAINTENANCE => {
                 if let Some((vm, index)) = resident {
@@ -151,6 +154,7 @@ impl Cpu {
             }
             uart if uart == boot::get().board.uart.interrupt.id => self.monitor_calls |= console::take_keys(),
             line if monitor::is_interrupt(line) => self.monitor_calls = true,
+            line if net::uplink::is_interrupt(line) => net::uplink::receive(self.index),
             _ => {}
         }
         gic::deactivate(intid);
@@ -337,7 +341,7 @@ impl Resident<'_> {
         }
         let alarm = scheduler.next_alarm(self.cpu.index, now);
         drop(scheduler);
-        cpu::set_alarm(alarm);
+        cpu::set_alarm(alarm.into_iter().chain(net::due(self.cpu.index)).min());
         merge::step(now);
         false
     }
@@ -375,7 +379,9 @@ impl Resident<'_> {
                 Wait::Wait if self.cpu.monitor_calls => return Some(Leave::Sleeps { deadline: None }),
                 Wait::Wait => {
                     merge::step(now);
-                    cpu::set_alarm(alarm.into_iter().chain(clock).chain(merge::due(self.cpu.index)).min());
+                    let index = self.cpu.index;
+                    let dues = [alarm, clock, merge::due(index), net::due(index)];
+                    cpu::set_alarm(dues.into_iter().flatten().min());
                     cpu::wait_for_interrupt();
                     refresh = self.take_interrupts();
                 }

@@ -7,7 +7,7 @@
 use super::virtio_mmio::{EVENT_IDX, Effect, INDIRECT_DESC, Kind, Transport, VERSION_1};
 use super::virtq::{GuestMem, QueueError};
 use crate::net::Mac;
-use crate::net::packet::{Addresses, HEADER, MAX_HEADERS, Packet};
+use crate::net::packet::{Addresses, HEADER, Packet};
 use crate::net::port::Port;
 use crate::vgic::AccessSize;
 
@@ -209,35 +209,16 @@ impl Nic {
 
     fn hand_over(&mut self, mem: &mut impl GuestMem, packet: &mut Packet) -> Result<bool, QueueError> {
         let features = self.transport.features();
-        let mut has_arrived = true;
-        match packet.offload.segments {
-            None => {
-                if features & GUEST_CSUM == 0 {
-                    packet.finish_checksum();
-                }
-                has_arrived = self.put(mem, packet.whole(), &[])?;
-            }
-            Some(segments) if features & if segments.is_v6() { GUEST_TSO6 } else { GUEST_TSO4 } != 0 => {
-                has_arrived = self.put(mem, packet.whole(), &[])?;
-            }
-            Some(segments) => {
-                let frame = packet.frame();
-                for part in segments.parts(frame.len()) {
-                    let mut headers = [0; MAX_HEADERS];
-                    let Some(length) = segments.make_headers(frame, &part, &mut headers) else { break };
-                    let mut first = [0; HEADER + MAX_HEADERS];
-                    first[10] = 1;
-                    for (to, from) in first[HEADER..].iter_mut().zip(&headers) {
-                        *to = *from;
-                    }
-                    let (first, rest) = (first.get(..HEADER + length), frame.get(part));
-                    has_arrived &= self.put(mem, first.unwrap_or_default(), rest.unwrap_or_default())?;
-                    if !has_arrived {
-                        break;
-                    }
-                }
-            }
-        }
+        let takes_it = match packet.offload.segments {
+            None => GUEST_CSUM,
+            Some(segments) if segments.is_v6() => GUEST_TSO6,
+            Some(_) => GUEST_TSO4,
+        };
+        let has_arrived = if features & takes_it != 0 {
+            self.put(mem, packet.whole(), &[])?
+        } else {
+            packet.plain(|first, rest| self.put(mem, first, rest))?
+        };
         if self.transport.queues[RECEIVE].should_interrupt(mem)? {
             self.transport.tell_used();
         }

@@ -268,6 +268,53 @@ impl Packet {
     }
 }
 
+impl Packet {
+    /// Calls `put` with each frame that this is on a wire, its header in front, in two parts: checksums are computed, segments
+    /// are cut. Ends when `put` returns false, and returns that.
+    ///
+    /// # Errors
+    ///
+    /// Those of `put`.
+    pub fn plain<E>(&mut self, mut put: impl FnMut(&[u8], &[u8]) -> Result<bool, E>) -> Result<bool, E> {
+        let Some(segments) = self.offload.segments else {
+            self.finish_checksum();
+            return put(self.whole(), &[]);
+        };
+        let frame = self.frame();
+        for part in segments.parts(frame.len()) {
+            let mut first = [0; HEADER + MAX_HEADERS];
+            first[10] = 1;
+            let Some(headers) = first.last_chunk_mut() else { break };
+            let Some(length) = segments.make_headers(frame, &part, headers) else { break };
+            let (first, rest) = (first.get(..HEADER + length), frame.get(part));
+            if !put(first.unwrap_or_default(), rest.unwrap_or_default())? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes the frame's tag out, if it has one (IEEE 802.1Q). Returns its VLAN, else 0.
+    pub fn untag(&mut self) -> u16 {
+        const MACS: usize = HEADER + 12;
+        const TAG: usize = 4;
+        let frame = self.frame();
+        if word(frame, 12) != Some(VLAN) || frame.len() < ETHERNET + TAG {
+            return 0;
+        }
+        let vlan = word(frame, 14).unwrap_or(0) & 0xfff;
+        self.bytes.copy_within(MACS + TAG..self.length, MACS);
+        self.length -= TAG;
+        vlan
+    }
+}
+
+/// Returns the tag of a VLAN, as it stands behind the addresses of a frame.
+pub const fn tag(vlan: u16) -> [u8; 4] {
+    let [[a, b], [c, d]] = [VLAN.to_be_bytes(), vlan.to_be_bytes()];
+    [a, b, c, d]
+}
+
 /// Where a frame comes from and goes to, and of what kind it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
@@ -398,6 +445,18 @@ mod tests {
         header[..10].copy_from_slice(&[0xfe, 0, 9, 9, 9, 9, 9, 9, 9, 9]);
         let packet = filled(header, &frame).unwrap();
         assert_eq!(packet.whole()[..HEADER], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_tag_is_taken_out() {
+        let plain = tcp(false, 100);
+        let tagged = [&plain[..12], &tag(7), &plain[12..]].concat();
+        for (frame, vlan) in [(&tagged, 7), (&plain, 0)] {
+            let mut packet = filled([0; HEADER], frame).unwrap();
+            assert_eq!((packet.untag(), packet.frame()), (vlan, &plain[..]));
+        }
+        let mut short = filled([0; HEADER], &tagged[..16]).unwrap();
+        assert_eq!(short.untag(), 0);
     }
 
     proptest! {

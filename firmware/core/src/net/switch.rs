@@ -5,14 +5,19 @@
 //! number alone. Its tables have a fixed size, and every step but [`Switch::leave`] looks at a few entries of them; where
 //! the table of addresses has no room, the oldest entry of the few gives way, and frames to it go to every port of its
 //! domain until it sends again.
+//!
+//! The *trunk* is the way out of the machine, for all VLANs of one segment: in each of its domains it has a port of its own,
+//! which comes and goes with the domain.
 
 use super::Mac;
 use super::packet::Addresses;
 
-/// How many ports there can be.
+/// How many ports there can be, but for those of the trunk, which have the numbers from here on.
 pub const PORTS: usize = 4096;
 /// How many domains there can be.
 pub const DOMAINS: usize = 64;
+
+const ALL_PORTS: usize = PORTS + DOMAINS + 1;
 
 /// A segment's name, padded with zeros.
 pub type SegmentName = [u8; 16];
@@ -70,8 +75,10 @@ pub enum Route {
 pub struct Switch {
     /// The first is none.
     domains: [Domain; DOMAINS + 1],
-    members: [Member; PORTS],
+    members: [Member; ALL_PORTS],
     table: [[Entry; WAYS]; SETS],
+    /// The segment of the trunk; zeros if there is none.
+    trunk: SegmentName,
 }
 
 impl Default for Switch {
@@ -85,34 +92,62 @@ impl Switch {
     pub const fn new() -> Self {
         Self {
             domains: [Domain { segment: [0; 16], vlan: 0, first: 0, ports: 0 }; DOMAINS + 1],
-            members: [Member { domain: NONE, next: 0, before: 0 }; PORTS],
+            members: [Member { domain: NONE, next: 0, before: 0 }; ALL_PORTS],
             table: [[EMPTY; WAYS]; SETS],
+            trunk: [0; 16],
         }
+    }
+
+    /// Gives a segment the trunk, before any port is in it.
+    pub const fn set_trunk(&mut self, segment: &SegmentName) {
+        self.trunk = *segment;
+    }
+
+    /// Returns true for the ports of the trunk.
+    #[inline]
+    pub const fn is_trunk(port: u16) -> bool {
+        port as usize >= PORTS
+    }
+
+    /// Returns the trunk's port in a VLAN, if there is another port in it.
+    pub fn trunk_port(&self, vlan: u16) -> Option<u16> {
+        self.domain_of(&self.trunk, vlan).map(|domain| (PORTS + domain) as u16)
+    }
+
+    fn domain_of(&self, segment: &SegmentName, vlan: u16) -> Option<usize> {
+        self.domains.iter().position(|domain| domain.ports != 0 && domain.segment == *segment && domain.vlan == vlan)
     }
 
     /// Plugs a port into a VLAN of a segment. Returns false if there are too many domains.
     pub fn join(&mut self, port: u16, segment: &SegmentName, vlan: u16, mac: Mac) -> bool {
         self.leave(port);
-        let is_it = |domain: &Domain| domain.ports != 0 && domain.segment == *segment && domain.vlan == vlan;
-        let found = self.domains.iter().position(is_it);
         let is_free = |(at, domain): (usize, &Domain)| at != 0 && domain.ports == 0;
         let free = || self.domains.iter().enumerate().position(is_free);
+        let found = self.domain_of(segment, vlan);
         let Some(at) = found.or_else(free) else { return false };
-        let Some(member) = self.members.get_mut(usize::from(port)) else { return false };
-        let Some(domain) = self.domains.get_mut(at) else { return false };
-        if domain.ports == 0 {
-            *domain = Domain { segment: *segment, vlan, first: port, ports: 1 };
-            *member = Member { domain: at as u16, next: port, before: port };
-        } else {
-            domain.ports += 1;
-            let first = domain.first;
-            let last = self.members[usize::from(first) % PORTS].before;
-            self.members[usize::from(port) % PORTS] = Member { domain: at as u16, next: first, before: last };
-            self.members[usize::from(last) % PORTS].next = port;
-            self.members[usize::from(first) % PORTS].before = port;
+        if found.is_none() {
+            self.domains[at % (DOMAINS + 1)] = Domain { segment: *segment, vlan, first: port, ports: 0 };
+            if *segment == self.trunk {
+                self.enter((PORTS + at) as u16, at);
+            }
         }
+        self.enter(port, at);
         self.note(at as u16, mac, port, true, 0);
         true
+    }
+
+    /// Puts a port into the ring of a domain.
+    fn enter(&mut self, port: u16, at: usize) {
+        let domain = &mut self.domains[at % (DOMAINS + 1)];
+        if domain.ports == 0 {
+            domain.first = port;
+        }
+        domain.ports += 1;
+        let first = domain.first;
+        let before = if first == port { port } else { self.members[usize::from(first) % ALL_PORTS].before };
+        self.members[usize::from(port) % ALL_PORTS] = Member { domain: at as u16, next: first, before };
+        self.members[usize::from(before) % ALL_PORTS].next = port;
+        self.members[usize::from(first) % ALL_PORTS].before = port;
     }
 
     /// Unplugs a port, and forgets what is behind it.
@@ -128,13 +163,17 @@ impl Switch {
         if domain.first == port {
             domain.first = next;
         }
-        if domain.ports > 0 {
-            self.members[usize::from(before) % PORTS].next = next;
-            self.members[usize::from(next) % PORTS].before = before;
+        let (ports, first) = (domain.ports, domain.first);
+        if ports > 0 {
+            self.members[usize::from(before) % ALL_PORTS].next = next;
+            self.members[usize::from(next) % ALL_PORTS].before = before;
         }
         for entry in self.table.as_flattened_mut().iter_mut().filter(|entry| entry.domain != NONE && entry.port == port)
         {
             *entry = EMPTY;
+        }
+        if ports == 1 && Self::is_trunk(first) {
+            self.leave(first);
         }
     }
 
@@ -152,6 +191,9 @@ impl Switch {
             return Route::Nowhere;
         };
         let (domain, next) = (member.domain, member.next);
+        if Self::is_trunk(from) && self.is_own(domain, addresses.from) {
+            return Route::Nowhere;
+        }
         if addresses.from[0] & 1 == 0 {
             self.note(domain, addresses.from, from, false, now);
         }
@@ -177,6 +219,12 @@ impl Switch {
         let word = u64::from_le_bytes([a, b, c, d, e, f, domain as u8, (domain >> 8) as u8]);
         // The top bits are made of all others.
         (word.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55) as usize % SETS
+    }
+
+    /// Returns true for the address of a NIC in the domain: nobody else has it, out there neither.
+    fn is_own(&self, domain: u16, mac: Mac) -> bool {
+        let is_it = |entry: &Entry| entry.is_own && entry.mac == mac && entry.domain == domain;
+        self.table[Self::set(domain, mac)].iter().any(is_it)
     }
 
     #[inline]
@@ -297,6 +345,35 @@ mod tests {
         assert!(!switch.join(100, &DMZ, 0, mac(2)));
         switch.leave(5);
         assert!(switch.join(100, &DMZ, 0, mac(2)));
+    }
+
+    #[test]
+    fn the_trunk_is_in_every_vlan_of_its_segment_as_long_as_a_port_is() {
+        let mut switch = Box::new(Switch::new());
+        switch.set_trunk(&LAN);
+        for (port, segment, vlan) in [(1, LAN, 0), (2, LAN, 0), (3, LAN, 7), (4, DMZ, 0)] {
+            assert!(switch.join(port, &segment, vlan, mac(port as u8)));
+        }
+        let (plain, tagged) = (switch.trunk_port(0).unwrap(), switch.trunk_port(7).unwrap());
+        assert_eq!((switch.place(tagged), switch.trunk_port(1)), (Some((&LAN, 7)), None));
+        assert_eq!(reached(&mut switch, 1, &addresses(mac(1), mac(9)), 0), [2, plain].into());
+        assert_eq!(reached(&mut switch, 3, &addresses(mac(3), ALL), 0), [tagged].into());
+        assert!(reached(&mut switch, 4, &addresses(mac(4), ALL), 0).is_empty());
+        reached(&mut switch, plain, &addresses(mac(9), ALL), 0);
+        assert_eq!(reached(&mut switch, 1, &addresses(mac(1), mac(9)), 0), [plain].into(), "it is out there");
+        assert_eq!(reached(&mut switch, tagged, &addresses(mac(9), mac(3)), 0), [3].into());
+        switch.leave(3);
+        assert_eq!(switch.trunk_port(7), None);
+        assert!(reached(&mut switch, tagged, &addresses(mac(9), ALL), 0).is_empty());
+    }
+
+    #[test]
+    fn nobody_out_there_has_the_address_of_a_nic() {
+        let mut switch = Box::new(Switch::new());
+        switch.set_trunk(&LAN);
+        assert!(switch.join(1, &LAN, 0, mac(1)) && switch.join(2, &LAN, 0, mac(2)));
+        let out = switch.trunk_port(0).unwrap();
+        assert!(reached(&mut switch, out, &addresses(mac(1), mac(2)), 0).is_empty());
     }
 
     #[derive(Clone, Debug)]

@@ -1,10 +1,13 @@
 //! NICs of VMs: what a guest's driver does, carried out, and frames on their way from one VM to others.
 //!
 //! Before: [`crate::exits`]. After: [`salp_core::dev::net`] and [`salp_core::net`], which know what to do; the vGIC.
+//! [`uplink`] is the way out of the machine.
 //!
 //! A frame is copied out of its sender into a buffer of this CPU's, and from there into each receiver. Never are two VMs'
 //! locks held at once, and nobody waits long for another VM: a receiver that is busy, or stands still, misses the frame, and
 //! that is counted. An exit carries so much and no more; then the guest's store is done again, after whatever else is due.
+
+pub mod uplink;
 
 use crate::console::log;
 use crate::machine::{self, Store};
@@ -40,6 +43,11 @@ static PACKETS: [Once<&'static Mutex<Packet>>; MAX_CPUS] = [const { Once::new() 
 
 fn switch() -> &'static Mutex<Switch> {
     SWITCH.call_once(|| boot::get().keep(const { Mutex::new(Switch::new()) }))
+}
+
+/// Returns the packet of a CPU.
+fn packet_of(cpu: usize) -> &'static Mutex<Packet> {
+    PACKETS[cpu % MAX_CPUS].call_once(|| boot::get().keep(const { Mutex::new(Packet::EMPTY) }))
 }
 
 /// How much one exit carries, in units of a small frame; each 4 KiB count as one more.
@@ -116,6 +124,9 @@ pub fn plug_in(vm: &Vm) {
         if !switch().lock().join(port_of(vm, index), &spec.segment, spec.vlan, nic.port.mac) {
             log!("{}: NIC {index} is not plugged in: there are too many segments", vm.name());
         }
+        if spec.segment == uplink::segment() {
+            uplink::expect();
+        }
     }
 }
 
@@ -176,12 +187,22 @@ pub fn access(
     Some(if sends { transmit(this, index) } else { Access::Done(0) })
 }
 
+/// Returns when this CPU must have a moment for frames.
+pub fn due(cpu: usize) -> Option<u64> {
+    uplink::due(cpu)
+}
+
+/// Does what is due on this CPU. The caller holds no lock of a VM's parts but of a vCPU's context.
+pub fn tick(cpu: usize) {
+    if uplink::due(cpu).is_some() {
+        uplink::receive(cpu);
+    }
+}
+
 /// Takes what a guest sends, frame by frame, and brings each to where it goes.
 fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
     let vm = this.vm;
-    let Some(packet) = PACKETS.get(this.cpu.index) else { return Access::Done(0) };
-    let packet = packet.call_once(|| boot::get().keep(const { Mutex::new(Packet::EMPTY) }));
-    let packet = &mut packet.lock();
+    let packet = &mut packet_of(this.cpu.index).lock();
     let mut work = 0;
     let access = loop {
         match take(vm, index, packet) {
@@ -268,6 +289,10 @@ fn forward(from: u16, addresses: &Addresses, packet: &mut Packet) -> usize {
 /// Gives a frame to the VM behind a port. One that stands still is not touched: what is done to it is done to its memory and
 /// its devices alike.
 fn deliver(port: u16, packet: &mut Packet) {
+    if Switch::is_trunk(port) {
+        let vlan = switch().lock().place(port).map(|(_, vlan)| vlan);
+        return uplink::send(vlan.unwrap_or(0), packet);
+    }
     let (slot, index) = (usize::from(port) / NICS, usize::from(port) % NICS);
     let guard = machine::slot(slot).read();
     let Some(vm) = guard.as_deref() else { return };

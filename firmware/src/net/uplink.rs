@@ -1,0 +1,146 @@
+//! The uplink: the machine's NIC as the switch's trunk, in all VLANs of the segment `uplink`. Frames of VLAN 0 have no tag
+//! out there, the others have one.
+//!
+//! Before: an interrupt, or [`super::deliver`]. After: [`super::forward`], or [`salp_hw::virtio::net`].
+//!
+//! What arrives is forwarded by the CPU that takes the interrupt, a batch at a time with a pause in between: a flood from
+//! outside leaves time to guests. The device is no more trusted than a guest; one that breaks the rules is given up.
+
+use super::{forward, packet_of, switch};
+use crate::console::log;
+use crate::machine::{Machine, Store};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use salp_core::frames::{FrameStore, Kind};
+use salp_core::net::packet::{Addresses, HEADER, MAX_PLAIN, Packet, tag};
+use salp_core::net::switch::SegmentName;
+use salp_hvc::bootset::UPLINK as SEGMENT;
+use salp_hw::cpu;
+use salp_hw::lock::Mutex;
+use salp_hw::own::Own;
+use salp_hw::virtio::Broken;
+use salp_hw::virtio::net::Ethernet;
+use spin::Once;
+
+/// How many frames are forwarded at once.
+const BATCH: usize = 64;
+/// For how long then none is, in microseconds.
+const PAUSE: u64 = 100;
+
+struct Uplink {
+    /// The INTID of the device.
+    interrupt: u32,
+    /// `None` once the device was given up.
+    device: Mutex<Option<Own<Ethernet>>>,
+}
+
+static UPLINK: Once<Uplink> = Once::new();
+/// When the next batch is due, by the counter; 0 if an interrupt will tell.
+static DUE: AtomicU64 = AtomicU64::new(0);
+/// Somebody was told that there is none.
+static IS_MISSED: AtomicBool = AtomicBool::new(false);
+
+/// Returns the name of its segment.
+pub fn segment() -> SegmentName {
+    let mut name = [0; 16];
+    for (to, from) in name.iter_mut().zip(SEGMENT.bytes()) {
+        *to = from;
+    }
+    name
+}
+
+/// Takes the machine's NIC, if it has one. Its interrupt comes to this CPU, the first.
+pub fn init(machine: &Machine) {
+    let frame = || Store.with(|frames| frames.alloc(Kind::Hyp)).ok();
+    let device = match Ethernet::probe(frame) {
+        Ok(Some(device)) => device,
+        Ok(None) => return,
+        Err(error) => return log!("there is no uplink: the virtio NIC is unusable: {error}"),
+    };
+    let interrupt = device.interrupt();
+    let Some(frame) = frame() else { return log!("there is no uplink: no frame is free") };
+    let device = Mutex::new(Some(Own::new(frame, device)));
+    UPLINK.call_once(|| Uplink { interrupt: interrupt.id, device });
+    switch().lock().set_trunk(&segment());
+    machine.gic.lock().enable_shared(interrupt);
+}
+
+/// Says that there is none, once, because a NIC is there for it.
+pub fn expect() {
+    if UPLINK.get().is_none() && !IS_MISSED.swap(true, Ordering::Relaxed) {
+        log!("the segment {SEGMENT} leads nowhere: the machine has no virtio NIC");
+    }
+}
+
+/// Returns true if `intid` is its interrupt.
+pub fn is_interrupt(intid: u32) -> bool {
+    UPLINK.get().is_some_and(|uplink| uplink.interrupt == intid)
+}
+
+/// Returns when this CPU must have a moment for it.
+pub fn due(cpu: usize) -> Option<u64> {
+    Some(DUE.load(Ordering::Relaxed)).filter(|&due| cpu == 0 && due != 0)
+}
+
+/// Forwards what has arrived, unless that is not due yet. The caller holds no lock of a VM's parts but of a vCPU's context.
+pub fn receive(cpu: usize) {
+    let now = cpu::counter();
+    if now < DUE.load(Ordering::Relaxed) {
+        return;
+    }
+    let packet = &mut packet_of(cpu).lock();
+    // Taken before the first look: what comes later interrupts anew.
+    with_device(|device| device.acknowledge());
+    let mut count = 0;
+    while count < BATCH && with_device(|device| next(device, packet)) == Some(true) {
+        count += 1;
+        accept(packet);
+    }
+    with_device(Ethernet::lend_all);
+    let due = if count == BATCH { cpu::counter() + cpu::counter_frequency() * PAUSE / 1_000_000 } else { 0 };
+    DUE.store(due, Ordering::Relaxed);
+}
+
+/// Copies the next frame that has arrived; one that makes no sense is empty. Returns false if there is none.
+fn next(device: &mut Ethernet, packet: &mut Packet) -> Result<bool, Broken> {
+    let Some((header, room)) = packet.room().split_first_chunk_mut::<HEADER>() else { return Ok(false) };
+    header.fill(0);
+    let Some(length) = device.receive(room.get_mut(..=MAX_PLAIN).unwrap_or_default())? else { return Ok(false) };
+    let _ = packet.fill(HEADER + length) || packet.fill(0);
+    Ok(true)
+}
+
+/// Brings a frame from outside to where it goes.
+fn accept(packet: &mut Packet) {
+    let vlan = packet.untag();
+    let Some(addresses) = Addresses::of(packet.frame()).filter(|addresses| !addresses.is_tagged()) else { return };
+    let port = switch().lock().trunk_port(vlan);
+    if let Some(port) = port {
+        forward(port, &addresses, packet);
+    }
+}
+
+/// Sends a frame out. One for which there is no room is lost.
+pub fn send(vlan: u16, packet: &mut Packet) {
+    let tag = tag(vlan);
+    let tag = if vlan == 0 { &[] } else { &tag[..] };
+    with_device(|device| {
+        packet.plain(|first, rest| {
+            let frame = first.get(HEADER..).and_then(|frame| frame.split_at_checked(12));
+            let (addresses, body) = frame.unwrap_or_default();
+            device.send(&[addresses, tag, body, rest])
+        })
+    });
+}
+
+/// Does something with the device, which is given up if it breaks the rules. `None` if it is not there.
+fn with_device<R>(act: impl FnOnce(&mut Ethernet) -> Result<R, Broken>) -> Option<R> {
+    let mut place = UPLINK.get()?.device.lock();
+    match act(place.as_deref_mut()?) {
+        Ok(done) => Some(done),
+        Err(error) => {
+            log!("the uplink is given up: {error}");
+            *place = None;
+            None
+        }
+    }
+}
