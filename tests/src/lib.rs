@@ -8,12 +8,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod clones;
 pub mod figures;
 pub mod machine;
 pub mod tools;
 pub mod vm;
 
+pub use api::Api;
 pub use machine::{Ended, Running, Setup};
 pub use salp_qemu::monitor::Reply;
 pub use vm::{Vm, guest, linux, stock};

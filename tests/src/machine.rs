@@ -2,12 +2,15 @@
 //!
 //! Comes after [`vm`](crate::vm).
 
+use crate::api::Api;
 use crate::vm::Vm;
 use salp_qemu::console::Console;
 use salp_qemu::image::{self, Image};
 use salp_qemu::machine::{Config, Machine, Outcome, Payload, Uplink};
+use salp_qemu::management::{self, Contact};
 use salp_qemu::monitor::{Monitor, Reply};
 use salp_qemu::pack;
+use salp_qemu::place::Placed;
 use salp_qemu::setup::Qemu;
 use std::fmt::Display;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
@@ -32,6 +35,12 @@ pub fn image() -> &'static Image {
     IMAGE.get_or_init(|| image::build().unwrap_or_else(|error| panic!("{error:#}")))
 }
 
+/// Returns the management guest, built once.
+fn management_guest() -> Placed {
+    static GUEST: OnceLock<Placed> = OnceLock::new();
+    GUEST.get_or_init(|| management::guest_on_qemu().unwrap_or_else(|error| panic!("{error:#}"))).clone()
+}
+
 /// Returns the host's QEMU.
 ///
 /// # Panics
@@ -53,6 +62,7 @@ pub struct Setup {
     option: Option<String>,
     monitor: bool,
     uplink: Option<Uplink>,
+    managed: bool,
     limit: Duration,
     vms: Vec<Vm>,
 }
@@ -70,6 +80,7 @@ impl Setup {
             option: None,
             monitor: false,
             uplink: None,
+            managed: false,
             limit: LIMIT,
             vms: Vec::new(),
         }
@@ -140,6 +151,12 @@ impl Setup {
         self
     }
 
+    /// Adds the management guest, for [`Running::api`].
+    pub fn managed(mut self) -> Self {
+        self.managed = true;
+        self
+    }
+
     /// Limits how long the machine may take.
     pub fn seconds(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
@@ -152,7 +169,10 @@ impl Setup {
     ///
     /// If it cannot be started.
     pub fn start(&self) -> Running {
-        let vms: Vec<_> = self.vms.iter().map(Vm::place).collect();
+        let mut vms: Vec<_> = self.vms.iter().map(Vm::place).collect();
+        if self.managed {
+            vms.push(management_guest());
+        }
         let boot_set = (!vms.is_empty()).then(|| pack::pack(&vms).unwrap_or_else(|error| panic!("{error:#}")));
         let needed = pack::memory_needed(&vms, boot_set.as_deref().unwrap_or_default());
         let mut options = vec!["idle=poweroff".to_string()];
@@ -185,9 +205,14 @@ impl Setup {
         config.icount = self.icount;
         config.monitor = self.monitor;
         config.uplink = self.uplink.clone().or(uplink);
+        let https = config
+            .uplink
+            .as_mut()
+            .filter(|_| self.managed)
+            .map(|uplink| management::forward(uplink, None).unwrap_or_else(|error| panic!("{error:#}")));
         let (machine, console) = Machine::with_console(&config).unwrap_or_else(|error| panic!("{error:#}"));
         let monitor = self.monitor.then(|| machine.monitor().unwrap_or_else(|error| panic!("{error:#}")));
-        Running { machine, console, monitor, deadline: Instant::now() + self.limit, _permit: permit }
+        Running { machine, console, monitor, https, deadline: Instant::now() + self.limit, _permit: permit }
     }
 
     /// Starts the machine under Salp and waits until it ends.
@@ -206,6 +231,8 @@ pub struct Running {
     machine: Machine,
     console: Console,
     monitor: Option<Monitor>,
+    /// The host's port of the management endpoint.
+    https: Option<u16>,
     deadline: Instant,
     _permit: Permit,
 }
@@ -240,6 +267,22 @@ impl Running {
         let monitor = self.monitor.as_mut().unwrap_or_else(|| panic!("{line}: `Setup::monitor` was not called"));
         let reply = monitor.set_patience(left).and_then(|()| monitor.call(line));
         reply.unwrap_or_else(|error| panic!("monitor: {line}: {error:#}\n{}", tail(&self.console.text())))
+    }
+
+    /// Waits until the management endpoint has said who may log in, and returns a client that does.
+    ///
+    /// # Panics
+    ///
+    /// If it does not before the time is up, or [`Setup::managed`] was not called.
+    pub fn api(&mut self) -> Api {
+        let port = self.https.unwrap_or_else(|| panic!("`Setup::managed` was not called"));
+        loop {
+            let found = Contact::find(self.console.text().as_bytes(), port, &self.machine.ca_file());
+            match found.unwrap_or_else(|error| panic!("{error:#}")) {
+                Some(contact) => return Api::new(&contact),
+                None => drop(self.expect(&format!("{}| ", management::NAME))),
+            }
+        }
     }
 
     /// Returns everything on the console so far.

@@ -98,10 +98,11 @@ impl Identity {
         let extensions = element(
             SEQUENCE,
             &[
-                // It signs itself, and is what clients are given to trust: an authority for nothing else.
-                &extension(19, true, &element(SEQUENCE, &[TRUE, &element(INTEGER, &[&[0]])])),
-                // Digital signature, signing of certificates.
-                &extension(15, true, &element(BIT_STRING, &[&[2, 0x84]])),
+                // It signs itself, and is what clients are given to trust. It is no authority: some clients would not take
+                // one for a server.
+                &extension(19, true, &element(SEQUENCE, &[])),
+                // Digital signature.
+                &extension(15, true, &element(BIT_STRING, &[&[7, 0x80]])),
                 &extension(37, false, &element(SEQUENCE, &[SERVER_AUTH])),
                 &extension(17, false, &element(SEQUENCE, &[&alternatives])),
                 &extension(14, false, &element(OCTET_STRING, &[id])),
