@@ -209,7 +209,7 @@ impl Setup {
             .uplink
             .as_mut()
             .filter(|_| self.managed)
-            .map(|uplink| management::forward(uplink, None).unwrap_or_else(|error| panic!("{error:#}")));
+            .map(|uplink| management::forward(uplink, Some(0)).unwrap_or_else(|error| panic!("{error:#}")));
         let (machine, console) = Machine::with_console(&config).unwrap_or_else(|error| panic!("{error:#}"));
         let monitor = self.monitor.then(|| machine.monitor().unwrap_or_else(|error| panic!("{error:#}")));
         Running { machine, console, monitor, https, deadline: Instant::now() + self.limit, _permit: permit }
