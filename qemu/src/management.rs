@@ -63,17 +63,28 @@ pub fn guest_on_qemu() -> Result<Placed> {
     guest(NETWORK)
 }
 
+fn claim(port: u16) -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr()?.port())
+}
+
+/// Returns a port of the host's loopback address that is free now.
+///
+/// # Errors
+///
+/// There is none.
+pub fn free_port() -> Result<u16> {
+    claim(0).context("no port is free")
+}
+
 /// Makes connections to a port of the host's loopback address go to the management guest.
 ///
 /// # Errors
 ///
 /// The port is not free, or none is.
 pub fn forward(uplink: &mut Uplink, port: Option<u16>) -> Result<u16> {
-    let free =
-        |port: u16| Ok::<_, std::io::Error>(TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.local_addr()?.port());
     let port = match port {
-        Some(port) => free(port).with_context(|| format!("--https {port}: the port is not free"))?,
-        None => free(USUAL_PORT).or_else(|_| free(0)).context("no port is free")?,
+        Some(port) => claim(port).with_context(|| format!("--https {port}: the port is not free"))?,
+        None => claim(USUAL_PORT).or_else(|_| free_port())?,
     };
     uplink.forwards.push((port, ADDRESS, HTTPS));
     Ok(port)

@@ -82,6 +82,11 @@ impl Api {
         Self { authorization: basic(user, password), ..self.clone() }
     }
 
+    /// Returns a client whose connections are its own.
+    pub fn with_own_connections(&self) -> Self {
+        Self { agent: Agent::new_with_config(self.agent.config().clone()), ..self.clone() }
+    }
+
     /// Sends a request with these further fields.
     ///
     /// # Panics

@@ -222,12 +222,13 @@ fn sleep(nic: &mut Nic, milliseconds: u64) {
     sysreg::set_cntv_ctl(timer::ENABLE);
     sysreg::wfi();
     sysreg::set_cntv_ctl(timer::MASKED);
-    nic.0.ack_interrupt();
     loop {
         let intid = gic::acknowledge();
         if intid >= gic::SPURIOUS {
             return;
         }
+        // Each time: the device may raise it again meanwhile, and a level that nobody lowers never ends.
+        nic.0.ack_interrupt();
         gic::end(intid);
     }
 }
