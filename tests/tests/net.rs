@@ -22,9 +22,8 @@ fn debian_with(name: &str, nics: &[&str], command: &str) -> Vm {
         .and_then(|initrd| initrd.module(stock, "virtio_mmio"))
         .and_then(|initrd| initrd.module(stock, "virtio_net"))
         .unwrap_or_else(|error| panic!("{error:#}"));
-    let command = format!(
-        "modprobe virtio_mmio; modprobe virtio_net; ip link set lo up; ip link set eth0 up\n{command}"
-    );
+    let command =
+        format!("modprobe virtio_mmio; modprobe virtio_net; ip link set lo up; ip link set eth0 up\n{command}");
     let debian = vm::linux_with("debian", initrd, &command).named(name).mib(256);
     nics.iter().fold(debian, |vm, nic| vm.nic(nic))
 }
@@ -98,7 +97,8 @@ fn a_debian_has_its_address_and_a_megabyte_from_outside_and_a_neighbour_too() {
         .seconds(500)
         .run()
         .all_off();
-    let lease = |vm: &str| ended.lines(vm).into_iter().find(|line| line.starts_with("LEASE 10.0.2.")).map(str::to_owned);
+    let lease =
+        |vm: &str| ended.lines(vm).into_iter().find(|line| line.starts_with("LEASE 10.0.2.")).map(str::to_owned);
     ended.check(lease("one").is_some() && lease("two").is_some() && lease("one") != lease("two"), "no leases");
     let lines = ended.lines("one");
     ended.check(lines.iter().any(|line| line.contains("3 packets received")), "echoes were lost");

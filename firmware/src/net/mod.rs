@@ -17,6 +17,7 @@ use crate::vm::{Vm, hold};
 use salp_board::facts::MAX_CPUS;
 use salp_core::addr::Ipa;
 use salp_core::bootset::VmSpec;
+use salp_core::calls::manage::NicOrder;
 use salp_core::dev::net::{Nic, Taken};
 use salp_core::dev::virtq::{GuestMem, QueueError};
 use salp_core::identity::Identity;
@@ -26,6 +27,8 @@ use salp_core::net::switch::{PORTS, Route, Switch};
 use salp_core::stage2::{AddressSpace, Fault};
 use salp_core::vgic::{AccessSize, VcpuSet};
 use salp_hvc::bootset::{MAX_NICS, VIRTIO_INTID};
+use salp_hvc::manager::NicInfo;
+use salp_hvc::status;
 use salp_hw::lock::{Mutex, relax};
 use salp_hw::memory::{Ram, VmTlb};
 use salp_hw::{boot, cpu};
@@ -88,17 +91,20 @@ impl GuestMem for View<'_> {
 pub fn new_nics(spec: &VmSpec<'_>, identity: &Identity) -> Nics {
     let mut nics = [const { None }; NICS];
     for (index, (place, nic)) in nics.iter_mut().zip(spec.nics()).enumerate() {
-        *place = Some(Nic::new(Port::new(nic.mac.unwrap_or(identity.mac_of(index)), nic.rules)));
+        let port = Port::new(nic.mac.unwrap_or(identity.mac_of(index)), nic.rules);
+        *place = Some(Nic::new(port.placed(nic.segment, nic.vlan)));
     }
     nics
 }
 
 /// Returns those of a copy of a VM that stands still.
 #[inline(always)]
-pub fn copy_nics(nics: &Nics, identity: &Identity, is_snapshot: bool) -> Nics {
+pub fn copy_nics(nics: &Nics, identity: &Identity, is_snapshot: bool, is_disconnected: bool) -> Nics {
     core::array::from_fn(|index| {
         let nic = nics.get(index)?.as_ref()?;
-        Some(if is_snapshot { nic.clone() } else { nic.of_clone(identity.mac_of(index)) })
+        let mut copy = if is_snapshot { nic.clone() } else { nic.of_clone(identity.mac_of(index)) };
+        copy.port.is_disconnected |= is_disconnected;
+        Some(copy)
     })
 }
 
@@ -119,15 +125,59 @@ pub fn plug_in(vm: &Vm) {
         return;
     }
     let Some(nics) = vm.nics().map(Mutex::lock) else { return };
-    for (index, (nic, spec)) in nics.iter().zip(vm.spec.nics()).enumerate() {
-        let Some(nic) = nic else { continue };
-        if !switch().lock().join(port_of(vm, index), &spec.segment, spec.vlan, nic.port.mac) {
+    for (index, nic) in nics.iter().enumerate() {
+        if let Some(nic) = nic
+            && !join(vm, index, &nic.port)
+        {
             log!("{}: NIC {index} is not plugged in: there are too many segments", vm.name());
         }
-        if spec.segment == uplink::segment() {
-            uplink::expect();
-        }
     }
+}
+
+/// Plugs a NIC in where its port says. Returns false if there are too many segments.
+fn join(vm: &Vm, index: usize, port: &Port) -> bool {
+    if port.segment == uplink::segment() {
+        uplink::expect();
+    }
+    switch().lock().join(port_of(vm, index), &port.segment, port.vlan, port.mac)
+}
+
+/// Returns what there is to know of a NIC.
+///
+/// # Errors
+///
+/// There is no such NIC.
+pub fn info(vm: &Vm, index: u64) -> Result<NicInfo, i64> {
+    let nics = vm.nics().ok_or(status::NOT_FOUND)?.lock();
+    let nic = nics.get(index as usize).and_then(Option::as_ref).ok_or(status::NOT_FOUND)?;
+    Ok(nic.port.info())
+}
+
+/// Changes a NIC as the operator says.
+///
+/// # Errors
+///
+/// There is no such NIC, or it cannot be plugged in there; then it is as it was.
+pub fn change(vm: &Vm, index: u64, order: &NicOrder) -> Result<(), i64> {
+    {
+        let mut nics = vm.nics().ok_or(status::NOT_FOUND)?.lock();
+        let index = index as usize;
+        let nic = nics.get_mut(index).and_then(Option::as_mut).ok_or(status::NOT_FOUND)?;
+        if let Some((segment, vlan)) = order.place {
+            let moved = nic.port.clone().placed(segment, vlan);
+            let is_plugged_in = !vm.is_held_by(hold::SNAPSHOT);
+            if is_plugged_in && !join(vm, index, &moved) {
+                join(vm, index, &nic.port);
+                return Err(status::TOO_MANY);
+            }
+            nic.port = moved;
+        }
+        nic.port.set_rate(order.rate);
+        nic.connect(order.connected);
+    }
+    let told = refresh_lines(vm);
+    vm.notify(told);
+    Ok(())
 }
 
 /// Unplugs the NICs of a VM that is gone.

@@ -82,6 +82,7 @@ impl Nic {
         self.transport = snapshot.transport.clone();
         // What the guest believes to be is what it was then: nobody else, or it has to acknowledge who it is.
         self.port.is_quarantined = !is_own || snapshot.port.is_quarantined;
+        self.port.forget_claims();
         self.transport.tell_config();
     }
 
@@ -94,6 +95,14 @@ impl Nic {
         was_quarantined
     }
 
+    /// Connects the port, or disconnects it.
+    pub const fn connect(&mut self, connected: bool) {
+        if self.port.is_disconnected == connected {
+            self.port.is_disconnected = !connected;
+            self.transport.tell_config();
+        }
+    }
+
     /// Returns the level of the interrupt line.
     #[inline]
     pub const fn interrupt(&self) -> bool {
@@ -102,7 +111,7 @@ impl Nic {
 
     /// Returns true if the link is up.
     pub const fn is_link_up(&self) -> bool {
-        !self.port.is_quarantined
+        self.port.is_open()
     }
 
     /// Returns true if the guest's driver works with it.
@@ -126,6 +135,7 @@ impl Nic {
     pub fn restart(&mut self) {
         self.transport = Transport::default();
         self.port.is_quarantined = false;
+        self.port.forget_claims();
     }
 
     /// The configuration: address, and the state of the link.
