@@ -322,6 +322,13 @@ impl Port {
         *ip == [0; 16] || is_link_local(ip) || self.rules.ipv6.is_none_or(|own| own == *ip)
     }
 
+    /// Takes back that a frame was admitted: it has not left, and is looked at again.
+    pub fn take_back(&mut self, bytes: usize) {
+        self.counters.sent = self.counters.sent.wrapping_sub(1);
+        self.counters.sent_bytes = self.counters.sent_bytes.wrapping_sub(bytes as u64);
+        self.bucket.level = self.bucket.level.saturating_add(bytes as u64);
+    }
+
     /// Counts a frame that arrived, or one that could not.
     #[inline]
     pub fn count_arrival(&mut self, bytes: usize, has_arrived: bool) {
