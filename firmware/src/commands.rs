@@ -131,6 +131,8 @@ fn on<'a>(id: u64, command: Command<'a>, target: Target<'a>, out: &mut dyn Write
                 count: cloning.count,
                 reserve: cloning.reserve,
                 name: cloning.name.map(|name| Name::new(name.as_bytes()).ok_or(here(status::INVALID))).transpose()?,
+                uuid: None,
+                disconnected: false,
                 config: Config::new(cloning.config.as_bytes()).ok_or(here(status::INVALID))?,
             };
             wait(operation::submit(id, What::Clone(&spec), Asker::Monitor)).map(Done::Clones).map_err(here)
@@ -171,9 +173,9 @@ fn nics(id: u64, out: &mut dyn Write) -> Result<fmt::Result, i64> {
     let answer = operation::with(id, |vm| {
         // A guest does not wait for a reader.
         let Some(nics) = vm.nics().map(|nics| nics.lock().clone()) else { return Ok([0; 3]) };
-        for (index, (nic, spec)) in nics.iter().zip(vm.spec.nics()).enumerate() {
+        for (index, nic) in nics.iter().enumerate() {
             if let Some(nic) = nic {
-                written = written.and_then(|()| reply::nic_row(out, vm.name(), index, &spec, nic));
+                written = written.and_then(|()| reply::nic_row(out, vm.name(), index, nic));
             }
         }
         Ok([0; 3])

@@ -44,6 +44,9 @@ struct Birth<'a> {
     /// What is copied goes on, and may have to copy its memory.
     origin_runs_on: bool,
     config: &'a Config,
+    /// The operator's choice.
+    uuid: Option<[u8; 16]>,
+    is_disconnected: bool,
     holds: u32,
 }
 
@@ -77,6 +80,8 @@ pub fn clones(source: &Vm, spec: &CloneSpec, let_go: impl FnOnce()) -> Result<Ma
             epoch,
             origin_runs_on: made == 0 && source.runs_on(),
             config: &spec.config,
+            uuid: spec.uuid,
+            is_disconnected: spec.disconnected,
             holds: hold::OPERATION,
         };
         // The source may have gone on: the others are copies of the first.
@@ -203,6 +208,8 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
         epoch: source.identity.lock().epoch,
         origin_runs_on: source.runs_on(),
         config: &Config::EMPTY,
+        uuid: None,
+        is_disconnected: false,
         holds,
     };
     match copy(machine, source, &birth) {
@@ -236,7 +243,9 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         }
     };
     let freezer = source.freezer();
-    let identity = Identity::of_clone(birth.name, &machine.seed(), birth.index, birth.epoch, birth.config);
+    let mut identity = Identity::of_clone(birth.name, &machine.seed(), birth.index, birth.epoch, birth.config);
+    identity.uuid = birth.uuid.unwrap_or(identity.uuid);
+    let is_snapshot = birth.holds & hold::SNAPSHOT != 0;
     let parts = Parts {
         memory,
         vgic: frames.fill(Mutex::new(source.vgic.lock().clone())),
@@ -251,7 +260,7 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         power: *source.power.lock(),
         devices: source.devices.lock().for_clone(),
         nics: source.nics().map(|nics| {
-            frames.fill(Mutex::new(net::copy_nics(&nics.lock(), &identity, birth.holds & hold::SNAPSHOT != 0)))
+            frames.fill(Mutex::new(net::copy_nics(&nics.lock(), &identity, is_snapshot, birth.is_disconnected)))
         }),
         identity,
         source: birth.of,

@@ -3,21 +3,23 @@
 //! Before: [`crate::exits`]. After: [`crate::operation`]. [`describe`] and its neighbours serve the monitor too.
 
 use crate::machine::{self, Store};
+use crate::net;
 use crate::operation::{self, Answer, Asker, What};
 use crate::vm::{Fate, Vm, hold};
 use core::sync::atomic::Ordering;
 use salp_core::addr::{Ipa, PAGE_SIZE};
-use salp_core::calls::manage::{CloneSpec, MAX_CLONE_REQUEST, Request};
+use salp_core::calls::manage::{CloneSpec, MAX_CLONE_REQUEST, NicOrder, Request};
 use salp_core::frames::{FrameStore, Kind};
 use salp_core::identity::Name;
 use salp_core::stage2::Fault;
 use salp_hvc::calls::{
     MachineInfo, NAME, STATE_ENDING, STATE_FROZEN, STATE_NO_MEMORY, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, VmMemory,
 };
+use salp_hvc::manager::{NicChange, NicInfo};
 use salp_hvc::status;
 use salp_hw::memory::Ram;
 use salp_hw::{boot, cpu};
-use zerocopy::IntoBytes;
+use zerocopy::{FromBytes, IntoBytes};
 
 /// Carries out a call of a manager. Returns the answer, or `None` if the asker gets it later.
 pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer> {
@@ -43,6 +45,13 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
             memory(vm).and_then(|memory| write(manager, to, memory.as_bytes())).map(|()| [0; 3])
         }
         Request::Machine { to } => write(manager, to, machine_info().as_bytes()).map(|()| [0; 3]),
+        Request::Nic { vm, index, to } => {
+            nic(vm, index).and_then(|info| write(manager, to, info.as_bytes())).map(|()| [0; 3])
+        }
+        Request::NicChange { vm, index, from } => match read_nic_change(manager, from) {
+            Ok(order) => return Some(operation::with(vm, |vm| net::change(vm, index, &order).map(|()| [0; 3]))),
+            Err(error) => Err(error),
+        },
     };
     Some(answer.into())
 }
@@ -59,6 +68,21 @@ fn read_name(manager: &Vm, from: Ipa) -> Result<Name, i64> {
     let mut bytes = [0; NAME];
     read(manager, from, &mut bytes)?;
     Name::from_padded(&bytes).ok_or(status::INVALID)
+}
+
+fn read_nic_change(manager: &Vm, from: Ipa) -> Result<NicOrder, i64> {
+    let mut bytes = [0; size_of::<NicChange>()];
+    read(manager, from, &mut bytes)?;
+    NicChange::ref_from_bytes(&bytes).ok().and_then(NicOrder::of).ok_or(status::INVALID)
+}
+
+fn nic(vm: u64, index: u64) -> Result<NicInfo, i64> {
+    let mut info = Err(status::NOT_FOUND);
+    operation::with(vm, |vm| {
+        info = net::info(vm, index);
+        Ok([0; 3])
+    });
+    info
 }
 
 fn status_of(fault: Fault) -> i64 {

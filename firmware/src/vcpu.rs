@@ -282,6 +282,9 @@ impl Resident<'_> {
                 // It is ending, or held: a sleeper that was preempted is a spurious end of its WFI.
                 return if self.vm.fate() == Fate::Running { Leave::Preempted } else { Leave::Off };
             }
+            if self.vm.has_senders() {
+                net::go_on(self);
+            }
             self.exits.store(self.exits.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
             let next = match switch::enter(&mut self.context.regs) {
                 Exit::Synchronous => exits::synchronous(self),
@@ -362,7 +365,8 @@ impl Resident<'_> {
                 let is_awake = self.has_pending(true);
                 return Some(if is_awake { Leave::Preempted } else { Leave::Sleeps { deadline: None } });
             }
-            if self.has_pending(refresh) {
+            // Frames to send are seen outside this loop: they end a guest's wait as anything may.
+            if self.has_pending(refresh) || self.vm.has_senders() {
                 machine::get().scheduler.lock().looked(self.cpu.index);
                 return None;
             }

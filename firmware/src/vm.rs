@@ -90,6 +90,8 @@ pub struct Vm {
     pub devices: Mutex<Devices>,
     /// Its NICs.
     nics: Option<Own<Mutex<Nics>>>,
+    /// Which of them have frames that the guest does not tell of again, one bit each.
+    senders: AtomicU32,
     /// Who it is.
     pub identity: Mutex<Identity>,
     /// What is to be done when it stands still.
@@ -289,6 +291,8 @@ impl Vm {
             vgic: parts.vgic,
             power: Mutex::new(parts.power),
             devices: Mutex::new(parts.devices),
+            // What the queues of a copy held when they were copied, its guest has told of.
+            senders: AtomicU32::new(if parts.nics.is_some() { u32::MAX } else { 0 }),
             nics: parts.nics,
             identity: Mutex::new(parts.identity),
             pending: Mutex::new(None),
@@ -353,6 +357,22 @@ impl Vm {
     /// Returns its NICs, if it has any.
     pub fn nics(&self) -> Option<&Mutex<Nics>> {
         self.nics.as_deref()
+    }
+
+    /// Notes that a NIC has frames that the guest does not tell of again.
+    pub fn ask_to_send(&self, nic: usize) {
+        self.senders.fetch_or(1 << (nic % 32), Ordering::Release);
+    }
+
+    /// Returns true if there are such NICs.
+    #[inline]
+    pub fn has_senders(&self) -> bool {
+        self.senders.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes the set of such NICs, one bit each.
+    pub fn take_senders(&self) -> u32 {
+        self.senders.swap(0, Ordering::Acquire)
     }
 
     /// Returns vCPU `index`.

@@ -151,7 +151,7 @@ pub const LINK_QUARANTINED: u32 = 1 << 2;
 pub struct NicChange {
     /// The segment to move to, padded with zeros; all zeros to stay.
     pub segment: [u8; 16],
-    /// The VLAN in it.
+    /// The VLAN in it; not looked at if it stays.
     pub vlan: U16,
     /// 1 to connect it, 0 to disconnect it.
     pub connected: U16,

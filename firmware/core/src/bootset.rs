@@ -17,10 +17,10 @@ use zerocopy::FromBytes;
 const FLAGS: u32 = FLAG_RESTART_ON_CRASH | FLAG_SMALL_PAGES | FLAG_MANAGER | FLAG_FROZEN;
 
 /// The greatest number of a VLAN.
-const MAX_VLAN: u16 = 4094;
+pub(crate) const MAX_VLAN: u16 = 4094;
 
 /// The greatest rate of a NIC, in bytes per second.
-const MAX_RATE: u64 = 1 << 40;
+pub(crate) const MAX_RATE: u64 = 1 << 40;
 
 /// Why a boot set is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +209,7 @@ fn name(record: &VmRecord) -> Option<&str> {
 }
 
 /// Returns a name without its padding, if it is one.
-fn padded(bytes: &[u8]) -> Option<&str> {
+pub(crate) fn padded(bytes: &[u8]) -> Option<&str> {
     let length = bytes.iter().position(|&byte| byte == 0)?;
     let (name, padding) = bytes.split_at(length);
     let good = !name.is_empty()

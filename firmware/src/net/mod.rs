@@ -1,13 +1,14 @@
 //! NICs of VMs: what a guest's driver does, carried out, and frames on their way from one VM to others.
 //!
 //! Before: [`crate::exits`]. After: [`salp_core::dev::net`] and [`salp_core::net`], which know what to do; the vGIC.
-//! [`uplink`] is the way out of the machine.
+//! [`uplink`] is the way out of the machine, [`wait`] has the senders that wait for a receiver.
 //!
 //! A frame is copied out of its sender into a buffer of this CPU's, and from there into each receiver. Never are two VMs'
-//! locks held at once, and nobody waits long for another VM: a receiver that is busy, or stands still, misses the frame, and
+//! locks held at once, and no CPU waits long for another VM: a receiver that is busy, or stands still, misses the frame, and
 //! that is counted. An exit carries so much and no more; then the guest's store is done again, after whatever else is due.
 
 pub mod uplink;
+mod wait;
 
 use crate::console::log;
 use crate::machine::{self, Store};
@@ -17,7 +18,8 @@ use crate::vm::{Vm, hold};
 use salp_board::facts::MAX_CPUS;
 use salp_core::addr::Ipa;
 use salp_core::bootset::VmSpec;
-use salp_core::dev::net::{Nic, Taken};
+use salp_core::calls::manage::NicOrder;
+use salp_core::dev::net::{Asks, Delivery, Nic, Taken};
 use salp_core::dev::virtq::{GuestMem, QueueError};
 use salp_core::identity::Identity;
 use salp_core::net::packet::{Addresses, Packet};
@@ -26,6 +28,8 @@ use salp_core::net::switch::{PORTS, Route, Switch};
 use salp_core::stage2::{AddressSpace, Fault};
 use salp_core::vgic::{AccessSize, VcpuSet};
 use salp_hvc::bootset::{MAX_NICS, VIRTIO_INTID};
+use salp_hvc::manager::NicInfo;
+use salp_hvc::status;
 use salp_hw::lock::{Mutex, relax};
 use salp_hw::memory::{Ram, VmTlb};
 use salp_hw::{boot, cpu};
@@ -88,17 +92,20 @@ impl GuestMem for View<'_> {
 pub fn new_nics(spec: &VmSpec<'_>, identity: &Identity) -> Nics {
     let mut nics = [const { None }; NICS];
     for (index, (place, nic)) in nics.iter_mut().zip(spec.nics()).enumerate() {
-        *place = Some(Nic::new(Port::new(nic.mac.unwrap_or(identity.mac_of(index)), nic.rules)));
+        let port = Port::new(nic.mac.unwrap_or(identity.mac_of(index)), nic.rules);
+        *place = Some(Nic::new(port.placed(nic.segment, nic.vlan)));
     }
     nics
 }
 
 /// Returns those of a copy of a VM that stands still.
 #[inline(always)]
-pub fn copy_nics(nics: &Nics, identity: &Identity, is_snapshot: bool) -> Nics {
+pub fn copy_nics(nics: &Nics, identity: &Identity, is_snapshot: bool, is_disconnected: bool) -> Nics {
     core::array::from_fn(|index| {
         let nic = nics.get(index)?.as_ref()?;
-        Some(if is_snapshot { nic.clone() } else { nic.of_clone(identity.mac_of(index)) })
+        let mut copy = if is_snapshot { nic.clone() } else { nic.of_clone(identity.mac_of(index)) };
+        copy.port.is_disconnected |= is_disconnected;
+        Some(copy)
     })
 }
 
@@ -111,6 +118,7 @@ pub fn revert(vm: &Vm, snapshot: &Vm) {
             nic.revert(kept, snapshot.source == vm.id);
         }
     }
+    (0..NICS).for_each(|index| vm.ask_to_send(index));
 }
 
 /// Plugs the NICs of a VM in: it is about to run.
@@ -119,15 +127,59 @@ pub fn plug_in(vm: &Vm) {
         return;
     }
     let Some(nics) = vm.nics().map(Mutex::lock) else { return };
-    for (index, (nic, spec)) in nics.iter().zip(vm.spec.nics()).enumerate() {
-        let Some(nic) = nic else { continue };
-        if !switch().lock().join(port_of(vm, index), &spec.segment, spec.vlan, nic.port.mac) {
+    for (index, nic) in nics.iter().enumerate() {
+        if let Some(nic) = nic
+            && !join(vm, index, &nic.port)
+        {
             log!("{}: NIC {index} is not plugged in: there are too many segments", vm.name());
         }
-        if spec.segment == uplink::segment() {
-            uplink::expect();
-        }
     }
+}
+
+/// Plugs a NIC in where its port says. Returns false if there are too many segments.
+fn join(vm: &Vm, index: usize, port: &Port) -> bool {
+    if port.segment == uplink::segment() {
+        uplink::expect();
+    }
+    switch().lock().join(port_of(vm, index), &port.segment, port.vlan, port.mac)
+}
+
+/// Returns what there is to know of a NIC.
+///
+/// # Errors
+///
+/// There is no such NIC.
+pub fn info(vm: &Vm, index: u64) -> Result<NicInfo, i64> {
+    let nics = vm.nics().ok_or(status::NOT_FOUND)?.lock();
+    let nic = nics.get(index as usize).and_then(Option::as_ref).ok_or(status::NOT_FOUND)?;
+    Ok(nic.port.info())
+}
+
+/// Changes a NIC as the operator says.
+///
+/// # Errors
+///
+/// There is no such NIC, or it cannot be plugged in there; then it is as it was.
+pub fn change(vm: &Vm, index: u64, order: &NicOrder) -> Result<(), i64> {
+    {
+        let mut nics = vm.nics().ok_or(status::NOT_FOUND)?.lock();
+        let index = index as usize;
+        let nic = nics.get_mut(index).and_then(Option::as_mut).ok_or(status::NOT_FOUND)?;
+        if let Some((segment, vlan)) = order.place {
+            let moved = nic.port.clone().placed(segment, vlan);
+            let is_plugged_in = !vm.is_held_by(hold::SNAPSHOT);
+            if is_plugged_in && !join(vm, index, &moved) {
+                join(vm, index, &nic.port);
+                return Err(status::TOO_MANY);
+            }
+            nic.port = moved;
+        }
+        nic.port.set_rate(order.rate);
+        nic.connect(order.connected);
+    }
+    let told = refresh_lines(vm);
+    vm.notify(told);
+    Ok(())
 }
 
 /// Unplugs the NICs of a VM that is gone.
@@ -174,22 +226,39 @@ pub fn access(
     written: Option<u64>,
 ) -> Option<Access> {
     let vm = this.vm;
-    let (sends, told) = {
+    let (asks, told) = {
         let mut nics = vm.nics()?.lock();
         let nic = nics.get_mut(index)?.as_mut()?;
         let Some(value) = written else { return Some(Access::Done(nic.read(offset, size))) };
         let before = nic.interrupt();
-        let sends = nic.write(offset, size, value);
+        let asks = nic.write(offset, size, value);
         let after = nic.interrupt();
-        (sends, if before == after { VcpuSet::EMPTY } else { set_line(vm, index, after) })
+        (asks, if before == after { VcpuSet::EMPTY } else { set_line(vm, index, after) })
     };
     vm.notify(told);
-    Some(if sends { transmit(this, index) } else { Access::Done(0) })
+    match asks {
+        Asks::Send => return Some(transmit(this, index)),
+        Asks::Receive => wait::end_for(|port| port == port_of(vm, index)),
+        Asks::Nothing => {}
+    }
+    Some(Access::Done(0))
+}
+
+/// Goes on with the queues of a VM that its guest does not tell of again.
+pub fn go_on(this: &mut Resident<'_>) {
+    let senders = this.vm.take_senders();
+    for index in (0..NICS).filter(|index| senders >> index & 1 != 0) {
+        if matches!(transmit(this, index), Access::Again) {
+            this.vm.ask_to_send(index);
+            // Whatever else is due comes first.
+            machine::kick(1 << this.cpu.index);
+        }
+    }
 }
 
 /// Returns when this CPU must have a moment for frames.
 pub fn due(cpu: usize) -> Option<u64> {
-    uplink::due(cpu)
+    uplink::due(cpu).into_iter().chain(wait::due(cpu)).min()
 }
 
 /// Does what is due on this CPU. The caller holds no lock of a VM's parts but of a vCPU's context.
@@ -197,16 +266,25 @@ pub fn tick(cpu: usize) {
     if uplink::due(cpu).is_some() {
         uplink::receive(cpu);
     }
+    wait::end_overdue(cpu, cpu::counter());
 }
 
 /// Takes what a guest sends, frame by frame, and brings each to where it goes.
 fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
     let vm = this.vm;
     let packet = &mut packet_of(this.cpu.index).lock();
-    let mut work = 0;
+    let (mut work, mut is_underway) = (0, false);
     let access = loop {
-        match take(vm, index, packet) {
-            Ok(Taken::Frame(addresses)) => work += forward(port_of(vm, index), &addresses, packet),
+        match take(vm, index, packet, core::mem::take(&mut is_underway)) {
+            Ok(Taken::Frame(addresses, is_patient)) => {
+                let (cost, full) = forward(port_of(vm, index), &addresses, packet, is_patient);
+                work += cost;
+                if let Some(port) = full {
+                    begin_wait(this, index, port);
+                    break Access::Done(0);
+                }
+                is_underway = true;
+            }
             Ok(Taken::Dropped) => work += 1,
             Ok(Taken::Nothing) | Err(QueueError::Breach(_)) => break Access::Done(0),
             Err(QueueError::NoMemory(at)) => {
@@ -220,8 +298,30 @@ fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
             break Access::Again;
         }
     };
-    finish(vm, index);
+    finish(vm, index, is_underway);
     access
+}
+
+/// Lets the queue of a NIC wait for a receiver.
+fn begin_wait(this: &Resident<'_>, index: usize, port: u16) {
+    let vm = this.vm;
+    let until = vm.nics().and_then(|nics| nics.lock().get_mut(index)?.as_mut()?.wait(microseconds()));
+    let Some(until) = until else { return };
+    let due = until.saturating_mul(ticks_per_microsecond());
+    if !wait::begin(vm, this.index, index, port, this.cpu.index, due) {
+        wait::retry(vm, this.index, index);
+    } else if has_more_room(port) {
+        // What came before the wait began was told to nobody.
+        wait::end_for(|other| other == port);
+    }
+}
+
+fn ticks_per_microsecond() -> u64 {
+    (cpu::counter_frequency() / 1_000_000).max(1)
+}
+
+fn microseconds() -> u64 {
+    cpu::counter() / ticks_per_microsecond()
 }
 
 /// Does something with a NIC and its VM's memory; sets its interrupt line to what came of it. The caller holds no other VM's
@@ -246,56 +346,63 @@ fn with_nic<R>(
     Some((result, if before == after { VcpuSet::EMPTY } else { set_line(vm, index, after) }))
 }
 
-fn take(vm: &Vm, index: usize, packet: &mut Packet) -> Result<Taken, QueueError> {
-    let now = cpu::counter() / (cpu::counter_frequency() / 1_000_000).max(1);
-    let done = with_nic(vm, &mut vm.memory.lock(), index, |nic, view| nic.take(view, packet, now));
+/// Takes the next frame; the last one that was taken is settled if `is_underway`.
+fn take(vm: &Vm, index: usize, packet: &mut Packet, is_underway: bool) -> Result<Taken, QueueError> {
+    let now = microseconds();
+    let done = with_nic(vm, &mut vm.memory.lock(), index, |nic, view| {
+        if is_underway {
+            nic.settle(view)?;
+        }
+        nic.take(view, packet, now)
+    });
     let Some((result, told)) = done else { return Ok(Taken::Nothing) };
     vm.notify(told);
     result
 }
 
-fn finish(vm: &Vm, index: usize) {
-    let done = with_nic(vm, &mut vm.memory.lock(), index, |nic, view| nic.finish_taking(view));
+fn finish(vm: &Vm, index: usize, is_underway: bool) {
+    let done = with_nic(vm, &mut vm.memory.lock(), index, |nic, view| {
+        if is_underway {
+            nic.settle(view)?;
+        }
+        nic.finish_taking(view)
+    });
     if let Some((_, told)) = done {
         vm.notify(told);
     }
 }
 
-/// Brings a frame to where it goes. Returns how much work that was.
-fn forward(from: u16, addresses: &Addresses, packet: &mut Packet) -> usize {
+/// Brings a frame to where it goes. Returns how much work that was, and the receiver that the frame may wait for.
+fn forward(from: u16, addresses: &Addresses, packet: &mut Packet, may_wait: bool) -> (usize, Option<u16>) {
     let now = (cpu::counter() / cpu::counter_frequency().max(1)) as u32;
     let route = switch().lock().route(from, addresses, now);
     let each = 1 + packet.frame().len() / 4096;
     match route {
-        Route::Nowhere => 1,
-        Route::One(port) => {
-            deliver(port, packet);
-            each
-        }
+        Route::Nowhere => (1, None),
+        Route::One(port) => (each, (deliver(port, packet, may_wait) == Delivery::Full).then_some(port)),
         Route::Many(first) => {
             let (mut next, mut work) = (Some(first), 0);
             // Ports come and go meanwhile: no more are served than there can be.
             for _ in 0..PORTS {
                 let Some(port) = next else { break };
-                deliver(port, packet);
+                deliver(port, packet, false);
                 work += each;
                 next = switch().lock().next(from, port);
             }
-            work
+            (work, None)
         }
     }
 }
 
-/// Gives a frame to the VM behind a port. One that stands still is not touched: what is done to it is done to its memory and
-/// its devices alike.
-fn deliver(port: u16, packet: &mut Packet) {
-    if Switch::is_trunk(port) {
-        let vlan = switch().lock().place(port).map(|(_, vlan)| vlan);
-        return uplink::send(vlan.unwrap_or(0), packet);
-    }
+/// Does something with the NIC behind a port and its VM's memory. `None` if there is no such VM, or it is busy or stands
+/// still: what is done to a VM is done to its memory and its devices alike.
+fn with_port<R>(
+    port: u16,
+    act: impl FnOnce(&mut Nic, &mut View<'_>) -> Result<R, QueueError>,
+) -> Option<Result<R, QueueError>> {
     let (slot, index) = (usize::from(port) / NICS, usize::from(port) % NICS);
     let guard = machine::slot(slot).read();
-    let Some(vm) = guard.as_deref() else { return };
+    let vm = guard.as_deref()?;
     let memory = (0..PATIENCE).find_map(|_| {
         let memory = vm.memory.try_lock();
         if memory.is_none() {
@@ -303,18 +410,45 @@ fn deliver(port: u16, packet: &mut Packet) {
         }
         memory
     });
-    let done = memory.filter(|_| vm.control() == 0).and_then(|mut memory| {
-        // The line is set before the memory is let go: a fork sees both or neither.
-        with_nic(vm, &mut memory, index, |nic, view| nic.deliver(view, packet))
-    });
-    match done {
-        Some((_, told)) => vm.notify(told),
+    let mut memory = memory.filter(|_| vm.control() == 0)?;
+    // The line is set before the memory is let go: a fork sees both or neither.
+    let done = with_nic(vm, &mut memory, index, act);
+    drop(memory);
+    let (result, told) = done?;
+    vm.notify(told);
+    Some(result)
+}
+
+/// Gives a frame to the VM behind a port.
+fn deliver(port: u16, packet: &mut Packet, may_wait: bool) -> Delivery {
+    if Switch::is_trunk(port) {
+        let vlan = switch().lock().place(port).map(|(_, vlan)| vlan);
+        return uplink::send(vlan.unwrap_or(0), packet, may_wait);
+    }
+    match with_port(port, |nic, view| nic.deliver(view, packet, may_wait)) {
+        Some(result) => result.unwrap_or(Delivery::Over),
         None => {
-            if let Some(mut nics) = vm.nics().map(Mutex::lock)
-                && let Some(nic) = nics.get_mut(index).and_then(Option::as_mut)
-            {
-                nic.port.count_arrival(0, false);
-            }
+            count_miss(port);
+            Delivery::Over
         }
+    }
+}
+
+/// Returns true if there is room at a port that was not there when a frame found none; it tells of the next else.
+fn has_more_room(port: u16) -> bool {
+    if Switch::is_trunk(port) {
+        return uplink::has_all_room();
+    }
+    with_port(port, |nic, view| nic.has_more_room(view)).is_none_or(|result| result != Ok(false))
+}
+
+/// Counts a frame that a VM has missed because it stands still, or is busy.
+fn count_miss(port: u16) {
+    let (slot, index) = (usize::from(port) / NICS, usize::from(port) % NICS);
+    let guard = machine::slot(slot).read();
+    if let Some(mut nics) = guard.as_deref().and_then(Vm::nics).map(Mutex::lock)
+        && let Some(nic) = nics.get_mut(index).and_then(Option::as_mut)
+    {
+        nic.port.count_arrival(0, false);
     }
 }

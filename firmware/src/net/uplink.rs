@@ -6,19 +6,20 @@
 //! What arrives is forwarded by the CPU that takes the interrupt, a batch at a time with a pause in between: a flood from
 //! outside leaves time to guests. The device is no more trusted than a guest; one that breaks the rules is given up.
 
-use super::{forward, packet_of, switch};
+use super::{forward, packet_of, switch, wait};
 use crate::console::log;
 use crate::machine::{Machine, Store};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use salp_core::dev::net::Delivery;
 use salp_core::frames::{FrameStore, Kind};
 use salp_core::net::packet::{Addresses, HEADER, MAX_PLAIN, Packet, tag};
-use salp_core::net::switch::SegmentName;
+use salp_core::net::switch::{SegmentName, Switch};
 use salp_hvc::bootset::UPLINK as SEGMENT;
 use salp_hw::cpu;
 use salp_hw::lock::Mutex;
 use salp_hw::own::Own;
 use salp_hw::virtio::Broken;
-use salp_hw::virtio::net::Ethernet;
+use salp_hw::virtio::net::{Ethernet, QUEUE};
 use spin::Once;
 
 /// How many frames are forwarded at once.
@@ -34,6 +35,8 @@ struct Uplink {
 }
 
 static UPLINK: Once<Uplink> = Once::new();
+/// A frame has found no room, and somebody waits for it: an interrupt tells of room.
+static IS_FULL: AtomicBool = AtomicBool::new(false);
 /// When the next batch is due, by the counter; 0 if an interrupt will tell.
 static DUE: AtomicU64 = AtomicU64::new(0);
 /// Somebody was told that there is none.
@@ -89,7 +92,14 @@ pub fn receive(cpu: usize) {
     }
     let packet = &mut packet_of(cpu).lock();
     // Taken before the first look: what comes later interrupts anew.
-    with_device(|device| device.acknowledge());
+    with_device(Ethernet::acknowledge);
+    if IS_FULL.swap(false, Ordering::Relaxed) {
+        with_device(|device| {
+            device.tell_of_room(false);
+            Ok(())
+        });
+        wait::end_for(Switch::is_trunk);
+    }
     let mut count = 0;
     while count < BATCH && with_device(|device| next(device, packet)) == Some(true) {
         count += 1;
@@ -115,21 +125,35 @@ fn accept(packet: &mut Packet) {
     let Some(addresses) = Addresses::of(packet.frame()).filter(|addresses| !addresses.is_tagged()) else { return };
     let port = switch().lock().trunk_port(vlan);
     if let Some(port) = port {
-        forward(port, &addresses, packet);
+        forward(port, &addresses, packet, false);
     }
 }
 
-/// Sends a frame out. One for which there is no room is lost.
-pub fn send(vlan: u16, packet: &mut Packet) {
+/// Sends a frame out. One for which there is no room is lost, unless it may wait.
+pub fn send(vlan: u16, packet: &mut Packet, may_wait: bool) -> Delivery {
     let tag = tag(vlan);
     let tag = if vlan == 0 { &[] } else { &tag[..] };
-    with_device(|device| {
+    let sent = with_device(|device| {
+        if device.room()? < packet.count().min(QUEUE) {
+            if may_wait {
+                device.tell_of_room(true);
+                IS_FULL.store(true, Ordering::Relaxed);
+            }
+            return Ok(Delivery::Full);
+        }
         packet.plain(|first, rest| {
             let frame = first.get(HEADER..).and_then(|frame| frame.split_at_checked(12));
             let (addresses, body) = frame.unwrap_or_default();
             device.send(&[addresses, tag, body, rest])
-        })
+        })?;
+        Ok(Delivery::Over)
     });
+    sent.filter(|_| may_wait).unwrap_or(Delivery::Over)
+}
+
+/// Returns true if no frame is on its way out any more: none will tell of room.
+pub fn has_all_room() -> bool {
+    with_device(Ethernet::room).is_none_or(|room| room == QUEUE)
 }
 
 /// Does something with the device, which is given up if it breaks the rules. `None` if it is not there.

@@ -17,6 +17,7 @@
 //! | [`clone`](mod@clone) | what clones are promised, and what they cost |
 //! | [`manager`] | management calls |
 //! | [`bench`](mod@bench) | what operations cost |
+//! | [`net`] | what frames cost |
 
 pub mod abort;
 pub mod bench;
@@ -29,6 +30,7 @@ pub mod hostile;
 pub mod irq;
 pub mod manager;
 pub mod memory;
+pub mod net;
 pub mod psci;
 pub mod rings;
 pub mod spin;

@@ -2,11 +2,14 @@
 //! Before: [`super::vendor`]; after: the machine, which carries a [`Request`] out.
 
 use crate::addr::Ipa;
+use crate::bootset::{MAX_RATE, MAX_VLAN, padded};
 use crate::identity::{Config, Name};
+use crate::net::switch::SegmentName;
 use salp_hvc::calls::{
-    CloneRequest, MACHINE, MAX_CLONES, MAX_CONFIG, NAME, RESERVE_ALL, VM_CLONE, VM_DESTROY, VM_FREEZE, VM_MEMORY,
-    VM_NEXT, VM_REVERT, VM_SNAPSHOT, VM_UNFREEZE,
+    CLONE_DISCONNECTED, CloneRequest, MACHINE, MAX_CLONES, MAX_CONFIG, NAME, RESERVE_ALL, VM_CLONE, VM_DESTROY,
+    VM_FREEZE, VM_MEMORY, VM_NEXT, VM_REVERT, VM_SNAPSHOT, VM_UNFREEZE,
 };
+use salp_hvc::manager::{NicChange, VM_NIC, VM_NIC_CHANGE};
 use zerocopy::FromBytes;
 
 /// What a manager asks for. Addresses are in its RAM and not checked yet.
@@ -31,10 +34,14 @@ pub enum Request {
     Memory { vm: u64, to: Ipa },
     /// Write what is known of the machine.
     Machine { to: Ipa },
+    /// Write what is known of a NIC of the VM.
+    Nic { vm: u64, index: u64, to: Ipa },
+    /// Change a NIC of the VM as the record says.
+    NicChange { vm: u64, index: u64, from: Ipa },
 }
 
 /// Returns what a management call asks for, or `None` if there is no such call.
-pub const fn decode(id: u32, [a, b, _]: [u64; 3]) -> Option<Request> {
+pub const fn decode(id: u32, [a, b, c]: [u64; 3]) -> Option<Request> {
     Some(match id {
         VM_NEXT => Request::Next { after: a, to: Ipa(b) },
         VM_CLONE => Request::Clone { from: Ipa(a), size: b },
@@ -45,6 +52,8 @@ pub const fn decode(id: u32, [a, b, _]: [u64; 3]) -> Option<Request> {
         VM_REVERT => Request::Revert { vm: a, snapshot: b },
         VM_MEMORY => Request::Memory { vm: a, to: Ipa(b) },
         MACHINE => Request::Machine { to: Ipa(a) },
+        VM_NIC => Request::Nic { vm: a, index: b, to: Ipa(c) },
+        VM_NIC_CHANGE => Request::NicChange { vm: a, index: b, from: Ipa(c) },
         _ => return None,
     })
 }
@@ -61,6 +70,10 @@ pub struct CloneSpec {
     pub reserve: u32,
     /// The name of one clone, or what the names of several begin with; `None` for the source's name.
     pub name: Option<Name>,
+    /// The UUID of one clone; `None` for one of EL2's choice.
+    pub uuid: Option<[u8; 16]>,
+    /// Their NICs are disconnected.
+    pub disconnected: bool,
     /// What they are told.
     pub config: Config,
 }
@@ -70,13 +83,48 @@ impl CloneSpec {
     pub fn parse(bytes: &[u8]) -> Option<(u64, Self)> {
         let (request, config) = CloneRequest::ref_from_prefix(bytes).ok()?;
         let name = if request.name == [0; NAME] { None } else { Some(Name::from_padded(&request.name)?) };
-        let spec =
-            Self { count: request.count.get(), reserve: request.reserve.get(), name, config: Config::new(config)? };
-        // They have a meaning for one clone, or later.
-        if request.uuid != [0; 16] || request.flags.get() != 0 || request.reserved.get() != 0 {
-            return None;
-        }
-        ((1..=MAX_CLONES).contains(&spec.count) && spec.reserve <= RESERVE_ALL).then_some((request.source.get(), spec))
+        let flags = request.flags.get();
+        let spec = Self {
+            count: request.count.get(),
+            reserve: request.reserve.get(),
+            name,
+            uuid: (request.uuid != [0; 16]).then_some(request.uuid),
+            disconnected: flags & CLONE_DISCONNECTED != 0,
+            config: Config::new(config)?,
+        };
+        let is_known = flags & !CLONE_DISCONNECTED == 0 && request.reserved.get() == 0;
+        let is_sound = (1..=MAX_CLONES).contains(&spec.count)
+            && spec.reserve <= RESERVE_ALL
+            && (spec.uuid.is_none() || spec.count == 1);
+        (is_known && is_sound).then_some((request.source.get(), spec))
+    }
+}
+
+/// What a NIC is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NicOrder {
+    /// The segment and VLAN to move to; `None` to stay.
+    pub place: Option<(SegmentName, u16)>,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// How many bytes it may send in a second; 0 for no limit.
+    pub rate: u64,
+}
+
+impl NicOrder {
+    /// Returns what a record asks for. `None` if it makes no sense.
+    pub fn of(change: &NicChange) -> Option<Self> {
+        let place = if change.segment == [0; 16] {
+            None
+        } else {
+            padded(&change.segment)?;
+            Some((change.segment, change.vlan.get()))
+        };
+        let is_sound = place.is_none_or(|(_, vlan)| vlan <= MAX_VLAN)
+            && change.connected.get() <= 1
+            && change.reserved.get() == 0
+            && change.rate.get() <= MAX_RATE;
+        is_sound.then_some(Self { place, connected: change.connected.get() == 1, rate: change.rate.get() })
     }
 }
 
@@ -100,6 +148,44 @@ mod tests {
         assert_eq!((source, spec.count, spec.reserve, spec.name.unwrap().as_str()), (5, 10, 50, "w"));
         assert_eq!(spec.config.as_bytes(), b"a=b\n");
         assert_eq!(CloneSpec::parse(&request(1, 0, "", "")).unwrap().1.name, None);
+    }
+
+    /// Returns a request for clones with this UUID and these flags.
+    fn special(count: u32, uuid: u8, flags: u32, reserved: u32) -> Option<CloneSpec> {
+        let mut bytes = request(count, 0, "w", "");
+        let (request, _) = CloneRequest::mut_from_prefix(&mut bytes).unwrap();
+        request.uuid[15] = uuid;
+        request.flags = flags.into();
+        request.reserved = reserved.into();
+        CloneSpec::parse(&bytes).map(|(_, spec)| spec)
+    }
+
+    #[test]
+    fn one_clone_may_get_a_uuid_and_any_may_be_disconnected() {
+        let spec = special(1, 9, CLONE_DISCONNECTED, 0).unwrap();
+        assert_eq!((spec.uuid.map(|uuid| uuid[15]), spec.disconnected), (Some(9), true));
+        let spec = special(2, 0, CLONE_DISCONNECTED, 0).unwrap();
+        assert_eq!((spec.uuid, spec.disconnected), (None, true));
+        assert_eq!((special(2, 9, 0, 0), special(1, 0, 2, 0), special(1, 0, 0, 1)), (None, None, None));
+    }
+
+    #[test]
+    fn a_change_of_a_nic_is_read_back_or_refused() {
+        let change = |segment: &[u8], vlan: u16, connected: u16, rate: u64| {
+            let mut name = [0; 16];
+            name[..segment.len()].copy_from_slice(segment);
+            let (vlan, connected, rate) = (vlan.into(), connected.into(), rate.into());
+            NicOrder::of(&NicChange { segment: name, vlan, connected, reserved: 0.into(), rate })
+        };
+        let moved = change(b"lan", 7, 1, 1000).unwrap();
+        let place = moved.place.map(|(segment, vlan)| (padded(&segment).map(str::to_owned), vlan));
+        assert_eq!((place, moved.connected, moved.rate), (Some((Some("lan".into()), 7)), true, 1000));
+        assert_eq!(change(b"", 9999, 0, 0), Some(NicOrder { place: None, connected: false, rate: 0 }));
+        for bad in
+            [change(b"a b", 0, 1, 0), change(b"lan", 4095, 1, 0), change(b"", 0, 2, 0), change(b"", 0, 1, 1 << 41)]
+        {
+            assert_eq!(bad, None);
+        }
     }
 
     #[test]

@@ -3,9 +3,13 @@
 //!
 //! Both ways a frame is copied, between the guest's memory and a [`Packet`] of EL2's. Senders may leave checksums and the
 //! cutting of TCP segments to others; a receiver that does not take such frames gets them finished.
+//!
+//! A frame that finds no buffer at its only receiver goes back into the sender's queue, which *waits*, until there are more
+//! buffers or the frame has waited long enough. A receiver earns its senders' patience: each buffer that it gave is worth a
+//! part of a wait, so one that gives few cannot hold up for long what its senders send to others.
 
 use super::virtio_mmio::{EVENT_IDX, Effect, INDIRECT_DESC, Kind, Transport, VERSION_1};
-use super::virtq::{GuestMem, QueueError};
+use super::virtq::{GuestMem, Mark, QueueError};
 use crate::net::Mac;
 use crate::net::packet::{Addresses, HEADER, Packet};
 use crate::net::port::Port;
@@ -45,34 +49,78 @@ const FEATURES: u64 = VERSION_1
 /// The most buffers that one frame is spread over.
 const MAX_BUFFERS: u16 = 128;
 
+/// For how long a frame waits for a buffer, in microseconds.
+pub const PATIENCE: u64 = 10_000;
+
+/// How many buffers a receiver gives for one wait, and for how many waits it can be in credit.
+const BUFFERS_PER_WAIT: u16 = 32;
+const MAX_CREDIT: u16 = 32 * BUFFERS_PER_WAIT;
+
+/// What is with the queue of frames from the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Sending {
+    /// Nothing.
+    #[default]
+    Idle,
+    /// A frame was taken and is on its way: where the queue was before it, its size, and since when it has waited.
+    Underway { mark: Mark, bytes: usize, since: Option<u64> },
+    /// The next frame waits for a buffer since then.
+    Waiting(u64),
+    /// It may try again.
+    Retry(u64),
+}
+
 /// A NIC and its port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Nic {
     /// Where it is plugged in.
     pub port: Port,
     transport: Transport<2>,
+    sending: Sending,
+    /// How many buffers it has given that no sender has waited for yet.
+    credit: u16,
 }
 
 /// What came of the queue of frames from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
-    /// A frame that may leave, with its addresses.
-    Frame(Addresses),
+    /// A frame that may leave, with its addresses, and whether it may wait for a buffer. [`Nic::settle`] says what became of it.
+    Frame(Addresses, bool),
     /// A frame that does not leave; it is counted.
     Dropped,
-    /// There is no more, and the guest tells of the next.
+    /// There is no more, and the guest tells of the next; or the queue waits, or another CPU is at it.
     Nothing,
+}
+
+/// What became of a frame at a receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It has arrived, or is lost; that is counted.
+    Over,
+    /// There is no buffer for it now; the guest tells of more.
+    Full,
+}
+
+/// What the driver's store asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// Nothing.
+    Nothing,
+    /// To take frames.
+    Send,
+    /// To look again if there are buffers.
+    Receive,
 }
 
 impl Nic {
     /// Returns a NIC as it is after a reset.
     pub fn new(port: Port) -> Self {
-        Self { port, transport: Transport::default() }
+        Self { port, transport: Transport::default(), sending: Sending::Idle, credit: MAX_CREDIT }
     }
 
     /// Returns that of a clone: its queues go on, its address is its own, its link is down.
     pub fn of_clone(&self, mac: Mac) -> Self {
-        let mut clone = Self { port: self.port.of_clone(mac), transport: self.transport.clone() };
+        let mut clone = Self { transport: self.transport.clone(), ..Self::new(self.port.of_clone(mac)) };
         clone.transport.tell_config();
         clone
     }
@@ -80,8 +128,10 @@ impl Nic {
     /// Takes over the state of a snapshot's NIC, on the port that it has.
     pub fn revert(&mut self, snapshot: &Self, is_own: bool) {
         self.transport = snapshot.transport.clone();
+        self.sending = Sending::Idle;
         // What the guest believes to be is what it was then: nobody else, or it has to acknowledge who it is.
         self.port.is_quarantined = !is_own || snapshot.port.is_quarantined;
+        self.port.forget_claims();
         self.transport.tell_config();
     }
 
@@ -94,6 +144,14 @@ impl Nic {
         was_quarantined
     }
 
+    /// Connects the port, or disconnects it.
+    pub const fn connect(&mut self, connected: bool) {
+        if self.port.is_disconnected == connected {
+            self.port.is_disconnected = !connected;
+            self.transport.tell_config();
+        }
+    }
+
     /// Returns the level of the interrupt line.
     #[inline]
     pub const fn interrupt(&self) -> bool {
@@ -102,7 +160,7 @@ impl Nic {
 
     /// Returns true if the link is up.
     pub const fn is_link_up(&self) -> bool {
-        !self.port.is_quarantined
+        self.port.is_open()
     }
 
     /// Returns true if the guest's driver works with it.
@@ -125,7 +183,9 @@ impl Nic {
     /// Forgets what the guest has set up: it starts again.
     pub fn restart(&mut self) {
         self.transport = Transport::default();
+        self.sending = Sending::Idle;
         self.port.is_quarantined = false;
+        self.port.forget_claims();
     }
 
     /// The configuration: address, and the state of the link.
@@ -148,10 +208,17 @@ impl Nic {
         self.transport.read(&Self::kind(&self.config()), offset, size)
     }
 
-    /// Writes the register at `offset`. Returns true if the guest has frames to send.
-    pub fn write(&mut self, offset: u64, size: AccessSize, value: u64) -> bool {
-        let effect = self.transport.write(&Self::kind(&[0; 8]), offset, size, value);
-        matches!(effect, Effect::Notify(TRANSMIT))
+    /// Writes the register at `offset`.
+    pub fn write(&mut self, offset: u64, size: AccessSize, value: u64) -> Asks {
+        match self.transport.write(&Self::kind(&[0; 8]), offset, size, value) {
+            Effect::Notify(TRANSMIT) => Asks::Send,
+            Effect::Notify(RECEIVE) => Asks::Receive,
+            Effect::Reset => {
+                self.sending = Sending::Idle;
+                Asks::Nothing
+            }
+            _ => Asks::Nothing,
+        }
     }
 
     /// Takes the next frame from the guest; `now` in microseconds.
@@ -160,26 +227,72 @@ impl Nic {
     ///
     /// The driver broke the rules, or there is no memory: then nothing was taken.
     pub fn take(&mut self, mem: &mut impl GuestMem, packet: &mut Packet, now: u64) -> Result<Taken, QueueError> {
+        let since = match self.sending {
+            Sending::Idle => None,
+            Sending::Retry(since) => Some(since),
+            Sending::Underway { .. } | Sending::Waiting(_) => return Ok(Taken::Nothing),
+        };
         if !self.transport.is_live() {
             return Ok(Taken::Nothing);
         }
         let queue = &mut self.transport.queues[TRANSMIT];
+        if queue.is_behind() {
+            queue.publish(mem)?;
+        }
         let mark = queue.mark();
         let Some(mut chain) = queue.pop(mem)? else {
             return Ok(if queue.arm(mem)? { Taken::Dropped } else { Taken::Nothing });
         };
         let length = chain.read(mem, packet.room())?;
         let is_whole = !chain.has_more_to_read(mem)?;
-        // What was read is EL2's own: the guest may have its buffers back.
-        if let Err(error) = queue.push(mem, chain.head, 0).and_then(|()| queue.publish(mem)) {
+        if let Err(error) = queue.push(mem, chain.head, 0) {
             queue.rewind(mark);
             return Err(error);
         }
-        if !is_whole || !packet.fill(length) {
+        self.sending = Sending::Underway { mark, bytes: length.saturating_sub(HEADER), since };
+        let admitted = if is_whole && packet.fill(length) {
+            self.port.admit(packet.frame(), now).ok()
+        } else {
             self.port.counters.malformed = self.port.counters.malformed.wrapping_add(1);
-            return Ok(Taken::Dropped);
+            None
+        };
+        let is_patient = since.is_none_or(|since| now.saturating_sub(since) < PATIENCE);
+        match admitted {
+            Some(addresses) => Ok(Taken::Frame(addresses, is_patient)),
+            None => self.settle(mem).map(|()| Taken::Dropped),
         }
-        Ok(self.port.admit(packet.frame(), now).map_or(Taken::Dropped, Taken::Frame))
+    }
+
+    /// Gives the guest the buffers of the frame back that was taken last.
+    ///
+    /// # Errors
+    ///
+    /// The driver broke the rules, or there is no memory: they are given back later.
+    pub fn settle(&mut self, mem: &mut impl GuestMem) -> Result<(), QueueError> {
+        match core::mem::take(&mut self.sending) {
+            Sending::Underway { .. } => self.transport.queues[TRANSMIT].publish(mem),
+            other => {
+                self.sending = other;
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts the frame that was taken last back: the queue waits. `now` in microseconds. Returns until when, if there is one.
+    pub fn wait(&mut self, now: u64) -> Option<u64> {
+        let Sending::Underway { mark, bytes, since } = self.sending else { return None };
+        let since = since.unwrap_or(now);
+        self.transport.queues[TRANSMIT].rewind(mark);
+        self.port.take_back(bytes);
+        self.sending = Sending::Waiting(since);
+        Some(since + PATIENCE)
+    }
+
+    /// Ends the wait: the frame is taken again.
+    pub const fn retry(&mut self) {
+        if let Sending::Waiting(since) = self.sending {
+            self.sending = Sending::Retry(since);
+        }
     }
 
     /// Tells the guest that its frames were taken, if it wants to know.
@@ -194,40 +307,71 @@ impl Nic {
         Ok(())
     }
 
-    /// Gives the guest a frame, which is counted whether it arrives or not.
+    /// Returns true if the guest has given buffers since the last frame found none. It tells of the next else.
+    ///
+    /// # Errors
+    ///
+    /// The driver broke the rules, or there is no memory to ask it.
+    pub fn has_more_room(&mut self, mem: &mut impl GuestMem) -> Result<bool, QueueError> {
+        self.transport.queues[RECEIVE].arm_for_more(mem)
+    }
+
+    /// Gives the guest a frame, which is counted when it is over.
     ///
     /// # Errors
     ///
     /// The driver broke the rules, or there is no memory: then nothing has arrived.
-    pub fn deliver(&mut self, mem: &mut impl GuestMem, packet: &mut Packet) -> Result<(), QueueError> {
+    pub fn deliver(
+        &mut self,
+        mem: &mut impl GuestMem,
+        packet: &mut Packet,
+        may_wait: bool,
+    ) -> Result<Delivery, QueueError> {
         let bytes = packet.frame().len();
-        let result =
-            if self.transport.is_live() && self.is_link_up() { self.hand_over(mem, packet) } else { Ok(false) };
-        self.port.count_arrival(bytes, result == Ok(true));
-        result.map(drop)
+        let is_there = self.transport.is_live() && self.is_link_up();
+        let result = if is_there { self.hand_over(mem, packet) } else { Ok(0) };
+        if is_there && result == Ok(0) {
+            // Who has kept a frame waiting for nothing has no credit left.
+            let credit = self.credit.checked_sub(BUFFERS_PER_WAIT).filter(|_| may_wait);
+            self.credit = credit.unwrap_or(0);
+            if credit.is_some() {
+                return Ok(Delivery::Full);
+            }
+        }
+        let buffers = result.unwrap_or(0);
+        self.credit = self.credit.saturating_add(buffers).min(MAX_CREDIT);
+        self.port.count_arrival(bytes, buffers != 0);
+        result.map(|_| Delivery::Over)
     }
 
-    fn hand_over(&mut self, mem: &mut impl GuestMem, packet: &mut Packet) -> Result<bool, QueueError> {
+    /// Returns how many buffers the frame took; 0 if there were not enough. Of a frame that is cut for this guest a part may
+    /// arrive, which TCP can do with.
+    fn hand_over(&mut self, mem: &mut impl GuestMem, packet: &mut Packet) -> Result<u16, QueueError> {
         let features = self.transport.features();
         let takes_it = match packet.offload.segments {
             None => GUEST_CSUM,
             Some(segments) if segments.is_v6() => GUEST_TSO6,
             Some(_) => GUEST_TSO4,
         };
-        let has_arrived = if features & takes_it != 0 {
-            self.put(mem, packet.whole(), &[])?
+        let mut buffers = 0;
+        if features & takes_it != 0 {
+            buffers = self.put(mem, packet.whole(), &[])?;
         } else {
-            packet.plain(|first, rest| self.put(mem, first, rest))?
-        };
+            packet.plain(|first, rest| {
+                let more = self.put(mem, first, rest)?;
+                buffers += more;
+                Ok::<_, QueueError>(more != 0)
+            })?;
+        }
         if self.transport.queues[RECEIVE].should_interrupt(mem)? {
             self.transport.tell_used();
         }
-        Ok(has_arrived)
+        Ok(buffers)
     }
 
-    /// Puts header and frame, in two parts, into as many of the guest's buffers as they take. Returns false if they do not
-    /// fit: then they are available as before.
-    fn put(&mut self, mem: &mut impl GuestMem, first: &[u8], rest: &[u8]) -> Result<bool, QueueError> {
+    /// Puts header and frame, in two parts, into as many of the guest's buffers as they take. Returns how many, or 0 if they
+    /// do not fit: then they are available as before.
+    fn put(&mut self, mem: &mut impl GuestMem, first: &[u8], rest: &[u8]) -> Result<u16, QueueError> {
         let can_merge = self.transport.features() & MERGE_BUFFERS != 0;
         let queue = &mut self.transport.queues[RECEIVE];
         let mark = queue.mark();
@@ -272,12 +416,16 @@ impl Nic {
                 .map(|_| true),
             (result, _) => result,
         };
-        match result.and_then(|fits| if fits { queue.publish(mem).map(|()| true) } else { Ok(false) }) {
-            Ok(true) => Ok(true),
-            other => {
+        match result.and_then(|fits| if fits { queue.publish(mem).map(|()| buffers) } else { Ok(0) }) {
+            Ok(0) => {
                 queue.rewind(mark);
-                other
+                Ok(0)
             }
+            Err(error) => {
+                queue.rewind(mark);
+                Err(error)
+            }
+            done => done,
         }
     }
 }
@@ -338,7 +486,8 @@ mod tests {
             self.mem.put(DATA + 12, frame);
             self.transmit.chain(&mut self.mem, 0, &[(DATA, 12 + frame.len() as u32, 0)]);
             self.transmit.offer(&mut self.mem, 0);
-            self.nic.take(&mut self.mem, &mut self.packet, 0)
+            let taken = self.nic.take(&mut self.mem, &mut self.packet, 0);
+            self.nic.settle(&mut self.mem).and(taken)
         }
 
         fn offer(&mut self, buffers: u16, size: u32) {
@@ -357,8 +506,8 @@ mod tests {
             assert!(self.packet.fill(HEADER + frame.len()));
         }
 
-        fn deliver(&mut self) -> Result<(), QueueError> {
-            self.nic.deliver(&mut self.mem, &mut self.packet)
+        fn deliver(&mut self) -> Result<Delivery, QueueError> {
+            self.nic.deliver(&mut self.mem, &mut self.packet, false)
         }
 
         /// Takes all that has arrived: the frames without headers, and the numbers of their buffers.
@@ -383,7 +532,7 @@ mod tests {
     fn a_frame_that_was_sent_comes_out_as_it_was() {
         let mut world = world(0);
         let sent = frame(900);
-        assert!(matches!(world.send([0; HEADER], &sent), Ok(Taken::Frame(_))));
+        assert!(matches!(world.send([0; HEADER], &sent), Ok(Taken::Frame(..))));
         assert_eq!(world.packet.frame(), sent);
         assert_eq!(world.transmit.take(&world.mem), Some((0, 0)));
         assert_eq!(world.nic.take(&mut world.mem, &mut world.packet, 0), Ok(Taken::Nothing));
@@ -418,6 +567,51 @@ mod tests {
             world.deliver().unwrap();
             assert_eq!(world.arrived(100).len(), usize::from(buffers > 0));
         }
+    }
+
+    #[test]
+    fn a_frame_that_waits_is_taken_again_and_counted_once() {
+        let mut world = world(0);
+        world.mem.put(DATA + 12, &frame(900));
+        world.transmit.chain(&mut world.mem, 0, &[(DATA, 912, 0)]);
+        world.transmit.offer(&mut world.mem, 0);
+        let mut take = |nic: &mut Nic, now| nic.take(&mut world.mem, &mut world.packet, now).unwrap();
+        assert!(matches!(take(&mut world.nic, 0), Taken::Frame(_, true)));
+        assert_eq!(take(&mut world.nic, 0), Taken::Nothing, "another CPU is at it");
+        assert_eq!(world.nic.wait(5), Some(5 + PATIENCE));
+        assert_eq!(take(&mut world.nic, 6), Taken::Nothing, "it waits");
+        world.nic.retry();
+        assert!(matches!(take(&mut world.nic, 6), Taken::Frame(_, true)));
+        assert_eq!(world.nic.wait(7), Some(5 + PATIENCE), "since it first found no room");
+        world.nic.retry();
+        assert!(matches!(take(&mut world.nic, 5 + PATIENCE), Taken::Frame(_, false)));
+        assert_eq!(world.transmit.take(&world.mem), None, "its buffers are the device's");
+        world.nic.settle(&mut world.mem).unwrap();
+        assert_eq!(world.transmit.take(&world.mem), Some((0, 0)));
+        assert_eq!((world.nic.port.counters.sent, world.nic.port.counters.sent_bytes), (1, 900));
+    }
+
+    #[test]
+    fn a_receiver_is_waited_for_as_long_as_it_gives_buffers() {
+        let mut world = world(0);
+        let deliver = |world: &mut World, may_wait| {
+            world.put_packet(Offload::default(), &frame(60));
+            world.nic.deliver(&mut world.mem, &mut world.packet, may_wait).unwrap()
+        };
+        world.offer(1, 1600);
+        assert_eq!(deliver(&mut world, true), Delivery::Over);
+        assert_eq!(deliver(&mut world, true), Delivery::Full);
+        assert_eq!(world.nic.has_more_room(&mut world.mem), Ok(false));
+        world.offer(1, 1600);
+        assert_eq!(world.nic.has_more_room(&mut world.mem), Ok(true));
+        assert_eq!(deliver(&mut world, true), Delivery::Over);
+        assert_eq!((deliver(&mut world, false), deliver(&mut world, true)), (Delivery::Over, Delivery::Over));
+        assert_eq!((world.nic.port.counters.received, world.nic.port.counters.missed), (2, 2), "it lost its credit");
+        for _ in 0..BUFFERS_PER_WAIT {
+            world.offer(1, 1600);
+            deliver(&mut world, true);
+        }
+        assert_eq!((deliver(&mut world, true), deliver(&mut world, true)), (Delivery::Full, Delivery::Over));
     }
 
     #[test]
@@ -478,7 +672,7 @@ mod tests {
         assert!(matches!(world.send([0; HEADER], &sent), Err(QueueError::NoMemory(_))));
         world.mem.has_memory = true;
         let taken = world.nic.take(&mut world.mem, &mut world.packet, 0);
-        assert!(matches!(taken, Ok(Taken::Frame(_))));
+        assert!(matches!(taken, Ok(Taken::Frame(..))));
         assert_eq!(world.packet.frame(), sent);
     }
 

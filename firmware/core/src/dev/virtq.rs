@@ -152,7 +152,8 @@ impl Virtq {
     /// Returns true if no record could make it invalid.
     pub const fn is_valid(&self) -> bool {
         let taken = self.seen_available.wrapping_sub(self.next_available);
-        self.next_used == self.published && (!self.is_ready || self.is_well_placed() && taken <= self.size)
+        let hidden = self.next_used.wrapping_sub(self.published);
+        !self.is_ready || self.is_well_placed() && taken <= self.size && hidden <= self.size
     }
 
     /// Takes the queue out of use. Where the driver has put it stays, positions do not.
@@ -233,6 +234,11 @@ impl Virtq {
         Ok(())
     }
 
+    /// Returns true if something was [pushed](Self::push) that the driver cannot see yet.
+    pub const fn is_behind(&self) -> bool {
+        self.next_used != self.published
+    }
+
     /// Shows the driver all that was [pushed](Self::push).
     ///
     /// # Errors
@@ -273,11 +279,28 @@ impl Virtq {
     ///
     /// As for [`Self::pop`] and [`Self::push`].
     pub fn arm(&mut self, mem: &mut impl GuestMem) -> Result<bool, QueueError> {
-        if self.has_events {
-            write(mem, plus(self.used, 4 + 8 * u64::from(self.size)), &self.next_available.to_le_bytes())?;
+        self.ask_to_tell(mem, self.next_available)?;
+        self.look(mem)
+    }
+
+    /// Asks the driver to tell of the next chain beyond those that were seen. Returns true if there is one already.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::arm`].
+    pub fn arm_for_more(&mut self, mem: &mut impl GuestMem) -> Result<bool, QueueError> {
+        let seen = self.seen_available;
+        self.ask_to_tell(mem, seen)?;
+        self.look(mem)?;
+        Ok(self.seen_available != seen)
+    }
+
+    fn ask_to_tell(&self, mem: &mut impl GuestMem, of: u16) -> Result<(), QueueError> {
+        if self.has_events && self.is_ready {
+            write(mem, plus(self.used, 4 + 8 * u64::from(self.size)), &of.to_le_bytes())?;
             fence(Ordering::SeqCst);
         }
-        self.look(mem)
+        Ok(())
     }
 }
 

@@ -6,7 +6,6 @@
 
 use super::command::FORMS;
 use super::words::{Plain, Quoted};
-use crate::bootset::NicSpec;
 use crate::dev::net::Nic;
 use core::fmt::{self, Display, Write};
 use salp_hvc::calls::{MachineInfo, VmInfo, VmMemory, state_word};
@@ -169,14 +168,16 @@ pub fn machine_row(out: &mut dyn Write, machine: &MachineInfo, vms: &VmMemory) -
 /// # Errors
 ///
 /// If the writer fails.
-pub fn nic_row(out: &mut dyn Write, vm: &str, index: usize, spec: &NicSpec, nic: &Nic) -> fmt::Result {
+pub fn nic_row(out: &mut dyn Write, vm: &str, index: usize, nic: &Nic) -> fmt::Result {
     let counters = &nic.port.counters;
+    let [a, b, c, d] = nic.port.ipv4;
     Row::new(out)
         .text("vm", vm)
         .number("nic", index as u64)
-        .text("segment", name(&spec.segment))
-        .number("vlan", spec.vlan)
+        .text("segment", name(&nic.port.segment))
+        .number("vlan", nic.port.vlan)
         .pair("mac", format_args!("{}", Mac(&nic.port.mac)))
+        .pair("ip", format_args!("{a}.{b}.{c}.{d}"))
         .flag("link", nic.is_link_up())
         .flag("driver", nic.is_live())
         .flag("broken", nic.is_broken())

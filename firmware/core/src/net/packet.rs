@@ -294,6 +294,11 @@ impl Packet {
         Ok(true)
     }
 
+    /// Returns how many frames this is on a wire.
+    pub fn count(&self) -> usize {
+        self.offload.segments.map_or(1, |segments| segments.parts(self.frame().len()).count())
+    }
+
     /// Takes the frame's tag out, if it has one (IEEE 802.1Q). Returns its VLAN, else 0.
     pub fn untag(&mut self) -> u16 {
         const MACS: usize = HEADER + 12;

@@ -1,5 +1,8 @@
 //! Where a NIC is plugged in. Before: [`super::packet`]; after: [`super::switch`], for what may leave.
 //!
+//! The operator says where that is, and may pull the plug: a port that is *disconnected* is as one in quarantine, until he
+//! connects it.
+//!
 //! A guest sends with its own MAC address, and, where the operator has said which they are, its own IP addresses: in
 //! Ethernet, ARP, IPv4, IPv6 and neighbour discovery. Tagged frames are nobody's: a port is in one VLAN.
 //!
@@ -9,17 +12,25 @@
 
 use super::Mac;
 use super::packet::{Addresses, ETHERNET};
+use super::switch::SegmentName;
+use salp_hvc::manager::{LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, NicInfo};
 
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
 const IPV6: u16 = 0x86dd;
 const ICMPV6: u8 = 58;
+/// ICMPv6: neighbour advertisement.
+const ADVERTISEMENT: u8 = 136;
+
+const fn is_link_local(ip: &[u8; 16]) -> bool {
+    ip[0] == 0xfe && ip[1] & 0xc0 == 0x80
+}
 
 /// Why a frame does not leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The port is in quarantine.
-    Quarantine,
+    /// The port is in quarantine, or disconnected.
+    Closed,
     /// It has an address that is not the port's, or a tag, or is too short to tell.
     Spoofed,
     /// The port has sent as much as it may.
@@ -37,7 +48,7 @@ pub struct Counters {
     pub received: u64,
     /// Their bytes.
     pub received_bytes: u64,
-    /// Frames that were not to leave in quarantine.
+    /// Frames that were not to leave in quarantine, or disconnected.
     pub quarantined: u64,
     /// Frames with addresses of others.
     pub spoofed: u64,
@@ -107,27 +118,96 @@ pub struct Rules {
 pub struct Port {
     /// The address of the NIC.
     pub mac: Mac,
+    /// The segment that it is in.
+    pub segment: SegmentName,
+    /// The VLAN in that; 0 for none.
+    pub vlan: u16,
     /// What the operator has said.
     pub rules: Rules,
     /// The guest has not acknowledged who it is.
     pub is_quarantined: bool,
+    /// The operator has disconnected it.
+    pub is_disconnected: bool,
+    /// The last IPv4 address that the guest claimed by ARP; zeros if none.
+    pub ipv4: [u8; 4],
+    /// The last global IPv6 address that it claimed by neighbour discovery; zeros if none.
+    pub ipv6: [u8; 16],
     /// What went through.
     pub counters: Counters,
     bucket: Bucket,
 }
 
 impl Port {
-    /// Returns a port that is open.
+    /// Returns a port that is open, in no segment yet.
     pub fn new(mac: Mac, rules: Rules) -> Self {
-        let bucket = Bucket::new(rules.rate);
-        Self { mac, rules, is_quarantined: false, counters: Counters::default(), bucket }
+        Self {
+            mac,
+            segment: [0; 16],
+            vlan: 0,
+            rules,
+            is_quarantined: false,
+            is_disconnected: false,
+            ipv4: [0; 4],
+            ipv6: [0; 16],
+            counters: Counters::default(),
+            bucket: Bucket::new(rules.rate),
+        }
+    }
+
+    /// Returns it in a VLAN of a segment.
+    pub fn placed(self, segment: SegmentName, vlan: u16) -> Self {
+        Self { segment, vlan, ..self }
     }
 
     /// Returns the port of a clone.
     pub fn of_clone(&self, mac: Mac) -> Self {
         // An address of the source's is not the clone's: what it may use instead, nobody has said.
         let rules = Rules { ipv4: None, ipv6: None, ..self.rules };
-        Self { is_quarantined: true, ..Self::new(mac, rules) }
+        let port = Self::new(mac, rules).placed(self.segment, self.vlan);
+        Self { is_quarantined: true, is_disconnected: self.is_disconnected, ..port }
+    }
+
+    /// Returns true if frames leave and arrive.
+    #[inline]
+    pub const fn is_open(&self) -> bool {
+        !self.is_quarantined && !self.is_disconnected
+    }
+
+    /// Sets how many bytes may leave in a second; 0 for no limit.
+    pub fn set_rate(&mut self, rate: u64) {
+        if rate != self.rules.rate {
+            self.rules.rate = rate;
+            self.bucket = Bucket::new(rate);
+        }
+    }
+
+    /// Forgets which addresses the guest claimed.
+    pub fn forget_claims(&mut self) {
+        self.ipv4 = [0; 4];
+        self.ipv6 = [0; 16];
+    }
+
+    /// Returns what there is to know of it.
+    pub fn info(&self) -> NicInfo {
+        let flag = |is_set: bool, flag: u32| if is_set { flag } else { 0 };
+        let link = flag(self.is_open(), LINK_UP)
+            | flag(self.is_disconnected, LINK_DISCONNECTED)
+            | flag(self.is_quarantined, LINK_QUARANTINED);
+        let counters = &self.counters;
+        let pair = |frames: u64, bytes: u64| [frames.into(), bytes.into()];
+        NicInfo {
+            segment: self.segment,
+            vlan: self.vlan.into(),
+            mac: self.mac,
+            link: link.into(),
+            ipv4: self.ipv4,
+            ipv6: self.ipv6,
+            rate: self.rules.rate.into(),
+            sent: pair(counters.sent, counters.sent_bytes),
+            received: pair(counters.received, counters.received_bytes),
+            refused: [counters.quarantined, counters.spoofed, counters.limited, counters.malformed].map(Into::into),
+            missed: counters.missed.into(),
+        }
     }
 
     /// Decides if a frame may leave at `now`, in microseconds, and counts it.
@@ -144,7 +224,7 @@ impl Port {
                 counters.sent = counters.sent.wrapping_add(1);
                 counters.sent_bytes = counters.sent_bytes.wrapping_add(frame.len() as u64);
             }
-            Err(Refusal::Quarantine) => counters.quarantined = counters.quarantined.wrapping_add(1),
+            Err(Refusal::Closed) => counters.quarantined = counters.quarantined.wrapping_add(1),
             Err(Refusal::Spoofed) => counters.spoofed = counters.spoofed.wrapping_add(1),
             Err(Refusal::Rate) => counters.limited = counters.limited.wrapping_add(1),
         }
@@ -152,8 +232,8 @@ impl Port {
     }
 
     fn check(&mut self, frame: &[u8], now: u64) -> Result<Addresses, Refusal> {
-        if self.is_quarantined {
-            return Err(Refusal::Quarantine);
+        if !self.is_open() {
+            return Err(Refusal::Closed);
         }
         let addresses = Addresses::of(frame).ok_or(Refusal::Spoofed)?;
         if addresses.from != self.mac || addresses.is_tagged() || self.is_spoofed(addresses.kind, frame) != Some(false)
@@ -163,7 +243,22 @@ impl Port {
         if !self.bucket.take(frame.len() as u64, now) {
             return Err(Refusal::Rate);
         }
+        if matches!(addresses.kind, ARP | IPV6) {
+            self.learn(addresses.kind, frame);
+        }
         Ok(addresses)
+    }
+
+    /// Notes the address that a frame claims: the sender's of ARP, the target of a neighbour advertisement.
+    fn learn(&mut self, kind: u16, frame: &[u8]) -> Option<()> {
+        if kind == ARP {
+            let ip: [u8; 4] = *frame.get(ETHERNET + 14..)?.first_chunk()?;
+            self.ipv4 = if ip == [0; 4] { self.ipv4 } else { ip };
+        } else if *frame.get(ETHERNET + 6)? == ICMPV6 && *frame.get(ETHERNET + 40)? == ADVERTISEMENT {
+            let ip: [u8; 16] = *frame.get(ETHERNET + 48..)?.first_chunk()?;
+            self.ipv6 = if is_link_local(&ip) || ip == [0; 16] { self.ipv6 } else { ip };
+        }
+        Some(())
     }
 
     /// Returns true if the frame claims an address of others above Ethernet; `None` if it is too short to tell.
@@ -202,7 +297,7 @@ impl Port {
             134 => (16, SOURCE_LINK),
             // Neighbour solicitation and advertisement: the target of the latter is the sender's own.
             135 => (24, SOURCE_LINK),
-            136 => (24, TARGET_LINK),
+            ADVERTISEMENT => (24, TARGET_LINK),
             _ => return Some(false),
         };
         if own == TARGET_LINK && !self.may_use_v6(message.get(8..)?.first_chunk()?) {
@@ -224,8 +319,14 @@ impl Port {
     }
 
     fn may_use_v6(&self, ip: &[u8; 16]) -> bool {
-        let is_link_local = ip[0] == 0xfe && ip[1] & 0xc0 == 0x80;
-        *ip == [0; 16] || is_link_local || self.rules.ipv6.is_none_or(|own| own == *ip)
+        *ip == [0; 16] || is_link_local(ip) || self.rules.ipv6.is_none_or(|own| own == *ip)
+    }
+
+    /// Takes back that a frame was admitted: it has not left, and is looked at again.
+    pub fn take_back(&mut self, bytes: usize) {
+        self.counters.sent = self.counters.sent.wrapping_sub(1);
+        self.counters.sent_bytes = self.counters.sent_bytes.wrapping_sub(bytes as u64);
+        self.bucket.level = self.bucket.level.saturating_add(bytes as u64);
     }
 
     /// Counts a frame that arrived, or one that could not.
@@ -316,12 +417,42 @@ mod tests {
     fn nothing_leaves_in_quarantine() {
         let mut clone = port().of_clone(OTHER);
         for frame in [arp(MAC, IP), v4(IP), ethernet(OTHER, 0x88b5, &[])] {
-            assert_eq!(clone.admit(&frame, 0), Err(Refusal::Quarantine));
+            assert_eq!(clone.admit(&frame, 0), Err(Refusal::Closed));
         }
         assert_eq!((clone.counters.quarantined, clone.counters.sent), (3, 0));
         clone.is_quarantined = false;
         assert!(clone.admit(&ethernet(OTHER, 0x88b5, &[]), 0).is_ok());
         assert_eq!(clone.admit(&v4(IP), 0), Err(Refusal::Spoofed), "with the source's MAC address");
+    }
+
+    #[test]
+    fn nothing_leaves_while_it_is_disconnected_and_a_clone_stays_so() {
+        let mut port = port().placed(*b"lan\0\0\0\0\0\0\0\0\0\0\0\0\0", 7);
+        port.is_disconnected = true;
+        assert_eq!(port.admit(&v4(IP), 0), Err(Refusal::Closed));
+        let mut clone = port.of_clone(OTHER);
+        clone.is_quarantined = false;
+        assert_eq!((clone.admit(&ethernet(OTHER, 0x88b5, &[]), 0), clone.vlan), (Err(Refusal::Closed), 7));
+        assert_eq!(clone.info().link.get(), LINK_DISCONNECTED);
+    }
+
+    #[test]
+    fn the_addresses_that_a_guest_claims_are_remembered() {
+        let mut port = Port::new(MAC, Rules::default());
+        let mut claimed = |frame: &[u8]| {
+            let _ = port.admit(frame, 0);
+            (port.ipv4, port.ipv6[15])
+        };
+        assert_eq!(claimed(&arp(MAC, [0; 4])), ([0; 4], 0), "it only asks");
+        assert_eq!(claimed(&v4([10, 0, 0, 3])), ([0; 4], 0), "it may forward for others");
+        assert_eq!(claimed(&arp(MAC, IP)), (IP, 0));
+        assert_eq!(claimed(&advertisement(IP6, MAC)), (IP, 1));
+        assert_eq!(claimed(&arp(MAC, [0; 4])), (IP, 1));
+        let mut link_local = IP6;
+        [link_local[0], link_local[1]] = [0xfe, 0x80];
+        assert_eq!(claimed(&advertisement(link_local, MAC)), (IP, 1));
+        assert_eq!(claimed(&arp(OTHER, [10, 0, 0, 2])), (IP, 1), "it does not leave");
+        assert_eq!(port.of_clone(OTHER).ipv4, [0; 4]);
     }
 
     proptest! {

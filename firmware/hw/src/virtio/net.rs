@@ -12,7 +12,7 @@ use virtio_drivers::transport::mmio::MmioTransport;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, Transport};
 
 /// How many buffers each way.
-const QUEUE: usize = 64;
+pub const QUEUE: usize = 64;
 /// The size of a buffer, in bytes: header and frame.
 const BUFFER: usize = PAGE / 2;
 const PAGES: usize = QUEUE * BUFFER / PAGE;
@@ -168,18 +168,27 @@ impl Ethernet {
         Ok(Some(length))
     }
 
-    /// Sends a frame, which is in pieces. Returns false if there is no room for it now.
+    /// Returns how many frames there is room for.
     ///
     /// # Errors
     ///
     /// Says why the device must be given up.
-    pub fn send(&mut self, pieces: &[&[u8]]) -> Result<bool, Broken> {
+    pub fn room(&mut self) -> Result<usize, Broken> {
         while let Some(number) = self.transmit.used()? {
             // SAFETY: the buffer that this token stands for; of the bytes that were lent only the first is named: a buffer is
             // one descriptor, whatever its length.
             unsafe { self.transmit.queue.pop_used(number.into(), &[&self.transmit.buffer(number)[..1]], &mut []) }?;
             self.transmit.take_back(number);
         }
+        Ok(self.transmit.free.len())
+    }
+
+    /// Sends a frame, which is in pieces, if there is [room](Self::room). Returns false if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Says why the device must be given up.
+    pub fn send(&mut self, pieces: &[&[u8]]) -> Result<bool, Broken> {
         let Some(number) = self.transmit.free.pop() else { return Ok(false) };
         // SAFETY: the device does not have the buffer.
         let buffer = unsafe { self.transmit.buffer(number) };
