@@ -163,6 +163,11 @@ impl AddressSpace {
         })
     }
 
+    /// Gives all memory back of an address space that no vCPU has run in.
+    pub fn discard(self, frames: &impl FrameStore, mem: &impl TableMem) {
+        self.destroy(frames, mem, &NoTlb);
+    }
+
     /// Finishes an image: its frames become image frames and it changes no more. Takes a frame for each block, which comes
     /// out of the promise.
     ///

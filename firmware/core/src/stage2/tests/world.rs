@@ -114,11 +114,7 @@ impl<'a> World<'a> {
     }
 
     fn tlb(&self, vm: usize, cpu: usize) -> VmTlb<'a> {
-        self.tlb_of(self.vms[vm].name, cpu)
-    }
-
-    const fn tlb_of(&self, vm: VmName, cpu: usize) -> VmTlb<'a> {
-        VmTlb { machine: self.machine, vm, cpu }
+        VmTlb { machine: self.machine, vm: self.vms[vm].name, cpu }
     }
 
     fn add(&mut self, space: AddressSpace, of: Option<usize>) -> usize {
@@ -168,7 +164,7 @@ impl<'a> World<'a> {
         let mut space = AddressSpace::new(frames, machine, ram, Policy::Blocks, MemAttr::WriteBack)?;
         let promise = space.full_promise();
         if let Err(error) = space.set_promise(frames, promise) {
-            space.destroy(frames, machine, &self.tlb_of(VmName::MAX, 0));
+            space.discard(frames, machine);
             return Err(error.into());
         }
         let name = self.next as usize;
@@ -215,7 +211,7 @@ impl<'a> World<'a> {
     pub fn delete_image(&mut self, image: usize) {
         assert!(!self.is_used(image));
         let image = self.images.remove(image);
-        image.space.destroy(&self.machine.frames, self.machine, &self.tlb_of(VmName::MAX, 0));
+        image.space.discard(&self.machine.frames, self.machine);
     }
 
     /// The VM is told who it is.
