@@ -77,7 +77,7 @@ impl GuestMem for View<'_> {
 
 /// Returns the NICs that a VM has at its start.
 #[inline(always)]
-pub fn new_nics(spec: &VmSpec<'_>, identity: &Identity) -> Nics {
+pub fn new_nics(spec: &VmSpec, identity: &Identity) -> Nics {
     let mut nics = [const { None }; NICS];
     for (index, (place, nic)) in nics.iter_mut().zip(spec.nics()).enumerate() {
         *place = Some(Nic::new(Port::new(nic.mac.unwrap_or(identity.mac_of(index)), nic.rules)));
@@ -119,7 +119,7 @@ pub fn plug_in(vm: &Vm) {
     }
 }
 
-/// Unplugs the NICs of a VM that is gone.
+/// Unplugs the NICs of a VM that is gone, or off.
 pub fn unplug(vm: &Vm) {
     let Some(nics) = vm.nics().map(Mutex::lock) else { return };
     for (index, _) in nics.iter().enumerate().filter(|(_, nic)| nic.is_some()) {

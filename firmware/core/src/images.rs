@@ -169,8 +169,13 @@ impl Images {
                 return Err(status::INVALID);
             }
         }
-        self.count(spec, |users| users.saturating_add(1));
+        self.share(spec);
         Ok(())
+    }
+
+    /// Counts one more user of each image that a description names, which has one already.
+    pub fn share(&mut self, spec: &VmSpec) {
+        self.count(spec, |users| users.saturating_add(1));
     }
 
     /// Counts a user less of each image that a description names.
