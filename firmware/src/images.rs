@@ -14,11 +14,14 @@ use salp_hvc::manager::{ImageInfo, LABEL};
 use salp_hvc::status;
 use salp_hw::boot;
 use salp_hw::lock::RwLock;
-use salp_hw::memory::Ram;
+use salp_hw::memory::{Ram, VmTlb};
 use spin::Once;
 use zerocopy::{FromZeros, IntoBytes};
 
 static IMAGES: Once<&'static RwLock<Images>> = Once::new();
+
+/// No MMU walks the tree of an image.
+const TLB: VmTlb = VmTlb { vttbr: 0 };
 
 fn images() -> &'static RwLock<Images> {
     IMAGES.call_once(|| boot::get().keep(RwLock::new(Images::new())))
@@ -32,7 +35,7 @@ fn images() -> &'static RwLock<Images> {
 pub fn create(manager: &Vm, from: Ipa) -> Result<u64, i64> {
     let mut wanted = ImageInfo::new_zeroed();
     manage::read(manager, from, wanted.as_mut_bytes())?;
-    images().write().create(&Store, &Ram, &wanted)
+    images().write().create(&Store, &Ram, &TLB, &wanted)
 }
 
 /// Which bytes of an image are copied, and where they are in a manager's memory.
@@ -67,7 +70,7 @@ impl Copy {
             let part = buffer.get_mut(..(size - done).min(PAGE_SIZE) as usize).unwrap_or_default();
             if is_write {
                 manage::read(manager, at, part)?;
-                images().write().write(&Store, &Ram, image, offset + done, part)?;
+                images().write().write(&Store, &Ram, &TLB, image, offset + done, part)?;
             } else {
                 images().read().read(&Ram, image, offset + done, part)?;
                 manage::write(manager, at, part)?;
@@ -93,7 +96,7 @@ pub fn finish(id: u64) -> Result<(), i64> {
 /// A status.
 pub fn delete(id: u64) -> Result<(), i64> {
     let memory = images().write().remove(id)?;
-    memory.discard(&Store, &Ram);
+    memory.destroy(&Store, &Ram, &TLB);
     Ok(())
 }
 

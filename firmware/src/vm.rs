@@ -365,7 +365,7 @@ impl Vm {
                 images::map(&mut memory, &segment)
             };
             if let Err(error) = mapped {
-                memory.discard(&Store, &Ram);
+                memory.destroy(&Store, &Ram, &VmTlb { vttbr: 0 });
                 return Err(match error {
                     MapError::OutOfMemory => VmError::OutOfMemory,
                     error => VmError::Image(error),

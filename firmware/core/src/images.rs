@@ -1,12 +1,13 @@
 //! The images that managers fill and VMs are made from: what there is, and what may be done with it.
 //!
 //! Before: [`crate::calls::make`]. After: [`crate::stage2`], whose trees hold the bytes. An image is used by the VMs and
-//! snapshots whose description names it; their tables have its frames, so it stays as long as they do.
+//! snapshots whose description names it; their tables have its frames, so it stays as long as they do. No MMU walks the tree
+//! of an image: a [`Tlb`] that is asked for here has nothing to invalidate.
 
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::bootset::{Segment, VmSpec};
 use crate::frames::FrameStore;
-use crate::stage2::{AddressSpace, Fault, MapError, MemAttr, Policy, TableMem};
+use crate::stage2::{AddressSpace, Fault, MapError, MemAttr, Policy, TableMem, Tlb};
 use salp_hvc::bootset::RAM_BASE;
 use salp_hvc::manager::{ImageInfo, LABEL, MAX_COPY, MAX_IMAGE, MAX_IMAGES};
 use salp_hvc::status;
@@ -45,7 +46,13 @@ impl Images {
     /// # Errors
     ///
     /// A status; nothing is made then.
-    pub fn create(&mut self, frames: &impl FrameStore, mem: &impl TableMem, wanted: &ImageInfo) -> Result<u64, i64> {
+    pub fn create(
+        &mut self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        tlb: &impl Tlb,
+        wanted: &ImageInfo,
+    ) -> Result<u64, i64> {
         let size = wanted.size.get();
         if !(1..=MAX_IMAGE).contains(&size) {
             return Err(status::INVALID);
@@ -57,7 +64,7 @@ impl Images {
         let mut memory = memory.map_err(|_| status::NO_MEMORY)?;
         let all = memory.full_promise();
         if memory.set_promise(frames, all).is_err() {
-            memory.discard(frames, mem);
+            memory.destroy(frames, mem, tlb);
             return Err(status::NO_MEMORY);
         }
         self.last_id += 1;
@@ -89,12 +96,13 @@ impl Images {
         &mut self,
         frames: &impl FrameStore,
         mem: &impl TableMem,
+        tlb: &impl Tlb,
         id: u64,
         offset: u64,
         bytes: &[u8],
     ) -> Result<(), i64> {
         self.check_copy(id, offset, bytes.len() as u64, true)?;
-        let written = self.find_mut(id)?.memory.fill_image(frames, mem, Ipa(RAM_BASE + offset), bytes);
+        let written = self.find_mut(id)?.memory.fill_image(frames, mem, tlb, Ipa(RAM_BASE + offset), bytes);
         written.map_err(status_of)
     }
 
@@ -228,6 +236,7 @@ mod tests {
     use super::*;
     use crate::addr::Pa;
     use crate::frames::Kind;
+    use crate::stage2::Level;
     use crate::testing::Machine;
     use salp_hvc::bootset::{NicRecord, SegmentRecord, VmRecord};
     use zerocopy::{FromZeros, IntoBytes};
@@ -263,6 +272,16 @@ mod tests {
         VmSpec::parse(&[vm.as_bytes(), segments.as_bytes(), nics.as_bytes()].concat()).unwrap()
     }
 
+    /// That of no VM.
+    struct NoTlb;
+
+    impl Tlb for NoTlb {
+        fn invalidate_leaf(&self, _: Ipa, _: Level) {}
+        fn invalidate_leaf_local(&self, _: Ipa) {}
+        fn invalidate_range(&self, _: Ipa, _: u64) {}
+        fn invalidate_vm(&self) {}
+    }
+
     /// Runs a story on a machine of its own with 8 MiB, and checks that all memory is back at the end.
     fn on_machine(story: impl FnOnce(&mut Images, &Machine<'_>)) {
         let banks = [Pa(0x4000_0000)..Pa(0x4080_0000)];
@@ -276,7 +295,7 @@ mod tests {
         let mut images = Images::new();
         story(&mut images, &machine);
         while let Some(id) = images.after(0).map(|info| info.id.get()) {
-            images.remove(id).unwrap().discard(&machine.frames, &machine);
+            images.remove(id).unwrap().destroy(&machine.frames, &machine, &NoTlb);
         }
         assert_eq!(free(), before);
     }
@@ -284,8 +303,8 @@ mod tests {
     #[test]
     fn an_image_is_filled_finished_and_read() {
         on_machine(|images, machine| {
-            let id = images.create(&machine.frames, machine, &wanted(5000)).unwrap();
-            images.write(&machine.frames, machine, id, 4090, b"across pages").unwrap();
+            let id = images.create(&machine.frames, machine, &NoTlb, &wanted(5000)).unwrap();
+            images.write(&machine.frames, machine, &NoTlb, id, 4090, b"across pages").unwrap();
             let mut bytes = [1; 14];
             images.finish(&machine.frames, machine, id).unwrap();
             images.read(machine, id, 4089, &mut bytes).unwrap();
@@ -301,7 +320,7 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         on_machine(|images, machine| {
-            let create = |images: &mut Images, size| images.create(&machine.frames, machine, &wanted(size));
+            let create = |images: &mut Images, size| images.create(&machine.frames, machine, &NoTlb, &wanted(size));
             assert_eq!(create(images, 0), Err(status::INVALID));
             assert_eq!(create(images, MAX_IMAGE + 1), Err(status::INVALID));
             assert_eq!(create(images, 8 * MIB), Err(status::NO_MEMORY));
@@ -310,10 +329,10 @@ mod tests {
                 assert_eq!(images.check_copy(id, offset, size, false), Err(status::INVALID), "{size} at {offset}");
             }
             assert_eq!(images.check_copy(id, 2 * MIB - MAX_COPY, MAX_COPY, true), Ok(()));
-            assert_eq!(images.write(&machine.frames, machine, id + 1, 0, &[0]), Err(status::NOT_FOUND));
+            assert_eq!(images.write(&machine.frames, machine, &NoTlb, id + 1, 0, &[0]), Err(status::NOT_FOUND));
             images.finish(&machine.frames, machine, id).unwrap();
             assert_eq!(images.finish(&machine.frames, machine, id), Err(status::WRONG_STATE));
-            assert_eq!(images.write(&machine.frames, machine, id, 0, &[0]), Err(status::WRONG_STATE));
+            assert_eq!(images.write(&machine.frames, machine, &NoTlb, id, 0, &[0]), Err(status::WRONG_STATE));
             assert_eq!(images.remove(0).err(), Some(status::NOT_FOUND));
         });
     }
@@ -321,13 +340,13 @@ mod tests {
     #[test]
     fn as_many_images_fit_as_there_are_places_and_no_identifier_comes_twice() {
         on_machine(|images, machine| {
-            let mut create = || images.create(&machine.frames, machine, &wanted(1));
+            let mut create = || images.create(&machine.frames, machine, &NoTlb, &wanted(1));
             for id in 1..=MAX_IMAGES as u64 {
                 assert_eq!(create(), Ok(id));
             }
             assert_eq!(create(), Err(status::TOO_MANY));
-            images.remove(9).unwrap().discard(&machine.frames, machine);
-            let again = images.create(&machine.frames, machine, &wanted(1));
+            images.remove(9).unwrap().destroy(&machine.frames, machine, &NoTlb);
+            let again = images.create(&machine.frames, machine, &NoTlb, &wanted(1));
             assert_eq!((again, images.after(8).unwrap().id.get()), (Ok(MAX_IMAGES as u64 + 1), 10));
         });
     }
@@ -335,7 +354,8 @@ mod tests {
     #[test]
     fn an_image_stays_as_long_as_somebody_is_made_from_it() {
         on_machine(|images, machine| {
-            let [a, b] = [0x4000, 0x2000].map(|size| images.create(&machine.frames, machine, &wanted(size)).unwrap());
+            let [a, b] =
+                [0x4000, 0x2000].map(|size| images.create(&machine.frames, machine, &NoTlb, &wanted(size)).unwrap());
             let both = spec(&[(a, 0, 0x1000), (b, 0x1000, 0x1000), (a, 0x3000, 5)]);
             assert_eq!(images.hold(&both), Err(status::WRONG_STATE), "not finished");
             for id in [a, b] {

@@ -25,8 +25,8 @@ impl From<OutOfMemory> for ForkError {
     }
 }
 
-/// For an address space that no vCPU has run in: nothing to invalidate.
-pub(super) struct NoTlb;
+/// Tells a child that is never entered from here: nothing to invalidate.
+struct NoTlb;
 
 impl Tlb for NoTlb {
     fn invalidate_leaf(&self, _: Ipa, _: Level) {}

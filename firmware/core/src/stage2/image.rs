@@ -11,8 +11,7 @@ use super::access::for_each_page;
 use super::edit;
 use super::entry::{self, ENTRIES, Entry, Level};
 use super::fault::Fault;
-use super::fork::NoTlb;
-use super::port::{Filled, TableMem};
+use super::port::{Filled, TableMem, Tlb};
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use crate::frames::{FrameStore, Frames, Kind, NotImage, OutOfMemory};
 
@@ -152,20 +151,16 @@ impl AddressSpace {
         &mut self,
         frames: &impl FrameStore,
         mem: &impl TableMem,
+        tlb: &impl Tlb,
         ipa: Ipa,
         from: &[u8],
     ) -> Result<(), Fault> {
-        self.write(frames, mem, &NoTlb, ipa, from)?;
+        self.write(frames, mem, tlb, ipa, from)?;
         for_each_page(ipa, from.len(), |at, _| {
             let (pa, _) = self.translate(mem, at.page()).ok_or(Fault::OutsideRam)?;
             mem.sync_for_guest(pa, PAGE_SIZE, Filled::Copy);
             Ok(())
         })
-    }
-
-    /// Gives all memory back of an address space that no vCPU has run in.
-    pub fn discard(self, frames: &impl FrameStore, mem: &impl TableMem) {
-        self.destroy(frames, mem, &NoTlb);
     }
 
     /// Finishes an image: its frames become image frames and it changes no more. Takes a frame for each block, which comes

@@ -117,6 +117,11 @@ impl<'a> World<'a> {
         VmTlb { machine: self.machine, vm: self.vms[vm].name, cpu }
     }
 
+    /// That of an image: no MMU walks its tree.
+    const fn no_tlb(&self) -> VmTlb<'a> {
+        VmTlb { machine: self.machine, vm: VmName::MAX, cpu: 0 }
+    }
+
     fn add(&mut self, space: AddressSpace, of: Option<usize>) -> usize {
         let name = self.next;
         self.next += 1;
@@ -160,11 +165,11 @@ impl<'a> World<'a> {
     /// Makes an image of so many bytes, for which frames are set aside.
     pub fn create_image(&mut self, size: u64) -> Result<usize, CreateError> {
         let ram = Ipa(RAM_BASE)..Ipa(RAM_BASE + size);
-        let (frames, machine) = (&self.machine.frames, self.machine);
+        let (frames, machine, tlb) = (&self.machine.frames, self.machine, self.no_tlb());
         let mut space = AddressSpace::new(frames, machine, ram, Policy::Blocks, MemAttr::WriteBack)?;
         let promise = space.full_promise();
         if let Err(error) = space.set_promise(frames, promise) {
-            space.discard(frames, machine);
+            space.destroy(frames, machine, &tlb);
             return Err(error.into());
         }
         let name = self.next as usize;
@@ -176,9 +181,10 @@ impl<'a> World<'a> {
     /// Writes words into an image that is not finished.
     pub fn fill_image(&mut self, image: usize, offset: u64, words: &[u64]) {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let tlb = self.no_tlb();
         let image = &mut self.images[image];
         let at = Ipa(RAM_BASE + offset);
-        image.space.fill_image(&self.machine.frames, self.machine, at, &bytes).expect("its frames are set aside");
+        image.space.fill_image(&self.machine.frames, self.machine, &tlb, at, &bytes).expect("its frames are set aside");
         let (pa, _) = image.space.translate(self.machine, at).expect("it was written");
         assert!(!self.machine.is_cached(pa), "a guest whose caches are off sees it");
         image.words.extend((offset..).step_by(8).zip(words.iter().copied()));
@@ -211,7 +217,7 @@ impl<'a> World<'a> {
     pub fn delete_image(&mut self, image: usize) {
         assert!(!self.is_used(image));
         let image = self.images.remove(image);
-        image.space.discard(&self.machine.frames, self.machine);
+        image.space.destroy(&self.machine.frames, self.machine, &self.no_tlb());
     }
 
     /// The VM is told who it is.
