@@ -7,6 +7,7 @@ use crate::console;
 use crate::machine;
 use crate::manage;
 use crate::operation::{self, Answer, Asker, What};
+use crate::vm::Fate;
 use core::fmt::{self, Write};
 use salp_core::calls::manage::CloneSpec;
 use salp_core::identity::{Config, Name};
@@ -148,7 +149,7 @@ fn on<'a>(id: u64, command: Command<'a>, target: Target<'a>, out: &mut dyn Write
         }
         Command::Freeze(_) => simple(operation::submit(id, What::Freeze, Asker::Monitor)),
         Command::Unfreeze(_) => simple(Some(operation::unfreeze(id))),
-        Command::Destroy(_) => simple(operation::destroy(id, Asker::Monitor)),
+        Command::Destroy(_) => simple(operation::end(id, Fate::Destroyed, Asker::Monitor)),
         Command::Console(_) => simple(Some(operation::with(id, |vm| {
             console::attach(Some(vm.slot), vm.name());
             Ok([0; 3])

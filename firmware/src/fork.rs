@@ -4,9 +4,10 @@
 //!
 //! The source stands still only while its first copy is made; the others are copies of that copy, which has not started.
 
+use crate::images;
 use crate::machine::{self, Machine, Store};
 use crate::net;
-use crate::vm::{self, Freezer, Parts, Vcpu, Vm, VmFrames, hold};
+use crate::vm::{self, Freezer, Parts, Vcpu, Vm, VmError, VmFrames, hold};
 use core::sync::atomic::Ordering;
 use salp_core::calls::manage::CloneSpec;
 use salp_core::directory::{Place, PlaceError};
@@ -153,7 +154,7 @@ impl Places {
                 Err(error) => {
                     drop(directory);
                     self.give_back(0);
-                    return Err(status_of(error));
+                    return Err(VmError::from(error).status());
                 }
             }
         }
@@ -182,14 +183,6 @@ impl Places {
     }
 }
 
-/// Returns the status for a VM that gets no place.
-fn status_of(error: PlaceError) -> i64 {
-    match error {
-        PlaceError::TooMany => status::TOO_MANY,
-        PlaceError::NameTaken => status::NAME_TAKEN,
-    }
-}
-
 /// Keeps the state of a VM that stands still under a name. Returns the snapshot's identifier.
 ///
 /// # Errors
@@ -197,7 +190,7 @@ fn status_of(error: PlaceError) -> i64 {
 /// A status; nothing is left of the attempt then.
 pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     let machine = machine::get();
-    let place = machine::directory().lock().take(&name).map_err(status_of)?;
+    let place = machine::directory().lock().take(&name).map_err(|error| VmError::from(error).status())?;
     let activities = activities(source);
     let holds = hold::SNAPSHOT | source.control() & hold::FROZEN;
     let birth = Birth {
@@ -247,7 +240,7 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
     identity.uuid = birth.uuid.unwrap_or(identity.uuid);
     let is_snapshot = birth.holds & hold::SNAPSHOT != 0;
     let parts = Parts {
-        memory,
+        memory: Some(memory),
         vgic: frames.fill(Mutex::new(source.vgic.lock().clone())),
         vcpus: core::array::from_fn(|index| {
             let context = source.vcpu(index)?.context.lock();
@@ -265,13 +258,15 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         identity,
         source: birth.of,
         family: source.family,
+        kin: source.kin,
         counter_offset: source.counter_offset(),
         holds: birth.holds,
         // Kept until it starts: it may be copied first.
         freezer,
     };
-    let copy = frames.fill(Vm::put_together(machine, birth.place, source.spec, parts));
+    let copy = frames.fill(Vm::put_together(machine, birth.place, &source.spec, parts));
     frames.give_back();
+    images::share(&source.spec);
     Ok(copy)
 }
 
@@ -335,7 +330,8 @@ fn announce(vm: &Vm) -> VcpuSet {
 /// A status; the VM is as it was then.
 pub fn revert(vm: &Vm, snapshot: &Vm) -> Result<(), i64> {
     let machine = machine::get();
-    if !snapshot.is_held_by(hold::SNAPSHOT) || snapshot.family != vm.family {
+    // One that was described anew since then is of another shape, and of other images.
+    if !snapshot.is_held_by(hold::SNAPSHOT) || snapshot.family != vm.family || !snapshot.spec.is_same(&vm.spec) {
         return Err(status::WRONG_STATE);
     }
     {

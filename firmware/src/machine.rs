@@ -2,27 +2,29 @@
 //! function, on every CPU.
 
 use crate::console::{self, log};
+use crate::images;
 use crate::merge;
 use crate::monitor;
 use crate::net;
-use crate::operation;
+use crate::operation::{self, Answer, Asker};
 use crate::vcpu;
-use crate::vm::{self, Fate, Vm};
+use crate::vm::{self, Fate, Vm, VmError};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use salp_board::facts::MAX_CPUS;
 use salp_core::addr::{PAGE_SIZE, Pa};
-use salp_core::bootset::BootSet;
+use salp_core::bootset::{BootSet, VmSpec};
 use salp_core::calls::arch::{Mitigation, Mitigations};
-use salp_core::directory::{Directory, MAX_VMS, PlaceError};
+use salp_core::directory::{Directory, MAX_VMS, Place};
 use salp_core::entropy::Drbg;
 use salp_core::exit::idregs::IdRegs;
 use salp_core::exit::inject::Features;
 use salp_core::frames::{FrameStore, Frames, Kind};
-use salp_core::identity::{Name, Seed, Seeds};
+use salp_core::identity::{Identity, Name, Seed, Seeds};
 use salp_core::sched::{CpuSet, Scheduler, VcpuRef};
+use salp_hvc::status;
 use salp_hw::boot::{self, Boot};
 use salp_hw::gic::Gic;
-use salp_hw::lock::{Mutex, RwLock};
+use salp_hw::lock::{Mutex, RwLock, relax};
 use salp_hw::own::Own;
 use salp_hw::{cpu, gic, memory, psci};
 use spin::Once;
@@ -72,8 +74,8 @@ pub struct Machine {
 static FRAMES: Once<Mutex<Frames<'static>>> = Once::new();
 static MACHINE: Once<Machine> = Once::new();
 static VMS: [RwLock<Option<Own<Vm>>>; MAX_VMS] = [const { RwLock::new(None) }; MAX_VMS];
-/// How many VMs and snapshots descend from each VM of the boot set, whose identifiers are the first.
-static FAMILIES: [AtomicU32; MAX_VMS + 1] = [const { AtomicU32::new(0) }; MAX_VMS + 1];
+/// How many VMs and snapshots there are of each family: those that descend from one VM.
+static FAMILIES: [AtomicU32; MAX_VMS] = [const { AtomicU32::new(0) }; MAX_VMS];
 /// Which VM is where.
 static DIRECTORY: Once<&'static Mutex<Directory>> = Once::new();
 static MPIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
@@ -287,8 +289,8 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
     }
     for spec in set.vms() {
         let name = spec.name();
-        match add_vm(machine, spec) {
-            Ok(slot) => {
+        match add_vm(machine, &spec) {
+            Ok(Place { slot, .. }) => {
                 log!("{name}: {} vCPUs, {} KiB", spec.vcpus(), (spec.ram().end.0 - spec.ram().start.0) >> 10);
                 first.get_or_insert(slot);
                 if boot.board.option("attach") == Some(name) {
@@ -303,7 +305,7 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
     }
     log!("ready");
     for (slot, vm) in VMS.iter().enumerate() {
-        if let Some(vm) = vm.read().as_deref() {
+        if let Some(vm) = vm.read().as_deref().filter(|vm| !vm.is_held_by(vm::hold::OFF)) {
             if vm.is_held_by(vm::hold::FROZEN) {
                 vm.hold(vm::hold::FROZEN);
                 operation::attend(slot);
@@ -317,55 +319,125 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
     }
 }
 
-fn add_vm(machine: &'static Machine, spec: salp_core::bootset::VmSpec<'static>) -> Result<usize, vm::VmError> {
-    let name = Name::new(spec.name().as_bytes()).ok_or(vm::VmError::NameTaken)?;
-    let place = directory().lock().take(&name).map_err(|error| match error {
-        PlaceError::TooMany => vm::VmError::TooMany,
-        PlaceError::NameTaken => vm::VmError::NameTaken,
-    })?;
-    match Vm::new(machine, place, name, spec) {
+/// Makes the VM that `spec` describes. Nothing runs it yet. Returns its slot and identifier.
+///
+/// # Errors
+///
+/// Says what is missing; everything taken is given back.
+pub fn add_vm(machine: &Machine, spec: &VmSpec) -> Result<Place, VmError> {
+    let name = Name::new(spec.name().as_bytes()).ok_or(VmError::NameTaken)?;
+    let place = directory().lock().take(&name)?;
+    match Vm::new(machine, place, Identity::new(name, &machine.seed()), spec) {
         Ok(vm) => machine.publish(vm),
         Err(error) => {
             directory().lock().give_back(place.slot);
             return Err(error);
         }
     }
-    Ok(place.slot)
+    Ok(place)
 }
 
-/// Ends a VM whose last vCPU has left its CPU: gives its memory back, or starts it again.
-pub fn end_vm(index: usize, fate: Fate) {
+/// Describes the VM with identifier `id`, which is off, anew: it is another one in its place, with its identity.
+///
+/// # Errors
+///
+/// A status; nothing has changed then.
+pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
     let machine = get();
-    let again = {
+    let name = Name::new(spec.name().as_bytes()).ok_or(status::INVALID)?;
+    let slot = directory().lock().by_id(id).ok_or(status::NOT_FOUND)?;
+    let is_off = |vm: &Vm| if vm.control() == vm::hold::OFF { Ok(()) } else { Err(status::WRONG_STATE) };
+    let mut guard = loop {
+        // One that is started has its slot locked for as long as it runs.
+        is_off(VMS[slot].read().as_deref().filter(|vm| vm.id == id).ok_or(status::NOT_FOUND)?)?;
+        match VMS[slot].try_write() {
+            Some(guard) => break guard,
+            None => relax(),
+        }
+    };
+    let vm = guard.as_mut().filter(|vm| vm.id == id).ok_or(status::NOT_FOUND)?;
+    is_off(vm)?;
+    let identity = Identity { name, ..vm.identity.lock().clone() };
+    let mut fresh = Vm::new(machine, Place { slot, id }, identity, spec).map_err(VmError::status)?;
+    (fresh.source, fresh.family, fresh.kin) = (vm.source, vm.family, vm.kin);
+    let renamed = directory().lock().rename(slot, &name);
+    if renamed.is_ok() {
+        core::mem::swap(vm, &mut fresh);
+    }
+    drop(guard);
+    // What is not in the slot goes. What its description names is the caller's, if that is the new one.
+    if renamed.is_ok() {
+        images::release(&fresh.spec);
+    }
+    give_back(fresh);
+    renamed.map_err(|error| VmError::from(error).status())
+}
+
+/// Gives a VM back that is in no slot.
+fn give_back(vm: Own<Vm>) {
+    let (vm, frame) = vm.into_inner();
+    vm.destroy();
+    Store.with(|frames| frames.free(frame));
+}
+
+/// Ends a life of a VM whose last vCPU has left its CPU: it starts again, is off, or is gone and gives everything back. Returns
+/// the status for who asked for it; one that waits gets it.
+pub fn end_vm(index: usize, fate: Fate) -> i64 {
+    let machine = get();
+    let (mut stays, mut status) = (false, status::OK);
+    let by_manager = matches!(fate, Fate::Stopped | Fate::Restarted);
+    {
         let slot = VMS[index].read();
-        let Some(vm) = slot.as_deref() else { return };
+        let Some(vm) = slot.as_deref() else { return status::NOT_FOUND };
         operation::bury(vm);
-        let again = fate == Fate::Reset || fate == Fate::Crashed && vm.spec.restarts_on_crash();
+        let mut again =
+            matches!(fate, Fate::Reset | Fate::Restarted) || fate == Fate::Crashed && vm.spec.restarts_on_crash();
         let what = match fate {
             Fate::Off => "is off",
             Fate::Reset => "restarts",
             Fate::Destroyed => "is destroyed",
+            Fate::Stopped => "is turned off",
+            Fate::Restarted => "is started again",
             _ if again => "crashed and restarts",
             _ => "crashed",
         };
         log!("{}: {what}", vm.name());
-        again
-            && match vm.restart(machine) {
-                Ok(()) => true,
-                Err(error) => {
-                    log!("{} cannot restart: {error}", vm.name());
-                    false
-                }
+        if again && let Err(error) = vm.restart(machine) {
+            log!("{} cannot restart: {error}", vm.name());
+            (again, status) = (false, status::NO_MEMORY);
+        }
+        if again {
+            vm.begin(by_manager);
+        } else {
+            stays = by_manager || vm.spec.stays() && fate != Fate::Destroyed;
+        }
+        if stays {
+            net::unplug(vm);
+            vm.give_memory_back();
+            if counts(vm) {
+                machine.running.fetch_sub(1, Ordering::AcqRel);
             }
-    };
-    if again {
-        let kicks = machine.scheduler.lock().turn_on(VcpuRef::new(index, 0));
-        kick(kicks);
-        // It may have been asked to stand still in between.
-        return operation::attend(index);
+            vm.rest();
+        }
+        if again || stays {
+            let asker = core::mem::replace(&mut *vm.mourner.lock(), Asker::Nobody);
+            if by_manager {
+                vm.is_busy.store(false, Ordering::Release);
+            }
+            drop(slot);
+            operation::deliver(asker, Answer::of(status));
+            if again {
+                // It may have been asked to stand still in between.
+                operation::attend(index);
+                return status;
+            }
+            machine.memory_may_be_back();
+        }
     }
-    machine.unpublish(index);
-    if !matches!(fate, Fate::Off | Fate::Destroyed) {
+    if !stays {
+        machine.unpublish(index);
+    }
+    if !matches!(fate, Fate::Off | Fate::Destroyed | Fate::Stopped) {
         machine.all_ended_well.store(false, Ordering::Relaxed);
     }
     if machine.running.load(Ordering::Acquire) == 0 {
@@ -373,21 +445,56 @@ pub fn end_vm(index: usize, fate: Fate) {
         log!("all VMs are off, {} KiB in use by guests", (stats.frames(Kind::Guest) + stats.frames(Kind::Node)) * 4);
         machine.idle();
     }
+    status
+}
+
+/// Returns true if the machine is not idle while this one runs. A manager that is started again whatever happens is part of the
+/// machine.
+fn counts(vm: &Vm) -> bool {
+    !vm.is_held_by(vm::hold::SNAPSHOT) && !(vm.spec.is_manager() && vm.spec.restarts_on_crash())
 }
 
 impl Machine {
     /// Puts a VM into its slot. Nothing runs it yet.
-    pub fn publish(&self, vm: Own<Vm>) {
-        if !vm.is_held_by(vm::hold::SNAPSHOT) {
-            self.running.fetch_add(1, Ordering::Relaxed);
-        }
-        if FAMILIES[vm.family as usize % FAMILIES.len()].fetch_add(1, Ordering::Relaxed) == 1 {
+    pub fn publish(&self, mut vm: Own<Vm>) {
+        if vm.source == 0 {
+            // There are no more families than slots.
+            let is_free =
+                |count: &AtomicU32| count.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+            vm.kin = FAMILIES.iter().position(is_free).unwrap_or_default();
+        } else if FAMILIES[vm.kin].fetch_add(1, Ordering::Relaxed) == 1 {
             self.families.fetch_add(1, Ordering::Relaxed);
         }
-        self.want_merging();
         let slot = vm.slot;
-        net::plug_in(&vm);
+        if !vm.is_held_by(vm::hold::OFF) {
+            self.join(&vm);
+        }
         *VMS[slot].write() = Some(vm);
+    }
+
+    /// A VM begins to be one of those that run: its NICs are plugged in.
+    fn join(&self, vm: &Vm) {
+        net::plug_in(vm);
+        if counts(vm) {
+            self.running.fetch_add(1, Ordering::Relaxed);
+        }
+        self.want_merging();
+    }
+
+    /// Starts a VM that is off, from its first state.
+    ///
+    /// # Errors
+    ///
+    /// A status; it stays off then.
+    pub fn start_vm(&self, vm: &Vm) -> Result<(), i64> {
+        vm.restart(self).map_err(VmError::status)?;
+        self.join(vm);
+        log!("{}: is started", vm.name());
+        vm.begin(true);
+        if vm.seal() {
+            log!("{}: is frozen", vm.name());
+        }
+        Ok(())
     }
 
     fn want_merging(&self) {
@@ -395,8 +502,8 @@ impl Machine {
     }
 
     /// A VM has left its family. The last one of a family has nobody to copy for.
-    fn leave_family(&self, family: u64) {
-        if FAMILIES[family as usize % FAMILIES.len()].fetch_sub(1, Ordering::Relaxed) == 2 {
+    fn leave_family(&self, family: u64, kin: usize) {
+        if FAMILIES[kin].fetch_sub(1, Ordering::Relaxed) == 2 {
             self.families.fetch_sub(1, Ordering::Relaxed);
             let is_last = |vm: &&Vm| vm.family == family;
             for slot in slots() {
@@ -412,22 +519,23 @@ impl Machine {
     pub fn unpublish(&self, slot: usize) {
         let Some(vm) = VMS[slot].write().take() else { return };
         let asker = *vm.mourner.lock();
-        let family = vm.family;
+        let (family, kin) = (vm.family, vm.kin);
+        let did_count = counts(&vm) && !vm.is_held_by(vm::hold::OFF);
         net::unplug(&vm);
-        let (vm, frame) = vm.into_inner();
-        let is_snapshot = vm.is_held_by(vm::hold::SNAPSHOT);
-        vm.destroy();
-        Store.with(|frames| frames.free(frame));
-        if !is_snapshot {
+        // Its memory first: an image that nobody uses may be deleted.
+        vm.give_memory_back();
+        images::release(&vm.spec);
+        give_back(vm);
+        if did_count {
             // Last: who finds that none is left finds all memory given back.
             self.running.fetch_sub(1, Ordering::AcqRel);
         }
         self.scheduler.lock().forget(slot);
         console::forget(slot);
+        self.leave_family(family, kin);
         directory().lock().give_back(slot);
-        self.leave_family(family);
         self.memory_may_be_back();
-        operation::deliver(asker, operation::Answer::of(salp_hvc::status::OK));
+        operation::deliver(asker, Answer::of(status::OK));
     }
 
     /// Returns the random part of an identity.

@@ -5,6 +5,7 @@
 //! - [`vm`]: a VM put together from core's parts; [`vcpu`]: one CPU's loop; [`exits`]: what a guest asked for.
 //! - [`manage`]: what managers ask for by calls; [`operation`]: doing it to VMs that stand still; [`fork`]: making VMs
 //!   out of VMs; [`merge`]: making their equal pages one.
+//! - [`make`]: VMs that managers describe, their power, and the [`images`] that they are made from.
 //! - [`net`]: NICs, and frames from one VM to others.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -18,7 +19,11 @@ mod exits;
 #[cfg(target_os = "none")]
 mod fork;
 #[cfg(target_os = "none")]
+mod images;
+#[cfg(target_os = "none")]
 mod machine;
+#[cfg(target_os = "none")]
+mod make;
 #[cfg(target_os = "none")]
 mod manage;
 #[cfg(target_os = "none")]

@@ -3,6 +3,7 @@
 //! Before: [`crate::exits`]. After: [`crate::operation`]. [`describe`] and its neighbours serve the monitor too.
 
 use crate::machine::{self, Store};
+use crate::make;
 use crate::net;
 use crate::operation::{self, Answer, Asker, What};
 use crate::vm::{Fate, Vm, hold};
@@ -13,7 +14,8 @@ use salp_core::frames::{FrameStore, Kind};
 use salp_core::identity::Name;
 use salp_core::stage2::Fault;
 use salp_hvc::calls::{
-    MachineInfo, NAME, STATE_ENDING, STATE_FROZEN, STATE_NO_MEMORY, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, VmMemory,
+    MachineInfo, NAME, STATE_ENDING, STATE_FROZEN, STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING, STATE_SNAPSHOT, VmInfo,
+    VmMemory,
 };
 use salp_hvc::manager::{NicChange, NicInfo};
 use salp_hvc::status;
@@ -34,8 +36,7 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         },
         Request::Freeze { vm } => return operation::submit(vm, What::Freeze, asker),
         Request::Unfreeze { vm } => return Some(operation::unfreeze(vm)),
-        Request::Destroy { vm } if vm == manager.id => Err(status::INVALID),
-        Request::Destroy { vm } => return operation::destroy(vm, asker),
+        Request::Destroy { vm } => return operation::end(vm, Fate::Destroyed, asker),
         Request::Snapshot { vm, name } => match read_name(manager, name) {
             Ok(name) => return operation::submit(vm, What::Snapshot(name), asker),
             Err(error) => Err(error),
@@ -44,6 +45,7 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         Request::Memory { vm, to } => {
             memory(vm).and_then(|memory| write(manager, to, memory.as_bytes())).map(|()| [0; 3])
         }
+        Request::Make(request) => return make::carry_out(manager, request, asker),
         Request::Machine { to } => write(manager, to, machine_info().as_bytes()).map(|()| [0; 3]),
         Request::Nic { vm, index, to } => {
             nic(vm, index).and_then(|info| write(manager, to, info.as_bytes())).map(|()| [0; 3])
@@ -92,12 +94,22 @@ fn status_of(fault: Fault) -> i64 {
     }
 }
 
-fn read(manager: &Vm, from: Ipa, to: &mut [u8]) -> Result<(), i64> {
+/// Copies bytes out of a manager's memory.
+///
+/// # Errors
+///
+/// A status.
+pub fn read(manager: &Vm, from: Ipa, to: &mut [u8]) -> Result<(), i64> {
     let memory = manager.memory.lock();
     memory.as_ref().ok_or(status::WRONG_STATE)?.read(&Ram, from, to).map_err(status_of)
 }
 
-fn write(manager: &Vm, to: Ipa, from: &[u8]) -> Result<(), i64> {
+/// Copies bytes into a manager's memory.
+///
+/// # Errors
+///
+/// A status.
+pub fn write(manager: &Vm, to: Ipa, from: &[u8]) -> Result<(), i64> {
     let mut memory = manager.memory.lock();
     let memory = memory.as_mut().ok_or(status::WRONG_STATE)?;
     memory.write(&Store, &Ram, &manager.tlb(), to, from).map_err(status_of)
@@ -139,6 +151,7 @@ pub fn describe(vm: &Vm) -> VmInfo {
     ];
     let state = match () {
         () if vm.fate() != Fate::Running => STATE_ENDING,
+        () if vm.is_held_by(hold::OFF) => STATE_OFF,
         () if vm.is_held_by(hold::SNAPSHOT) => STATE_SNAPSHOT,
         () if vm.is_held_by(hold::FROZEN) => STATE_FROZEN,
         () if vm.is_held_by(hold::NO_MEMORY) => STATE_NO_MEMORY,
@@ -177,7 +190,8 @@ pub fn memory(id: u64) -> Result<VmMemory, i64> {
     let mut counted = None;
     let answer = operation::with(id, |vm| {
         let memory = vm.memory.lock();
-        let census = memory.as_ref().ok_or(status::WRONG_STATE)?.census(&Store, &Ram);
+        // One that is off has its records only.
+        let census = memory.as_ref().map(|memory| memory.census(&Store, &Ram)).unwrap_or_default();
         let records = (vm.vcpus() as u64 + 2 + u64::from(vm.nics().is_some())) * PAGE_SIZE;
         counted = Some(VmMemory {
             private: (census.private * PAGE_SIZE).into(),

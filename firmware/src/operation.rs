@@ -162,6 +162,7 @@ fn check(vm: &Vm, what: What<'_>, asker: Asker) -> Result<(), i64> {
     }
     let is_snapshot = vm.is_held_by(hold::SNAPSHOT);
     match what {
+        _ if vm.is_held_by(hold::OFF) => Err(status::WRONG_STATE),
         // A manager's calls under way are not its own state alone.
         What::Clone(_) | What::Snapshot(_) | What::Revert(_) if vm.spec.is_manager() => Err(status::DENIED),
         What::Clone(_) => Ok(()),
@@ -233,8 +234,9 @@ pub fn unfreeze(id: u64) -> Answer {
     with(id, |vm| vm.unfreeze().map(|()| [0; 3]))
 }
 
-/// Destroys the VM or snapshot with identifier `id`. Returns the answer if it is done; else the asker gets it later.
-pub fn destroy(id: u64, asker: Asker) -> Option<Answer> {
+/// Destroys the VM or snapshot with identifier `id`, turns it off, or starts it again, as `fate` says. Returns the answer if it
+/// is done; else the asker gets it later.
+pub fn end(id: u64, fate: Fate, asker: Asker) -> Option<Answer> {
     let machine = machine::get();
     let Some(slot) = machine::directory().lock().by_id(id) else { return Some(Answer::of(status::NOT_FOUND)) };
     {
@@ -242,13 +244,25 @@ pub fn destroy(id: u64, asker: Asker) -> Option<Answer> {
         let Some(vm) = guard.as_deref().filter(|vm| vm.id == id) else {
             return Some(Answer::of(status::NOT_FOUND));
         };
+        if matches!(asker, Asker::Vcpu { vcpu, .. } if vcpu.slot() == slot) {
+            // It would wait for itself.
+            return Some(Answer::of(status::INVALID));
+        }
+        if fate != Fate::Destroyed && vm.is_held_by(hold::OFF | hold::SNAPSHOT) {
+            return Some(Answer::of(status::WRONG_STATE));
+        }
         if vm.is_busy.swap(true, Ordering::AcqRel) {
             return Some(Answer::of(status::BUSY));
         }
-        *vm.mourner.lock() = asker;
-        if !vm.stop(Fate::Destroyed) {
-            // It is ending by itself.
-            return Some(Answer::of(status::NOT_FOUND));
+        {
+            // Whoever ends it looks for the asker when this is let go.
+            let mut mourner = vm.mourner.lock();
+            if !vm.stop(fate) {
+                // It is ending, or starting again, by itself.
+                vm.is_busy.store(false, Ordering::Release);
+                return Some(Answer::of(status::BUSY));
+            }
+            *mourner = asker;
         }
         if !machine.scheduler.lock().is_off(slot) {
             return None;
@@ -257,8 +271,28 @@ pub fn destroy(id: u64, asker: Asker) -> Option<Answer> {
         vm.begin_end()?;
         *vm.mourner.lock() = Asker::Nobody;
     }
-    machine::end_vm(slot, Fate::Destroyed);
-    Some(Answer::of(status::OK))
+    Some(Answer::of(machine::end_vm(slot, fate)))
+}
+
+/// Starts the VM with identifier `id`, which is off.
+pub fn start(id: u64) -> Answer {
+    while_off(id, |vm| machine::get().start_vm(vm).map(|()| [0; 3]))
+}
+
+/// Does something with the VM with identifier `id`, which is off and stays so meanwhile.
+pub fn while_off(id: u64, act: impl FnOnce(&Vm) -> Result<[u64; 3], i64>) -> Answer {
+    with(id, |vm| {
+        if !vm.is_held_by(hold::OFF) {
+            return Err(status::WRONG_STATE);
+        }
+        if vm.is_busy.swap(true, Ordering::AcqRel) {
+            return Err(status::BUSY);
+        }
+        // Another may have started it in between.
+        let result = if vm.is_held_by(hold::OFF) { act(vm) } else { Err(status::WRONG_STATE) };
+        vm.is_busy.store(false, Ordering::Release);
+        result
+    })
 }
 
 /// Does something with the VM with identifier `id`.

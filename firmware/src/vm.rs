@@ -6,6 +6,7 @@ mod life;
 pub use life::{Fate, Freezer, hold};
 
 use crate::console::LineBuffer;
+use crate::images;
 use crate::machine::{self, Machine, Store};
 use crate::net::{self, Nics};
 use crate::operation::{Answer, Asker, Ticket};
@@ -18,12 +19,13 @@ use salp_core::context::Context;
 use salp_core::dev::net::Nic;
 use salp_core::dev::pl011::Pl011;
 use salp_core::dev::pl031::Pl031;
-use salp_core::directory::Place;
+use salp_core::directory::{Place, PlaceError};
 use salp_core::frames::{FrameStore, Kind, OutOfMemory};
 use salp_core::identity::{Identity, Name};
 use salp_core::sched::{VCPUS_PER_VM, VcpuRef};
 use salp_core::stage2::{AddressSpace, CreateError, Fault, MapError, MemAttr, Policy};
 use salp_core::vgic::{VcpuSet, Vgic};
+use salp_hvc::status;
 use salp_hw::lock::Mutex;
 use salp_hw::memory::{Ram, VmTlb};
 use salp_hw::own::Own;
@@ -75,12 +77,14 @@ pub struct Vm {
     pub id: u64,
     /// The VM that it is a clone or snapshot of, or 0.
     pub source: u64,
-    /// The VM of the boot set that it descends from.
+    /// The VM that was not made out of another and that it descends from.
     pub family: u64,
+    /// The place where the members of its family are counted.
+    pub kin: usize,
     name: Name,
     /// Where it comes from: kept for a restart.
-    pub spec: VmSpec<'static>,
-    /// Its memory; none only between the end of one life and the start of the next.
+    pub spec: VmSpec,
+    /// Its memory; none while it is off, and between the end of one life and the start of the next.
     pub memory: Mutex<Option<AddressSpace>>,
     /// Its interrupt controller.
     pub vgic: Own<Mutex<Vgic>>,
@@ -119,8 +123,8 @@ pub struct Vm {
 
 /// What a VM gets that is made out of another one, by [`Vm::put_together`].
 pub struct Parts {
-    /// Its memory.
-    pub memory: AddressSpace,
+    /// Its memory; none for one that is off at first.
+    pub memory: Option<AddressSpace>,
     /// Its interrupt controller.
     pub vgic: Own<Mutex<Vgic>>,
     /// Its vCPUs.
@@ -133,10 +137,12 @@ pub struct Parts {
     pub nics: Option<Own<Mutex<Nics>>>,
     /// Who it is.
     pub identity: Identity,
-    /// The VM that it is made of, and the one of the boot set that they descend from; 0 and its own for a new one.
+    /// The VM that it is made of, and the first one of their family; 0 and its own for a new one.
     pub source: u64,
     /// As said.
     pub family: u64,
+    /// Where the members of the family are counted.
+    pub kin: usize,
     /// What is subtracted from the counter.
     pub counter_offset: u64,
     /// Why it does not run: [`hold`].
@@ -210,6 +216,27 @@ impl fmt::Display for VmError {
     }
 }
 
+impl VmError {
+    /// Returns the status that says this to a manager.
+    pub const fn status(self) -> i64 {
+        match self {
+            Self::OutOfMemory => status::NO_MEMORY,
+            Self::TooMany => status::TOO_MANY,
+            Self::Image(_) | Self::BadRam => status::INVALID,
+            Self::NameTaken => status::NAME_TAKEN,
+        }
+    }
+}
+
+impl From<PlaceError> for VmError {
+    fn from(error: PlaceError) -> Self {
+        match error {
+            PlaceError::TooMany => Self::TooMany,
+            PlaceError::NameTaken => Self::NameTaken,
+        }
+    }
+}
+
 impl From<OutOfMemory> for VmError {
     fn from(_: OutOfMemory) -> Self {
         Self::OutOfMemory
@@ -232,22 +259,22 @@ fn new_vgic(vcpus: usize) -> Vgic {
 }
 
 impl Vm {
-    /// Makes the VM that `spec` describes. It does not run yet.
+    /// Makes the VM that `spec` describes. It does not run yet, and may be off at first.
     ///
     /// # Errors
     ///
     /// Says what is missing; everything taken is given back.
-    pub fn new(machine: &Machine, place: Place, name: Name, spec: VmSpec<'static>) -> Result<Own<Self>, VmError> {
+    pub fn new(machine: &Machine, place: Place, identity: Identity, spec: &VmSpec) -> Result<Own<Self>, VmError> {
         let has_nics = spec.nics().next().is_some();
         let mut frames = VmFrames::take(spec.vcpus(), has_nics)?;
-        let memory = match Self::load(machine, &spec) {
+        let memory = if spec.starts_off() { Ok(None) } else { Self::load(machine, spec).map(Some) };
+        let memory = match memory {
             Ok(memory) => memory,
             Err(error) => {
                 frames.give_back();
                 return Err(error);
             }
         };
-        let identity = Identity::new(name, &machine.seed());
         let parts = Parts {
             memory,
             vgic: frames.fill(Mutex::new(new_vgic(spec.vcpus()))),
@@ -262,12 +289,17 @@ impl Vm {
                 typing_stalled: false,
                 polls: 0,
             },
-            nics: has_nics.then(|| frames.fill(Mutex::new(net::new_nics(&spec, &identity)))),
+            nics: has_nics.then(|| frames.fill(Mutex::new(net::new_nics(spec, &identity)))),
             identity,
             source: 0,
             family: place.id,
+            kin: 0,
             counter_offset: salp_hw::cpu::counter(),
-            holds: if spec.starts_frozen() { hold::FROZEN } else { 0 },
+            holds: match () {
+                () if spec.starts_off() => hold::OFF,
+                () if spec.starts_frozen() => hold::FROZEN,
+                () => 0,
+            },
             freezer: None,
         };
         let vm = frames.fill(Self::put_together(machine, place, spec, parts));
@@ -278,16 +310,17 @@ impl Vm {
 
     /// Makes a VM of its parts. It does not run yet.
     #[inline(always)]
-    pub fn put_together(machine: &Machine, place: Place, spec: VmSpec<'static>, parts: Parts) -> Self {
-        let vttbr = vttbr(machine, place.slot, parts.memory.root());
+    pub fn put_together(machine: &Machine, place: Place, spec: &VmSpec, parts: Parts) -> Self {
+        let vttbr = parts.memory.as_ref().map_or(0, |memory| vttbr(machine, place.slot, memory.root()));
         Self {
             slot: place.slot,
             id: place.id,
             source: parts.source,
             family: parts.family,
+            kin: parts.kin,
             name: parts.identity.name,
-            spec,
-            memory: Mutex::new(Some(parts.memory)),
+            spec: *spec,
+            memory: Mutex::new(parts.memory),
             vgic: parts.vgic,
             power: Mutex::new(parts.power),
             devices: Mutex::new(parts.devices),
@@ -313,13 +346,15 @@ impl Vm {
 
     fn reset_vcpus(&self) {
         let (entry, x0) = self.spec.entry();
+        // What it waited for is nothing to its next life.
+        self.vcpus.iter().flatten().for_each(|vcpu| *vcpu.answer.lock() = None);
         if let Some(first) = self.vcpu(0) {
             *first.context.lock() = Context::reset(entry, x0);
         }
     }
 
     /// Makes an address space with the VM's segments in it.
-    fn load(machine: &Machine, spec: &VmSpec<'_>) -> Result<AddressSpace, VmError> {
+    fn load(machine: &Machine, spec: &VmSpec) -> Result<AddressSpace, VmError> {
         let policy = if spec.has_small_pages() { Policy::SmallPages } else { Policy::Blocks };
         let attr = if machine.force_write_back { MemAttr::ForcedWriteBack } else { MemAttr::WriteBack };
         let mut memory = AddressSpace::new(&Store, &Ram, spec.ram(), policy, attr).map_err(|error| match error {
@@ -327,8 +362,13 @@ impl Vm {
             CreateError::OutOfMemory => VmError::OutOfMemory,
         })?;
         for segment in spec.segments() {
-            let at = Pa(machine.boot_set.0 + segment.offset);
-            if let Err(error) = memory.map_image(&Store, &Ram, segment.ipa, at, segment.length) {
+            let mapped = if segment.image == 0 {
+                let at = Pa(machine.boot_set.0 + segment.offset);
+                memory.map_image(&Store, &Ram, segment.ipa, at, segment.length)
+            } else {
+                images::map(&mut memory, &segment)
+            };
+            if let Err(error) = mapped {
                 memory.destroy(&Store, &Ram, &VmTlb { vttbr: 0 });
                 return Err(match error {
                     MapError::OutOfMemory => VmError::OutOfMemory,
@@ -428,7 +468,7 @@ impl Vm {
         VmTlb { vttbr: self.vttbr() }
     }
 
-    /// Starts again from the first state. The VM has no vCPU on any CPU.
+    /// Makes everything as it was in the first state; [`Vm::begin`] starts it. The VM has no vCPU on any CPU.
     ///
     /// # Errors
     ///
@@ -453,7 +493,6 @@ impl Vm {
         }
         self.counter_offset.store(salp_hw::cpu::counter(), Ordering::Relaxed);
         self.reset_vcpus();
-        self.control.fetch_and(!Fate::MASK, Ordering::Release);
         Ok(())
     }
 
@@ -470,7 +509,8 @@ impl Vm {
         }
     }
 
-    fn give_memory_back(&self) {
+    /// Gives the memory back.
+    pub fn give_memory_back(&self) {
         if let Some(memory) = self.memory.lock().take() {
             memory.destroy(&Store, &Ram, &self.tlb());
         }

@@ -11,6 +11,8 @@ use zerocopy::{FromZeros, IntoBytes};
 use crate::rt::freeze;
 use crate::timer;
 
+pub mod make;
+
 /// FEATURES of the vendor's service.
 const FEATURES: u32 = 0x8600_0000;
 /// TRNG_RND64 (Arm DEN0098).
@@ -29,10 +31,10 @@ impl fmt::Debug for Refused {
     }
 }
 
-/// Makes any call with up to three arguments, and returns x1 to x7.
-pub fn call(function: u32, arguments: [u64; 3]) -> Answer<[u64; 7]> {
+/// Makes any call, with up to 17 arguments, and returns x1 to x7.
+pub fn call<const N: usize>(function: u32, arguments: [u64; N]) -> Answer<[u64; 7]> {
     let mut all = [0; 17];
-    all[..3].copy_from_slice(&arguments);
+    all[..N].copy_from_slice(&arguments);
     let [x0, x1, x2, x3, x4, x5, x6, x7, ..] = smccc::hvc64(function, all);
     if x0 as i64 == status::OK { Ok([x1, x2, x3, x4, x5, x6, x7]) } else { Err(Refused(x0 as i64)) }
 }
@@ -189,7 +191,7 @@ pub fn random() -> Option<u64> {
 }
 
 /// Makes a call that writes a record.
-fn record<T: FromZeros>(function: u32, argument: impl FnOnce(u64) -> [u64; 3]) -> Answer<T> {
+pub(crate) fn record<T: FromZeros>(function: u32, argument: impl FnOnce(u64) -> [u64; 3]) -> Answer<T> {
     let mut record = T::new_zeroed();
     call(function, argument((&raw mut record).expose_provenance() as u64))?;
     Ok(record)

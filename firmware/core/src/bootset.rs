@@ -1,5 +1,5 @@
-//! Reading a boot set (`salp_hvc::bootset`): untrusted bytes, checked before anything is made of them. Before: the boot
-//! loader; after: the VMs.
+//! Reading a boot set (`salp_hvc::bootset`), or a manager's description of one VM: untrusted bytes, checked before anything is
+//! made of them. Before: the boot loader, or [`crate::calls::manage`]; after: the VMs.
 
 use crate::addr::Ipa;
 use crate::net::Mac;
@@ -8,13 +8,14 @@ use crate::net::switch::SegmentName;
 use core::fmt;
 use core::ops::Range;
 use salp_hvc::bootset::{
-    FLAG_FROZEN, FLAG_MANAGER, FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, Header, MAGIC, MAX_NICS, MAX_RAM, MAX_SEGMENTS,
-    MAX_VCPUS, NicRecord, PAGE, RAM_BASE, SegmentRecord, VERSION, VmRecord,
+    FLAG_FROZEN, FLAG_MANAGER, FLAG_OFF, FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, FLAG_STAYS, Header, MAGIC, MAX_NICS,
+    MAX_RAM, MAX_SEGMENTS, MAX_VCPUS, NicRecord, PAGE, RAM_BASE, SegmentRecord, VERSION, VmRecord,
 };
-use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 /// The flags that have a meaning.
-const FLAGS: u32 = FLAG_RESTART_ON_CRASH | FLAG_SMALL_PAGES | FLAG_MANAGER | FLAG_FROZEN;
+const FLAGS: u32 = FLAG_RESTART_ON_CRASH | FLAG_SMALL_PAGES | FLAG_MANAGER | FLAG_FROZEN | FLAG_STAYS | FLAG_OFF;
 
 /// The greatest number of a VLAN.
 pub(crate) const MAX_VLAN: u16 = 4094;
@@ -56,13 +57,14 @@ pub struct BootSet<'a> {
     size: u64,
 }
 
-/// One VM of a boot set. Copies nothing; lives as long as the set.
-#[derive(Clone, Copy, Debug)]
-pub struct VmSpec<'a> {
-    record: &'a VmRecord,
-    segments: &'a [SegmentRecord],
-    index: u32,
-    nics: &'a [NicRecord],
+/// One VM, of a boot set or as a manager describes it: a copy of its records, all of them checked.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub struct VmSpec {
+    record: VmRecord,
+    segments: [SegmentRecord; MAX_SEGMENTS as usize],
+    nics: [NicRecord; MAX_NICS as usize],
+    nic_count: U32,
 }
 
 /// A NIC that a VM has from its start.
@@ -83,10 +85,12 @@ pub struct NicSpec {
 pub struct Segment {
     /// Where the guest finds them.
     pub ipa: Ipa,
-    /// Where they are, from the start of the set.
+    /// Where they are, from the start of the set or the image.
     pub offset: u64,
     /// How many.
     pub length: u64,
+    /// The image's identifier; 0 for the boot set.
+    pub image: u64,
 }
 
 impl<'a> BootSet<'a> {
@@ -120,62 +124,26 @@ impl<'a> BootSet<'a> {
         Ok(set)
     }
 
+    fn check(&self, record: &VmRecord) -> Result<(), &'static str> {
+        check_vm(record, self.segments_of(record).ok_or("it names segments that do not exist")?, |segment| {
+            // It was not too long when its place in RAM was looked at.
+            let end = segment.offset.get().checked_add(segment.length.get().next_multiple_of(PAGE));
+            match segment.image.get() {
+                0 if end.is_some_and(|end| end <= self.size) => Ok(()),
+                0 => Err("a segment lies outside the boot set"),
+                _ => Err("a segment is of an image, and not of the boot set"),
+            }
+        })
+    }
+
     fn check_nic(&self, index: usize, record: &NicRecord) -> Result<(), &'static str> {
         if record.vm.get() as usize >= self.vms.len() {
             return Err("it belongs to no VM");
         }
-        padded(&record.segment).ok_or("its segment's name is not 1 to 15 characters of A-Z a-z 0-9 . _ -")?;
-        if record.vlan.get() > MAX_VLAN {
-            return Err("there is no such VLAN");
-        }
-        if record.mac[0] & 1 != 0 {
-            return Err("its address is one of many NICs");
-        }
-        if record.rate.get() > MAX_RATE || record.reserved.get() != 0 {
-            return Err("it has a rate that cannot be, or is of a later kind");
-        }
+        check_nic(record)?;
         // Each is counted once: by the last of its VM.
         let of_vm = self.nics.iter().take(index).filter(|other| other.vm == record.vm).count();
         if of_vm >= MAX_NICS as usize { Err("its VM has too many") } else { Ok(()) }
-    }
-
-    fn check(&self, record: &VmRecord) -> Result<(), &'static str> {
-        name(record).ok_or("its name is not 1 to 31 characters of A-Z a-z 0-9 . _ -")?;
-        if !(1..=MAX_VCPUS).contains(&record.vcpus.get()) {
-            return Err("it has no vCPU or too many");
-        }
-        if record.flags.get() & !FLAGS != 0 {
-            return Err("it has flags that are not known");
-        }
-        let memory = record.memory.get();
-        if memory == 0 || memory > MAX_RAM || !memory.is_multiple_of(PAGE) {
-            return Err("its memory is empty, too large, or not whole pages");
-        }
-        let ram = RAM_BASE..RAM_BASE + memory;
-        if !ram.contains(&record.entry.get()) {
-            return Err("its entry point is outside its memory");
-        }
-        if record.segment_count.get() > MAX_SEGMENTS {
-            return Err("it has too many segments");
-        }
-        let segments = self.segments_of(record).ok_or("it names segments that do not exist")?;
-        for segment in segments {
-            let (ipa, offset, length) = (segment.ipa.get(), segment.offset.get(), segment.length.get());
-            let padded = length.checked_next_multiple_of(PAGE).ok_or("a segment is too long")?;
-            if segment.image.get() != 0 {
-                return Err("a segment is of an image, and not of the boot set");
-            }
-            if length == 0 || !ipa.is_multiple_of(PAGE) || !offset.is_multiple_of(PAGE) {
-                return Err("a segment is empty or not page aligned");
-            }
-            if offset.checked_add(padded).is_none_or(|end| end > self.size) {
-                return Err("a segment lies outside the boot set");
-            }
-            if ipa < ram.start || ipa.checked_add(padded).is_none_or(|end| end > ram.end) {
-                return Err("a segment lies outside the VM's memory");
-            }
-        }
-        Ok(())
     }
 
     fn segments_of(&self, record: &VmRecord) -> Option<&'a [SegmentRecord]> {
@@ -189,12 +157,10 @@ impl<'a> BootSet<'a> {
     }
 
     /// Returns the VMs, in order.
-    pub fn vms(&self) -> impl Iterator<Item = VmSpec<'a>> + '_ {
-        self.vms.iter().zip(0..).map(|(record, index)| VmSpec {
-            record,
-            segments: self.segments_of(record).unwrap_or_default(),
-            index,
-            nics: self.nics,
+    pub fn vms(&self) -> impl Iterator<Item = VmSpec> + '_ {
+        self.vms.iter().zip(0..).map(|(record, index)| {
+            let nics = self.nics.iter().filter(move |nic| nic.vm.get() == index);
+            VmSpec::new(record, self.segments_of(record).unwrap_or_default(), nics)
         })
     }
 
@@ -202,6 +168,64 @@ impl<'a> BootSet<'a> {
     pub fn bytes_of(&self, segment: &Segment) -> &'a [u8] {
         self.bytes.get(segment.offset as usize..(segment.offset + segment.length) as usize).unwrap_or_default()
     }
+}
+
+/// Checks a VM's record and its segments; `has` says whether there are the bytes of one.
+fn check_vm(
+    record: &VmRecord,
+    segments: &[SegmentRecord],
+    has: impl Fn(&SegmentRecord) -> Result<(), &'static str>,
+) -> Result<(), &'static str> {
+    name(record).ok_or("its name is not 1 to 31 characters of A-Z a-z 0-9 . _ -")?;
+    if !(1..=MAX_VCPUS).contains(&record.vcpus.get()) {
+        return Err("it has no vCPU or too many");
+    }
+    if record.flags.get() & !FLAGS != 0 {
+        return Err("it has flags that are not known");
+    }
+    let memory = record.memory.get();
+    if memory == 0 || memory > MAX_RAM || !memory.is_multiple_of(PAGE) {
+        return Err("its memory is empty, too large, or not whole pages");
+    }
+    let ram = RAM_BASE..RAM_BASE + memory;
+    if !ram.contains(&record.entry.get()) {
+        return Err("its entry point is outside its memory");
+    }
+    if segments.len() > MAX_SEGMENTS as usize {
+        return Err("it has too many segments");
+    }
+    let place = |segment: &SegmentRecord| {
+        let end = segment.length.get().checked_next_multiple_of(PAGE)?.checked_add(segment.ipa.get())?;
+        (segment.ipa.get() >= ram.start && end <= ram.end).then_some(segment.ipa.get()..end)
+    };
+    for (index, segment) in segments.iter().enumerate() {
+        let (ipa, offset) = (segment.ipa.get(), segment.offset.get());
+        if segment.length.get() == 0 || !ipa.is_multiple_of(PAGE) || !offset.is_multiple_of(PAGE) {
+            return Err("a segment is empty or not page aligned");
+        }
+        let own = place(segment).ok_or("a segment lies outside the VM's memory")?;
+        let meets = |other: Range<u64>| other.start < own.end && own.start < other.end;
+        if segments.iter().take(index).filter_map(place).any(meets) {
+            return Err("segments overlap");
+        }
+        has(segment)?;
+    }
+    Ok(())
+}
+
+/// Checks the record of a NIC.
+fn check_nic(record: &NicRecord) -> Result<(), &'static str> {
+    padded(&record.segment).ok_or("its segment's name is not 1 to 15 characters of A-Z a-z 0-9 . _ -")?;
+    if record.vlan.get() > MAX_VLAN {
+        return Err("there is no such VLAN");
+    }
+    if record.mac[0] & 1 != 0 {
+        return Err("its address is one of many NICs");
+    }
+    if record.rate.get() > MAX_RATE || record.reserved.get() != 0 {
+        return Err("it has a rate that cannot be, or is of a later kind");
+    }
+    Ok(())
 }
 
 fn name(record: &VmRecord) -> Option<&str> {
@@ -218,10 +242,51 @@ pub(crate) fn padded(bytes: &[u8]) -> Option<&str> {
     core::str::from_utf8(name).ok().filter(|_| good)
 }
 
-impl<'a> VmSpec<'a> {
+impl VmSpec {
+    fn new<'a>(record: &VmRecord, segments: &[SegmentRecord], nics: impl Iterator<Item = &'a NicRecord>) -> Self {
+        // What is left over is zero, so that equal ones are equal byte by byte.
+        let mut spec = Self { record: *record, ..Self::new_zeroed() };
+        spec.record.first_segment = 0.into();
+        for (to, from) in spec.segments.iter_mut().zip(segments) {
+            *to = *from;
+        }
+        for (to, from) in spec.nics.iter_mut().zip(nics) {
+            *to = *from;
+            spec.nic_count += 1;
+        }
+        spec
+    }
+
+    /// Returns the VM that a manager describes: a record with its segments, which are of images, and NICs behind it. It stays
+    /// when it is off, and is off at first. `None` if that makes no sense, or is a manager too.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let (record, rest) = VmRecord::ref_from_prefix(bytes).ok()?;
+        let count = record.segment_count.get() as usize;
+        let (segments, rest) = <[SegmentRecord]>::ref_from_prefix_with_elems(rest, count).ok()?;
+        let nics = <[NicRecord]>::ref_from_bytes(rest).ok()?;
+        let of_image = |segment: &SegmentRecord| match segment.image.get() {
+            0 => Err("a segment is of no image"),
+            _ => Ok(()),
+        };
+        check_vm(record, segments, of_image).ok()?;
+        let is_nic = |nic: &NicRecord| nic.vm.get() == 0 && check_nic(nic).is_ok();
+        let is_good = record.flags.get() & FLAG_MANAGER == 0
+            && record.first_segment.get() == 0
+            && nics.len() <= MAX_NICS as usize
+            && nics.iter().all(is_nic);
+        let mut spec = Self::new(record, segments, nics.iter());
+        spec.record.flags |= FLAG_STAYS | FLAG_OFF;
+        is_good.then_some(spec)
+    }
+
+    /// Returns true if both describe the same.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+
     /// Returns the name.
-    pub fn name(&self) -> &'a str {
-        name(self.record).unwrap_or_default()
+    pub fn name(&self) -> &str {
+        name(&self.record).unwrap_or_default()
     }
 
     /// Returns how many vCPUs it has.
@@ -259,10 +324,19 @@ impl<'a> VmSpec<'a> {
         self.record.flags.get() & FLAG_FROZEN != 0
     }
 
+    /// Returns true if it stays when it is off.
+    pub fn stays(&self) -> bool {
+        self.record.flags.get() & FLAG_STAYS != 0
+    }
+
+    /// Returns true if it is off at first.
+    pub fn starts_off(&self) -> bool {
+        self.record.flags.get() & FLAG_OFF != 0
+    }
+
     /// Returns its NICs, in order.
-    pub fn nics(&self) -> impl Iterator<Item = NicSpec> + 'a {
-        let index = self.index;
-        self.nics.iter().filter(move |record| record.vm.get() == index).map(|record| {
+    pub fn nics(&self) -> impl Iterator<Item = NicSpec> + '_ {
+        self.nics.iter().take(self.nic_count.get() as usize).map(|record| {
             let given = |is_zero: bool| (!is_zero).then_some(());
             NicSpec {
                 segment: record.segment,
@@ -278,11 +352,12 @@ impl<'a> VmSpec<'a> {
     }
 
     /// Returns what is in its memory before the first instruction.
-    pub fn segments(&self) -> impl Iterator<Item = Segment> + 'a {
-        self.segments.iter().map(|record| Segment {
+    pub fn segments(&self) -> impl Iterator<Item = Segment> + '_ {
+        self.segments.iter().take(self.record.segment_count.get() as usize).map(|record| Segment {
             ipa: Ipa(record.ipa.get()),
             offset: record.offset.get(),
             length: record.length.get(),
+            image: record.image.get(),
         })
     }
 }
@@ -291,7 +366,6 @@ impl<'a> VmSpec<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use zerocopy::IntoBytes;
 
     fn set(vm: VmRecord, segment: SegmentRecord) -> Vec<u8> {
         let header = Header {
@@ -332,7 +406,7 @@ mod tests {
         let set = BootSet::parse(&bytes).unwrap();
         let vm = set.vms().next().unwrap();
         assert_eq!((vm.name(), vm.vcpus(), vm.ram().end), ("good", 1, Ipa(RAM_BASE + 0x10_0000)));
-        assert_eq!(vm.segments().next(), Some(Segment { ipa: Ipa(RAM_BASE), offset: 0x1000, length: 5 }));
+        assert_eq!(vm.segments().next(), Some(Segment { ipa: Ipa(RAM_BASE), offset: 0x1000, length: 5, image: 0 }));
     }
 
     #[test]
@@ -341,12 +415,18 @@ mod tests {
             let bytes = set(VmRecord { flags: flags.into(), ..vm() }, segment());
             let set = BootSet::parse(&bytes).unwrap();
             let vm = set.vms().next().unwrap();
-            [vm.restarts_on_crash(), vm.has_small_pages(), vm.is_manager(), vm.starts_frozen()]
+            [
+                vm.restarts_on_crash(),
+                vm.has_small_pages(),
+                vm.is_manager(),
+                vm.starts_frozen(),
+                vm.stays(),
+                vm.starts_off(),
+            ]
         };
-        assert_eq!(said(0), [false; 4]);
-        for (index, flag) in
-            [FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, FLAG_MANAGER, FLAG_FROZEN].into_iter().enumerate()
-        {
+        assert_eq!(said(0), [false; 6]);
+        let flags = [FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, FLAG_MANAGER, FLAG_FROZEN, FLAG_STAYS, FLAG_OFF];
+        for (index, flag) in flags.into_iter().enumerate() {
             assert_eq!(said(flag), core::array::from_fn(|at| at == index));
         }
     }
@@ -356,7 +436,8 @@ mod tests {
         let outside_set = SegmentRecord { offset: 0x2000.into(), ..segment() };
         let outside_ram = SegmentRecord { ipa: (RAM_BASE + 0x10_0000).into(), ..segment() };
         let wraps = SegmentRecord { length: u64::MAX.into(), ..segment() };
-        for bad in [outside_set, outside_ram, wraps] {
+        let of_image = SegmentRecord { image: 1.into(), ..segment() };
+        for bad in [outside_set, outside_ram, wraps, of_image] {
             assert!(matches!(BootSet::parse(&set(vm(), bad)), Err(BootSetError::Vm(0, _))));
         }
         for bad in [
@@ -371,6 +452,65 @@ mod tests {
         }
     }
 
+    fn nic() -> NicRecord {
+        let mut segment = [0; 16];
+        segment[..3].copy_from_slice(b"lan");
+        NicRecord { segment, ..NicRecord::new_zeroed() }
+    }
+
+    fn described(vm: VmRecord, segments: &[SegmentRecord], nics: &[NicRecord]) -> Vec<u8> {
+        let vm = VmRecord { segment_count: (segments.len() as u32).into(), ..vm };
+        [vm.as_bytes(), segments.as_bytes(), nics.as_bytes()].concat()
+    }
+
+    fn of_image(ipa: u64) -> SegmentRecord {
+        SegmentRecord { ipa: ipa.into(), image: 7.into(), ..segment() }
+    }
+
+    #[test]
+    fn a_manager_describes_a_vm_that_is_off_and_stays() {
+        let segments = [of_image(RAM_BASE), of_image(RAM_BASE + 0x1000)];
+        let bytes = described(vm(), &segments, &[nic(), nic()]);
+        let spec = VmSpec::parse(&bytes).unwrap();
+        assert_eq!((spec.name(), spec.stays(), spec.starts_off(), spec.starts_frozen()), ("good", true, true, false));
+        let second = Segment { ipa: Ipa(RAM_BASE + 0x1000), offset: 0x1000, length: 5, image: 7 };
+        assert_eq!((spec.segments().count(), spec.segments().nth(1)), (2, Some(second)));
+        assert_eq!((spec.nics().count(), spec.nics().next().unwrap().segment), (2, nic().segment));
+        assert!(spec.is_same(&VmSpec::parse(&bytes).unwrap()));
+        let other = VmSpec::parse(&described(vm(), &segments, &[nic()])).unwrap();
+        assert!(!spec.is_same(&other));
+        assert!(VmSpec::parse(&described(vm(), &[], &[])).is_some(), "memory may be all zeros");
+    }
+
+    #[test]
+    fn a_description_that_makes_no_sense_is_refused() {
+        let one = [of_image(RAM_BASE)];
+        let elsewhere = NicRecord { vm: 1.into(), ..nic() };
+        let bad_nic = NicRecord { vlan: 4095.into(), ..nic() };
+        let unaligned = SegmentRecord { offset: 0x1001.into(), ..one[0] };
+        let overlapping = [of_image(RAM_BASE), SegmentRecord { length: 0x1001.into(), ..of_image(RAM_BASE) }];
+        for (what, bytes) in [
+            ("a part of a record", described(vm(), &one, &[])[..100].to_vec()),
+            ("a part of a NIC", described(vm(), &one, &[nic()])[..150].to_vec()),
+            ("no image", described(vm(), &[segment()], &[])),
+            ("unaligned", described(vm(), &[unaligned], &[])),
+            ("overlapping", described(vm(), &overlapping, &[])),
+            ("a manager", described(VmRecord { flags: FLAG_MANAGER.into(), ..vm() }, &one, &[])),
+            ("later segments", described(VmRecord { first_segment: 1.into(), ..vm() }, &one, &[])),
+            ("another VM's NIC", described(vm(), &one, &[elsewhere])),
+            ("no VLAN", described(vm(), &one, &[bad_nic])),
+            ("five NICs", described(vm(), &one, &[nic(); 5])),
+            (
+                "17 segments",
+                described(vm(), &core::array::from_fn::<_, 17, _>(|n| of_image(RAM_BASE + n as u64 * 0x1000)), &[]),
+            ),
+            ("no vCPU", described(VmRecord { vcpus: 0.into(), ..vm() }, &one, &[])),
+            ("nothing", vec![]),
+        ] {
+            assert!(VmSpec::parse(&bytes).is_none(), "{what}");
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(mut noise in proptest::collection::vec(any::<u8>(), 0..300), keep in any::<bool>()) {
@@ -380,6 +520,15 @@ mod tests {
                     if *byte > 8 {
                         *byte = good[at];
                     }
+                }
+            }
+            let mut bytes = described(vm(), &[of_image(RAM_BASE)], &[nic()]);
+            for (byte, noise) in bytes.iter_mut().zip(&noise).filter(|(_, noise)| **noise < 8) {
+                *byte = *noise;
+            }
+            for bytes in [&noise, &bytes] {
+                if let Some(spec) = VmSpec::parse(bytes) {
+                    prop_assert!(spec.segments().all(|segment| spec.ram().contains(&segment.ipa) && segment.image != 0));
                 }
             }
             if let Ok(set) = BootSet::parse(&noise) {

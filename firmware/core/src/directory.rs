@@ -112,6 +112,30 @@ impl Directory {
         self.first_free = self.first_free.min(slot);
     }
 
+    /// Gives the VM in a slot another name.
+    ///
+    /// # Errors
+    ///
+    /// Another VM has it. Nothing was changed.
+    pub fn rename(&mut self, slot: usize, name: &Name) -> Result<(), PlaceError> {
+        let new = hash(name);
+        let Some(&Entry { hash: old, .. }) = self.entries.get(slot) else { return Ok(()) };
+        if new == old {
+            return Ok(());
+        }
+        if self.probe(new).is_ok() {
+            return Err(PlaceError::NameTaken);
+        }
+        if let Ok(bucket) = self.probe(old) {
+            self.empty(bucket);
+        }
+        self.entries[slot].hash = new;
+        if let Err(bucket) = self.probe(new) {
+            self.buckets[bucket] = slot as u16 + 1;
+        }
+        Ok(())
+    }
+
     /// Returns the slot of the VM with this identifier.
     pub fn by_id(&self, id: u64) -> Option<usize> {
         self.entries[..self.end].iter().position(|entry| entry.id == id && id != 0)
@@ -224,6 +248,18 @@ mod tests {
                     Some(place) if !add => {
                         directory.give_back(place.slot);
                         model.remove(&n);
+                    }
+                    // It is called otherwise for a while.
+                    Some(place) if n % 3 == 0 => {
+                        prop_assert_eq!(directory.rename(place.slot, &name(n + 100)), Ok(()));
+                        prop_assert_eq!(directory.by_name(&name(n)), None);
+                        prop_assert_eq!(directory.by_name(&name(n + 100)), Some(place.slot));
+                        let other = model.iter().find(|(other, _)| **other != n);
+                        if let Some((&other, _)) = other {
+                            let taken = directory.rename(place.slot, &name(other));
+                            prop_assert_eq!(taken, Err(PlaceError::NameTaken));
+                        }
+                        prop_assert_eq!(directory.rename(place.slot, &name(n)), Ok(()));
                     }
                     Some(_) => prop_assert_eq!(directory.take(&name(n)), Err(PlaceError::NameTaken)),
                     None => {}

@@ -15,6 +15,7 @@ pub mod entropy;
 pub mod exit;
 pub mod frames;
 pub mod identity;
+pub mod images;
 pub mod monitor;
 pub mod net;
 pub mod place;

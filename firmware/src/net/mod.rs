@@ -89,7 +89,7 @@ impl GuestMem for View<'_> {
 
 /// Returns the NICs that a VM has at its start.
 #[inline(always)]
-pub fn new_nics(spec: &VmSpec<'_>, identity: &Identity) -> Nics {
+pub fn new_nics(spec: &VmSpec, identity: &Identity) -> Nics {
     let mut nics = [const { None }; NICS];
     for (index, (place, nic)) in nics.iter_mut().zip(spec.nics()).enumerate() {
         let port = Port::new(nic.mac.unwrap_or(identity.mac_of(index)), nic.rules);
@@ -167,7 +167,7 @@ pub fn change(vm: &Vm, index: u64, order: &NicOrder) -> Result<(), i64> {
         let nic = nics.get_mut(index).and_then(Option::as_mut).ok_or(status::NOT_FOUND)?;
         if let Some((segment, vlan)) = order.place {
             let moved = nic.port.clone().placed(segment, vlan);
-            let is_plugged_in = !vm.is_held_by(hold::SNAPSHOT);
+            let is_plugged_in = !vm.is_held_by(hold::SNAPSHOT | hold::OFF);
             if is_plugged_in && !join(vm, index, &moved) {
                 join(vm, index, &nic.port);
                 return Err(status::TOO_MANY);
@@ -182,7 +182,7 @@ pub fn change(vm: &Vm, index: u64, order: &NicOrder) -> Result<(), i64> {
     Ok(())
 }
 
-/// Unplugs the NICs of a VM that is gone.
+/// Unplugs the NICs of a VM that is gone, or off.
 pub fn unplug(vm: &Vm) {
     let Some(nics) = vm.nics().map(Mutex::lock) else { return };
     for (index, _) in nics.iter().enumerate().filter(|(_, nic)| nic.is_some()) {

@@ -13,11 +13,11 @@ use salp_core::sched::{VCPUS_PER_VM, VcpuRef};
 use salp_hvc::status;
 use salp_hw::memory::Ram;
 
-/// Where a VM is in its life. Only the vCPU that finds a VM `Running` decides what comes after it.
+/// Where a VM is in its life. Only who finds a VM `Running` decides what comes after it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Fate {
-    /// Its vCPUs run.
+    /// Its vCPUs run, unless something holds it.
     Running,
     /// It turned itself off.
     Off,
@@ -27,6 +27,10 @@ pub enum Fate {
     Crashed,
     /// A manager destroys it.
     Destroyed,
+    /// A manager turns it off.
+    Stopped,
+    /// A manager starts it again.
+    Restarted,
     /// Its last vCPU has left; it is being taken down.
     Ending,
 }
@@ -41,6 +45,8 @@ impl Fate {
             2 => Self::Reset,
             3 => Self::Crashed,
             4 => Self::Destroyed,
+            5 => Self::Stopped,
+            6 => Self::Restarted,
             _ => Self::Ending,
         }
     }
@@ -56,6 +62,8 @@ pub mod hold {
     pub const OPERATION: u32 = 1 << 10;
     /// It is a snapshot.
     pub const SNAPSHOT: u32 = 1 << 11;
+    /// It is off, without memory, and can be started.
+    pub const OFF: u32 = 1 << 12;
 }
 
 /// The vCPU that froze its VM, and how: it goes on after that.
@@ -190,10 +198,13 @@ impl Vm {
         is_due
     }
 
-    /// Stops the VM for this reason, unless it is stopping already: every vCPU leaves its CPU. Returns true if it did.
+    /// Stops the VM for this reason, unless it is stopping already, or off and not to be destroyed: every vCPU leaves its CPU.
+    /// Returns true if it did.
     pub fn stop(&self, fate: Fate) -> bool {
-        let running =
-            |control: u32| (Fate::of(control) == Fate::Running).then_some(control & !Fate::MASK | fate as u32);
+        let running = |control: u32| {
+            let can_stop = control & hold::OFF == 0 || fate == Fate::Destroyed;
+            (Fate::of(control) == Fate::Running && can_stop).then_some(control & !Fate::MASK | fate as u32)
+        };
         let stopped = self.control.fetch_update(Ordering::AcqRel, Ordering::Relaxed, running).is_ok();
         if stopped {
             let mut scheduler = machine::get().scheduler.lock();
@@ -221,6 +232,37 @@ impl Vm {
         };
         let before = self.control.fetch_update(Ordering::AcqRel, Ordering::Relaxed, stopped).ok()?;
         Some(Fate::of(before))
+    }
+
+    /// Begins a life: the first vCPU is on. One that a manager starts is as its description says, frozen or not, whatever it was
+    /// before; one that starts itself again may have been asked to stand still in between.
+    pub fn begin(&self, by_manager: bool) {
+        let (mut gone, mut new) = (Fate::MASK, 0);
+        if by_manager {
+            gone |= hold::OFF | hold::FROZEN | hold::NO_MEMORY;
+            new = if self.spec.starts_frozen() { hold::FROZEN } else { 0 };
+            self.forget_freezer();
+        }
+        let mut scheduler = machine::get().scheduler.lock();
+        let before = self.control.fetch_and(!gone, Ordering::AcqRel) & !gone;
+        self.control.fetch_or(new, Ordering::AcqRel);
+        // Its vCPUs are off: nothing else changes.
+        let mut kicks = if before | new == 0 { scheduler.release(self.slot) } else { scheduler.hold(self.slot) };
+        kicks |= scheduler.turn_on(VcpuRef::new(self.slot, 0));
+        drop(scheduler);
+        machine::kick(kicks);
+    }
+
+    /// Is off from here on, and nothing holds it any more but that. The VM has no vCPU on any CPU, and no memory.
+    pub fn rest(&self) {
+        self.forget_freezer();
+        let resting = |control: u32| Some(control & !(Fate::MASK | hold::FROZEN | hold::NO_MEMORY) | hold::OFF);
+        let _ = self.control.fetch_update(Ordering::AcqRel, Ordering::Relaxed, resting);
+    }
+
+    fn forget_freezer(&self) {
+        *self.freezer.lock() = None;
+        self.is_sealed.store(false, Ordering::Relaxed);
     }
 
     /// Stands still until the machine has memory again.

@@ -1,6 +1,7 @@
 //! Management calls ([`salp_hvc::calls`]): what a manager asks for, taken out of its registers and memory and checked.
 //! Before: [`super::vendor`]; after: the machine, which carries a [`Request`] out.
 
+use super::make;
 use crate::addr::Ipa;
 use crate::bootset::{MAX_RATE, MAX_VLAN, padded};
 use crate::identity::{Config, Name};
@@ -38,10 +39,13 @@ pub enum Request {
     Nic { vm: u64, index: u64, to: Ipa },
     /// Change a NIC of the VM as the record says.
     NicChange { vm: u64, index: u64, from: Ipa },
+    /// Something about what VMs are made from, or their power.
+    Make(make::Request),
 }
 
 /// Returns what a management call asks for, or `None` if there is no such call.
-pub const fn decode(id: u32, [a, b, c]: [u64; 3]) -> Option<Request> {
+pub const fn decode(id: u32, args: [u64; 4]) -> Option<Request> {
+    let [a, b, c, _] = args;
     Some(match id {
         VM_NEXT => Request::Next { after: a, to: Ipa(b) },
         VM_CLONE => Request::Clone { from: Ipa(a), size: b },
@@ -54,7 +58,10 @@ pub const fn decode(id: u32, [a, b, c]: [u64; 3]) -> Option<Request> {
         MACHINE => Request::Machine { to: Ipa(a) },
         VM_NIC => Request::Nic { vm: a, index: b, to: Ipa(c) },
         VM_NIC_CHANGE => Request::NicChange { vm: a, index: b, from: Ipa(c) },
-        _ => return None,
+        _ => match make::decode(id, args) {
+            Some(request) => Request::Make(request),
+            None => return None,
+        },
     })
 }
 

@@ -273,6 +273,16 @@ impl<'a> Frames<'a> {
         Ok(())
     }
 
+    /// Makes a page of guest memory, whose one entry is that of an image, an image frame.
+    pub fn make_image(&mut self, pa: Pa) {
+        let index = self.index(pa);
+        let record = self.records[index];
+        if record.kind() == Kind::Guest {
+            self.records[index] = record.with_kind(Kind::Image);
+            self.account(Kind::Guest, Kind::Image, 1);
+        }
+    }
+
     /// Counts one more entry that points to a node. Returns true if the node is marked as sealed.
     #[inline]
     pub fn get_node(&mut self, node: Pa) -> bool {

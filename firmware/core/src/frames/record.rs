@@ -21,7 +21,8 @@ pub enum Kind {
     Node = 3,
     /// Memory of guests.
     Guest = 4,
-    /// A page of the boot set. The set itself holds one count, so no guest ever owns such a page alone.
+    /// A page of the boot set, or of an image. The set or the image itself holds one count, so no guest ever owns such a page
+    /// alone.
     Image = 5,
     /// The page of zeros that stands for every page that was read but never written. EL2 holds one count.
     Zero = 6,
@@ -156,6 +157,11 @@ impl Record {
     #[inline(always)]
     pub(super) const fn lowered(self) -> Self {
         Self(self.0.wrapping_sub(1))
+    }
+
+    /// Returns this with another kind.
+    pub(super) const fn with_kind(self, kind: Kind) -> Self {
+        Self(self.0 & !(0xf << KIND_SHIFT) | (kind as u64) << KIND_SHIFT)
     }
 
     /// Returns this with other pins.

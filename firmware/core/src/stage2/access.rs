@@ -19,7 +19,7 @@ pub enum PinError {
 }
 
 /// Calls `f` for the part of each page that a range of `len` bytes covers: its address, and where it is in the range.
-fn for_each_page<E>(
+pub(super) fn for_each_page<E>(
     ipa: Ipa,
     len: usize,
     mut f: impl FnMut(Ipa, core::ops::Range<usize>) -> Result<(), E>,

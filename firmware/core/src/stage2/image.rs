@@ -1,10 +1,17 @@
-//! Mapping the boot set's own frames into a new VM, copy-on-write.
+//! Mapping frames of the boot set, or of an image, into a new VM, copy-on-write.
 //!
-//! Before: the boot set. After: [`super::fault`], when the guest first writes there.
+//! Before: the boot set, or a manager, who fills an image. After: [`super::fault`], when the guest first writes there.
+//!
+//! An image is an address space that no vCPU runs in, whose RAM holds the bytes. When it is finished its frames become image
+//! frames, which its own entries hold, so that to VMs they are like those of the boot set: no debt, and never a guest's own.
+//! All of its leaves are pages then; a VM gets a block where they lie as one.
 
 use super::AddressSpace;
-use super::entry::{self, Entry, Level};
-use super::port::TableMem;
+use super::access::for_each_page;
+use super::edit;
+use super::entry::{self, ENTRIES, Entry, Level};
+use super::fault::Fault;
+use super::port::{Filled, TableMem, Tlb};
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use crate::frames::{FrameStore, Frames, Kind, NotImage, OutOfMemory};
 
@@ -50,7 +57,60 @@ impl AddressSpace {
         pa: Pa,
         bytes: u64,
     ) -> Result<(), MapError> {
-        if !ipa.is_aligned(PAGE_SIZE) || !pa.is_aligned(PAGE_SIZE) {
+        if !pa.is_aligned(PAGE_SIZE) {
+            return Err(MapError::Unaligned);
+        }
+        self.map_parts(ipa, bytes, |this, at, offset, part| {
+            pa.checked_add(offset + part).ok_or(MapError::NotImage)?;
+            frames.with(|frames| this.map_part(frames, mem, at, Pa(pa.0 + offset), part))
+        })
+    }
+
+    /// Maps a finished image: `bytes` bytes from `from` in it, rounded up to whole pages, appear at `ipa`, as
+    /// [`AddressSpace::map_image`] does it. What was never written there is untouched memory here.
+    ///
+    /// # Errors
+    ///
+    /// As for [`AddressSpace::map_image`].
+    pub fn map_from(
+        &mut self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        ipa: Ipa,
+        image: &Self,
+        from: Ipa,
+        bytes: u64,
+    ) -> Result<(), MapError> {
+        if !from.is_aligned(PAGE_SIZE) {
+            return Err(MapError::Unaligned);
+        }
+        self.map_parts(ipa, bytes, |this, at, offset, part| {
+            let from = from.checked_add(offset).ok_or(MapError::NotImage)?;
+            frames.with(|frames| {
+                if part == BLOCK_SIZE
+                    && let Some(block) = image.block_of(mem, from)
+                {
+                    return this.map_part(frames, mem, at, block, part);
+                }
+                (0..part).step_by(PAGE_SIZE as usize).try_for_each(|page| {
+                    match image.translate(mem, Ipa(from.0 + page)) {
+                        Some((pa, _)) => this.map_part(frames, mem, Ipa(at.0 + page), pa, PAGE_SIZE),
+                        None => Ok(()),
+                    }
+                })
+            })
+        })
+    }
+
+    /// Checks a range, rounded up to whole pages, and calls `map` for what lies in each block of the address space: where it
+    /// is there, how far from the start of the range, and its size.
+    fn map_parts(
+        &mut self,
+        ipa: Ipa,
+        bytes: u64,
+        mut map: impl FnMut(&mut Self, Ipa, u64, u64) -> Result<(), MapError>,
+    ) -> Result<(), MapError> {
+        if !ipa.is_aligned(PAGE_SIZE) {
             return Err(MapError::Unaligned);
         }
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).ok_or(MapError::OutsideRam)?;
@@ -58,16 +118,90 @@ impl AddressSpace {
         if ipa < self.ram_start || end > self.ram_end {
             return Err(MapError::OutsideRam);
         }
-        if pa.checked_add(bytes).is_none() {
-            return Err(MapError::NotImage);
-        }
         self.version = 0;
         let mut done = 0;
         while done < bytes {
             let at = Ipa(ipa.0 + done);
             let part = (BLOCK_SIZE - at.0 % BLOCK_SIZE).min(bytes - done);
-            frames.with(|frames| self.map_part(frames, mem, at, Pa(pa.0 + done), part))?;
+            map(self, at, done, part)?;
             done += part;
+        }
+        Ok(())
+    }
+
+    /// Returns the block of memory that the block at `from` of a finished image is, if it is one.
+    fn block_of(&self, mem: &impl TableMem, from: Ipa) -> Option<Pa> {
+        let below = |node, level: Level| match Entry::decode(mem.read(node, level.index(from)), level) {
+            Entry::Table(child) => Some(child),
+            _ => None,
+        };
+        let bottom = below(below(self.root, Level::One)?, Level::Two)?;
+        let block = entry::address(mem.read(bottom, 0));
+        let is_row = |(page, raw): (u64, u64)| entry::address(raw).0 == block.0 + page * PAGE_SIZE;
+        let is_block = from.is_aligned(BLOCK_SIZE) && block.is_aligned(BLOCK_SIZE);
+        (is_block && (0..).zip(mem.read_all(bottom).flatten()).all(is_row)).then_some(block)
+    }
+
+    /// Writes bytes of an image that is not finished, for guests to see through any mapping.
+    ///
+    /// # Errors
+    ///
+    /// As for [`AddressSpace::write`].
+    pub fn fill_image(
+        &mut self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        tlb: &impl Tlb,
+        ipa: Ipa,
+        from: &[u8],
+    ) -> Result<(), Fault> {
+        self.write(frames, mem, tlb, ipa, from)?;
+        for_each_page(ipa, from.len(), |at, _| {
+            let (pa, _) = self.translate(mem, at.page()).ok_or(Fault::OutsideRam)?;
+            mem.sync_for_guest(pa, PAGE_SIZE, Filled::Copy);
+            Ok(())
+        })
+    }
+
+    /// Finishes an image: its frames become image frames and it changes no more. Takes a frame for each block, which comes
+    /// out of the promise.
+    ///
+    /// # Errors
+    ///
+    /// No frame is free; it may be tried again.
+    pub fn finish_image(&mut self, frames: &impl FrameStore, mem: &impl TableMem) -> Result<(), OutOfMemory> {
+        for index in self.root_entries() {
+            let Entry::Table(middle) = Entry::decode(mem.read(self.root, index), Level::One) else { continue };
+            for index in 0..ENTRIES {
+                frames.with(|frames| self.finish_entry(frames, mem, middle, index))?;
+            }
+            frames.with(|frames| frames.set_sealed(middle, true));
+        }
+        self.set_promise(frames, 0)
+    }
+
+    /// Makes what an entry of a node of level 2 leads to image frames, mapped by pages.
+    fn finish_entry(
+        &mut self,
+        frames: &mut Frames<'_>,
+        mem: &impl TableMem,
+        middle: Pa,
+        index: usize,
+    ) -> Result<(), OutOfMemory> {
+        let bottom = match Entry::decode(mem.read(middle, index), Level::Two) {
+            Entry::Absent => return Ok(()),
+            Entry::Lazy(child) | Entry::Table(child) => child,
+            Entry::Leaf { pa, .. } => {
+                let bottom = self.account.take_node(frames)?;
+                mem.write_row(bottom, entry::leaf(pa, Level::Three, self.attr, false), PAGE_SIZE);
+                frames.split_block(pa);
+                mem.write(middle, index, entry::table(bottom));
+                bottom
+            }
+        };
+        edit::seal(frames, mem, bottom, Level::Three);
+        for raw in mem.read_all(bottom).flatten().filter(|&raw| raw != 0) {
+            frames.make_image(entry::address(raw));
         }
         Ok(())
     }

@@ -45,6 +45,12 @@ impl Account {
         frames.alloc(Kind::Guest)
     }
 
+    /// Takes a node for memory that is there already.
+    pub(super) fn take_node(&mut self, frames: &mut Frames<'_>) -> Result<Pa, OutOfMemory> {
+        self.draw(frames, 1, false);
+        frames.alloc(Kind::Node)
+    }
+
     fn draw_some(&mut self, frames: &mut Frames<'_>, count: usize, is_copy: bool) -> usize {
         let kept = if is_copy { 0 } else { self.shared };
         let mut drawn = self.promise.saturating_sub(kept).min(count);

@@ -10,6 +10,7 @@
 //! | `dirty` | `dirty` | what clones pay for shared memory, and how much of their own they have |
 //! | `revert` | `dirty do=pages` | brings it back `times=` times |
 //! | `storm` | any that runs for ever | see [`storm`] |
+//! | `power` | | images, VMs made from them, and their power: see [`power`] |
 //! | `tour` | `frozen then=wait` | every call, and every refusal: see [`tour`] |
 //! | `denied` | | the same without the capability |
 //!
@@ -19,6 +20,7 @@
 
 mod measure;
 mod memory;
+mod power;
 mod storm;
 mod tour;
 
@@ -47,6 +49,7 @@ pub fn main() {
         "dirty" => memory::dirty(),
         "revert" => memory::revert(),
         "storm" => storm::main(),
+        "power" => return power::main(),
         "tour" => return tour::main(),
         "denied" => return tour::denied(),
         other => fail(format_args!("there is nothing like do={other}")),

@@ -1,6 +1,8 @@
 //! Address spaces against a byte-for-byte model, a software MMU and TLBs: see [`world`].
 
 #[cfg(not(miri))]
+mod images;
+#[cfg(not(miri))]
 mod merge;
 #[cfg(not(miri))]
 mod promises;

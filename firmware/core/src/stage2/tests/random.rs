@@ -1,15 +1,32 @@
 //! Random operations in any order.
 
 use super::world::{BANKS, SLOTS, World, first_word, places};
-use crate::addr::Ipa;
+use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE};
 use crate::frames::OutOfMemory;
 use crate::stage2::{Fault, ForkError, IDENTITY_PAGE, PinError, Policy, RevertError};
 use crate::testing::Machine;
 use proptest::prelude::*;
 
+/// The size of a large image: a block and some pages.
+const IMAGE_SIZE: u64 = BLOCK_SIZE + 5 * PAGE_SIZE;
+
+/// What VMs have of an image: where, from which offset, how many bytes. A block, and pages that do not lie alike.
+const IMAGE_PARTS: [(u64, u64, u64); 3] = [
+    (0x7fe0_0000, 0, BLOCK_SIZE),
+    (0x7fd8_0000, 0x3000, 3 * PAGE_SIZE - 8),
+    (0x8020_4000, BLOCK_SIZE - PAGE_SIZE, 2 * PAGE_SIZE),
+];
+
+/// Where images are written.
+const IMAGE_PLACES: [u64; 6] = [0, 0x3ff0, 0x5008, 0x4_2010, BLOCK_SIZE - 16, BLOCK_SIZE + 2 * PAGE_SIZE];
+
 #[derive(Clone, Debug)]
 enum Op {
-    Create { small: bool, image: bool },
+    Create { small: bool, image: bool, from: Option<usize> },
+    CreateImage { small: bool },
+    FillImage { image: usize, place: usize, words: Vec<u64> },
+    FinishImage { image: usize },
+    DeleteImage { image: usize },
     Write { vm: usize, cpu: usize, place: usize, word: u64, value: u64 },
     Read { vm: usize, cpu: usize, place: usize, word: u64 },
     DeviceWrite { vm: usize, place: usize, word: u64, words: Vec<u64> },
@@ -36,7 +53,13 @@ fn op() -> impl Strategy<Value = Op> {
     let word = prop_oneof![0..2u64, 0..512u64];
     let value = prop_oneof![0..3u64, any::<u64>()];
     prop_oneof![
-        1 => (any::<bool>(), any::<bool>()).prop_map(|(small, image)| Op::Create { small, image }),
+        2 => (any::<bool>(), any::<bool>(), prop::option::of(0..4usize))
+            .prop_map(|(small, image, from)| Op::Create { small, image, from }),
+        1 => any::<bool>().prop_map(|small| Op::CreateImage { small }),
+        3 => (0..4usize, 0..64usize, prop::collection::vec(any::<u64>(), 1..20))
+            .prop_map(|(image, place, words)| Op::FillImage { image, place, words }),
+        2 => (0..4usize).prop_map(|image| Op::FinishImage { image }),
+        1 => (0..4usize).prop_map(|image| Op::DeleteImage { image }),
         12 => (vm.clone(), 0..2usize, place.clone(), word.clone(), value)
             .prop_map(|(vm, cpu, place, word, value)| Op::Write { vm, cpu, place, word, value }),
         8 => (vm.clone(), 0..2usize, place.clone(), word.clone())
@@ -97,7 +120,7 @@ fn apply(world: &mut World<'_>, op: &Op) {
     let at = |place: usize, word: u64| Ipa(places[place % places.len()].0 + word * 8);
     let count = world.vms.len();
     match *op {
-        Op::Create { small, image } => {
+        Op::Create { small, image, from } => {
             world.relax();
             if count < 8 {
                 for vm in 0..count {
@@ -108,6 +131,40 @@ fn apply(world: &mut World<'_>, op: &Op) {
                 if image {
                     world.map_image(vm);
                 }
+                let finished = world.images.iter().position(|image| image.is_finished);
+                if let Some((image, at)) = finished.zip(from) {
+                    for (ipa, offset, bytes) in IMAGE_PARTS.into_iter().skip(at % IMAGE_PARTS.len()) {
+                        world.map_from(vm, Ipa(ipa), image, offset, bytes).expect("memory");
+                    }
+                }
+            }
+        }
+        Op::CreateImage { small } => {
+            world.relax();
+            if world.images.len() < 2 {
+                // It may be that others were promised too much.
+                let _ = world.create_image(if small { 3 * PAGE_SIZE } else { IMAGE_SIZE });
+            }
+        }
+        Op::FillImage { .. } | Op::FinishImage { .. } | Op::DeleteImage { .. } if world.images.is_empty() => {}
+        Op::FillImage { image, place, ref words } => {
+            let image = image % world.images.len();
+            let ram = world.images[image].space.ram();
+            let offset = IMAGE_PLACES[place % IMAGE_PLACES.len()];
+            if !world.images[image].is_finished && ram.contains(&Ipa(ram.start.0 + offset + words.len() as u64 * 8)) {
+                world.fill_image(image, offset, words);
+            }
+        }
+        Op::FinishImage { image } => {
+            let image = image % world.images.len();
+            if !world.images[image].is_finished {
+                world.finish_image(image);
+            }
+        }
+        Op::DeleteImage { image } => {
+            let image = image % world.images.len();
+            if !world.is_used(image) {
+                world.delete_image(image);
             }
         }
         Op::DropOrphans => world.drop_orphans(),

@@ -5,10 +5,11 @@ use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use crate::frames::{FRAMES_PER_BLOCK, Kind, OutOfMemory};
 use crate::stage2::entry::{Entry, VALID};
 use crate::stage2::{
-    Access, AddressSpace, Census, CreateError, ENTRIES, Fault, ForkError, IDENTITY_PAGE, Level, MemAttr, MergeProgress,
-    Merger, PinError, Policy, RevertError, TableMem,
+    Access, AddressSpace, Census, CreateError, ENTRIES, Fault, ForkError, IDENTITY_PAGE, Level, MapError, MemAttr,
+    MergeProgress, Merger, PinError, Policy, RevertError, TableMem,
 };
 use crate::testing::{Machine, VmName, VmTlb};
+use salp_hvc::bootset::RAM_BASE;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
@@ -57,6 +58,8 @@ pub struct Vm {
     pub image: Vec<(Range<Ipa>, Pa)>,
     pub pins: BTreeMap<Ipa, Pa>,
     pub is_sealed: bool,
+    /// Which images it was made from.
+    pub images: BTreeSet<usize>,
     /// With whom it may share what is equal.
     pub domain: u64,
     /// Where merging goes on.
@@ -74,9 +77,20 @@ impl Vm {
     }
 }
 
+/// An image that a manager fills.
+pub struct Image {
+    /// Its name, never used again.
+    pub name: usize,
+    pub space: AddressSpace,
+    /// What was written, by offset of the word.
+    pub words: BTreeMap<u64, u64>,
+    pub is_finished: bool,
+}
+
 pub struct World<'a> {
     pub machine: &'a Machine<'a>,
     pub vms: Vec<Vm>,
+    pub images: Vec<Image>,
     pub merger: Merger<'a>,
     next: VmName,
     /// Frames taken away to make memory scarce.
@@ -91,6 +105,7 @@ impl<'a> World<'a> {
         Self {
             machine,
             vms: Vec::new(),
+            images: Vec::new(),
             merger: Merger::new(slots),
             next: 0,
             hogged: Vec::new(),
@@ -102,6 +117,11 @@ impl<'a> World<'a> {
         VmTlb { machine: self.machine, vm: self.vms[vm].name, cpu }
     }
 
+    /// That of an image: no MMU walks its tree.
+    const fn no_tlb(&self) -> VmTlb<'a> {
+        VmTlb { machine: self.machine, vm: VmName::MAX, cpu: 0 }
+    }
+
     fn add(&mut self, space: AddressSpace, of: Option<usize>) -> usize {
         let name = self.next;
         self.next += 1;
@@ -109,8 +129,19 @@ impl<'a> World<'a> {
         let (bytes, image) =
             of.map_or_else(Default::default, |of| (self.vms[of].bytes.clone(), self.vms[of].image.clone()));
         let domain = of.map_or(u64::from(name % 2), |of| self.vms[of].domain);
+        let images = of.map_or_else(BTreeSet::new, |of| self.vms[of].images.clone());
         let cursor = Ipa(0);
-        self.vms.push(Vm { name, space, bytes, image, pins: BTreeMap::new(), is_sealed: false, domain, cursor });
+        self.vms.push(Vm {
+            name,
+            space,
+            bytes,
+            image,
+            pins: BTreeMap::new(),
+            is_sealed: false,
+            images,
+            domain,
+            cursor,
+        });
         self.vms.len() - 1
     }
 
@@ -129,6 +160,64 @@ impl<'a> World<'a> {
             vm.space.map_image(&self.machine.frames, self.machine, ipa, pa, bytes).expect("it fits");
             vm.image.push((ipa..Ipa((ipa.0 + bytes).next_multiple_of(PAGE_SIZE)), pa));
         }
+    }
+
+    /// Makes an image of so many bytes, for which frames are set aside.
+    pub fn create_image(&mut self, size: u64) -> Result<usize, CreateError> {
+        let ram = Ipa(RAM_BASE)..Ipa(RAM_BASE + size);
+        let (frames, machine, tlb) = (&self.machine.frames, self.machine, self.no_tlb());
+        let mut space = AddressSpace::new(frames, machine, ram, Policy::Blocks, MemAttr::WriteBack)?;
+        let promise = space.full_promise();
+        if let Err(error) = space.set_promise(frames, promise) {
+            space.destroy(frames, machine, &tlb);
+            return Err(error.into());
+        }
+        let name = self.next as usize;
+        self.next += 1;
+        self.images.push(Image { name, space, words: BTreeMap::new(), is_finished: false });
+        Ok(self.images.len() - 1)
+    }
+
+    /// Writes words into an image that is not finished.
+    pub fn fill_image(&mut self, image: usize, offset: u64, words: &[u64]) {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let tlb = self.no_tlb();
+        let image = &mut self.images[image];
+        let at = Ipa(RAM_BASE + offset);
+        image.space.fill_image(&self.machine.frames, self.machine, &tlb, at, &bytes).expect("its frames are set aside");
+        let (pa, _) = image.space.translate(self.machine, at).expect("it was written");
+        assert!(!self.machine.is_cached(pa), "a guest whose caches are off sees it");
+        image.words.extend((offset..).step_by(8).zip(words.iter().copied()));
+    }
+
+    pub fn finish_image(&mut self, image: usize) {
+        let image = &mut self.images[image];
+        image.space.finish_image(&self.machine.frames, self.machine).expect("its frames are set aside");
+        image.is_finished = true;
+    }
+
+    /// Maps `bytes` bytes at `offset` of an image into a VM.
+    pub fn map_from(&mut self, vm: usize, ipa: Ipa, image: usize, offset: u64, bytes: u64) -> Result<(), MapError> {
+        let (vm, image) = (&mut self.vms[vm], &self.images[image]);
+        let from = Ipa(RAM_BASE + offset);
+        // Part of it may be there if it fails.
+        vm.images.insert(image.name);
+        vm.space.map_from(&self.machine.frames, self.machine, ipa, &image.space, from, bytes)?;
+        let words = image.words.range(offset..offset + bytes.next_multiple_of(PAGE_SIZE));
+        vm.bytes.extend(words.map(|(at, &word)| (Ipa(ipa.0 + at - offset), word)));
+        Ok(())
+    }
+
+    /// Returns true if a VM was made from the image, or from one that was.
+    pub fn is_used(&self, image: usize) -> bool {
+        self.vms.iter().any(|vm| vm.images.contains(&self.images[image].name))
+    }
+
+    /// Deletes an image that no VM uses.
+    pub fn delete_image(&mut self, image: usize) {
+        assert!(!self.is_used(image));
+        let image = self.images.remove(image);
+        image.space.destroy(&self.machine.frames, self.machine, &self.no_tlb());
     }
 
     /// The VM is told who it is.
@@ -277,6 +366,7 @@ impl<'a> World<'a> {
             own.bytes.extend(other.bytes.iter().filter(|(ipa, _)| RAM.contains(ipa)));
             own.image = other.image.clone();
             own.domain = other.domain;
+            own.images = other.images.clone();
             // Its own nodes may have lazy entries.
             own.is_sealed = false;
         }
@@ -356,6 +446,13 @@ impl<'a> World<'a> {
             }
             self.check_identity(vm);
         }
+        for image in &self.images {
+            recount.nodes.insert(image.space.root(), 1);
+            self.recount(image.space.root(), Level::One, &mut recount);
+            let is_finished = image.is_finished;
+            self.check_image(image);
+            self.check_rights(image.space.root(), Level::One, !is_finished, false, &mut true);
+        }
         for pa in self.merger.frames() {
             *recount.pages.entry(pa).or_default() += 1;
         }
@@ -373,6 +470,19 @@ impl<'a> World<'a> {
         }
         if let Some((pa, _)) = vm.space.translate(self.machine, IDENTITY_PAGE) {
             assert!(frames.zero_page() == Some(pa) || frames.is_exclusive(pa), "who VM {} is, is shared", vm.name);
+        }
+    }
+
+    /// An image holds what was written; a finished one is read-only, and its frames are its own to give.
+    fn check_image(&self, image: &Image) {
+        for (&offset, &value) in &image.words {
+            let (ipa, mut word) = (Ipa(RAM_BASE + offset), [0; 8]);
+            image.space.read(self.machine, ipa, &mut word).expect("RAM");
+            assert_eq!(u64::from_le_bytes(word), value, "image {} has another value at {offset:#x}", image.name);
+            let (pa, is_writable) = image.space.translate(self.machine, ipa).expect("it was written");
+            let kind = if image.is_finished { Kind::Image } else { Kind::Guest };
+            assert_eq!(self.machine.frames.borrow().kind(pa), Some(kind), "image {} at {offset:#x}", image.name);
+            assert!(!(image.is_finished && is_writable), "image {} can be written", image.name);
         }
     }
 
@@ -455,7 +565,7 @@ impl<'a> World<'a> {
             assert_eq!((frames.kind(node), frames.count(node)), (Some(Kind::Node), count), "node {node}");
         }
         for (&pa, &count) in &recount.pages {
-            let kept = u32::from(matches!(frames.kind(pa), Some(Kind::Image | Kind::Zero)));
+            let kept = u32::from(IMAGE.contains(&pa) || frames.kind(pa) == Some(Kind::Zero));
             assert_eq!(frames.count(pa), count + kept, "page {pa}");
         }
         for (&pa, &count) in &recount.blocks {
@@ -483,7 +593,8 @@ impl<'a> World<'a> {
 
     fn check_promises(&self) {
         let stats = self.machine.frames.borrow().stats();
-        let promised: usize = self.vms.iter().map(|vm| vm.space.promise()).sum();
+        let spaces = self.vms.iter().map(|vm| &vm.space).chain(self.images.iter().map(|image| &image.space));
+        let promised: usize = spaces.map(AddressSpace::promise).sum();
         assert_eq!(stats.promised, promised);
         assert!(promised <= stats.frames(Kind::Free), "promised frames are free");
         for vm in &self.vms {
@@ -532,7 +643,7 @@ impl<'a> World<'a> {
         let kept = recount.pages.keys().chain(recount.blocks.keys()).any(has_contents);
         let stats = frames.stats();
         let all = ((stats.frames(Kind::Guest) + stats.frames(Kind::Node)) as u64) << 32;
-        if !kept && self.merger.stable() == 0 && self.orphans.is_empty() {
+        if !kept && self.images.is_empty() && self.merger.stable() == 0 && self.orphans.is_empty() {
             assert!(parts <= all && all - parts < 1 << 20, "{parts:#x} of {all:#x}");
         }
     }
@@ -561,7 +672,7 @@ impl<'a> World<'a> {
                         let kind = self.machine.frames.borrow().kind(pa);
                         let references = recount.pages.get(&pa).unwrap_or(&0)
                             + recount.blocks.get(&block).unwrap_or(&0)
-                            + u32::from(matches!(kind, Some(Kind::Image | Kind::Zero)));
+                            + u32::from(IMAGE.contains(&pa) || kind == Some(Kind::Zero));
                         let parts = parts.divided(references);
                         if parts.is_whole() {
                             census.private += 1;
@@ -580,6 +691,10 @@ impl<'a> World<'a> {
         self.relax();
         while !self.vms.is_empty() {
             self.destroy(self.vms.len() / 2);
+            self.check();
+        }
+        while !self.images.is_empty() {
+            self.delete_image(self.images.len() / 2);
             self.check();
         }
         self.merger.release_all(&self.machine.frames);

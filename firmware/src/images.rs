@@ -1,0 +1,153 @@
+//! Images: the machine's one table of them, and managers' calls that fill and read it.
+//!
+//! Before: [`crate::make`]. After: [`salp_core::images`], which says what is right. Bytes go through a page of this CPU's stack:
+//! no lock of a VM's is held together with the table's but that of a VM's slot.
+
+use crate::machine::Store;
+use crate::manage;
+use crate::vm::Vm;
+use salp_core::addr::{Ipa, PAGE_SIZE};
+use salp_core::bootset::{Segment, VmSpec};
+use salp_core::images::Images;
+use salp_core::stage2::{AddressSpace, MapError};
+use salp_hvc::manager::{ImageInfo, LABEL};
+use salp_hvc::status;
+use salp_hw::boot;
+use salp_hw::lock::RwLock;
+use salp_hw::memory::{Ram, VmTlb};
+use spin::Once;
+use zerocopy::{FromZeros, IntoBytes};
+
+static IMAGES: Once<&'static RwLock<Images>> = Once::new();
+
+/// No MMU walks the tree of an image.
+const TLB: VmTlb = VmTlb { vttbr: 0 };
+
+fn images() -> &'static RwLock<Images> {
+    IMAGES.call_once(|| boot::get().keep(RwLock::new(Images::new())))
+}
+
+/// Makes an image as the record in a manager's memory says. Returns its identifier.
+///
+/// # Errors
+///
+/// A status.
+pub fn create(manager: &Vm, from: Ipa) -> Result<u64, i64> {
+    let mut wanted = ImageInfo::new_zeroed();
+    manage::read(manager, from, wanted.as_mut_bytes())?;
+    images().write().create(&Store, &Ram, &TLB, &wanted)
+}
+
+/// Which bytes of an image are copied, and where they are in a manager's memory.
+#[derive(Clone, Copy)]
+pub struct Copy {
+    /// The image.
+    pub image: u64,
+    /// Where in it.
+    pub offset: u64,
+    /// Where in the manager's memory.
+    pub at: Ipa,
+    /// How many.
+    pub size: u64,
+}
+
+impl Copy {
+    /// Copies bytes of a manager's into the image, or out of it, page by page. What can be wrong is found out before the first.
+    ///
+    /// # Errors
+    ///
+    /// A status.
+    pub fn carry_out(self, manager: &Vm, is_write: bool) -> Result<(), i64> {
+        let Self { image, offset, at, size } = self;
+        images().read().check_copy(image, offset, size, is_write)?;
+        let ram = manager.spec.ram();
+        if at < ram.start || at.checked_add(size).is_none_or(|end| end > ram.end) {
+            return Err(status::BAD_ADDRESS);
+        }
+        let mut buffer = [0; PAGE_SIZE as usize];
+        for done in (0..size).step_by(buffer.len()) {
+            let at = Ipa(at.0 + done);
+            let part = buffer.get_mut(..(size - done).min(PAGE_SIZE) as usize).unwrap_or_default();
+            if is_write {
+                manage::read(manager, at, part)?;
+                images().write().write(&Store, &Ram, &TLB, image, offset + done, part)?;
+            } else {
+                images().read().read(&Ram, image, offset + done, part)?;
+                manage::write(manager, at, part)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Finishes an image.
+///
+/// # Errors
+///
+/// A status.
+pub fn finish(id: u64) -> Result<(), i64> {
+    images().write().finish(&Store, &Ram, id)
+}
+
+/// Deletes an image that nobody uses.
+///
+/// # Errors
+///
+/// A status.
+pub fn delete(id: u64) -> Result<(), i64> {
+    let memory = images().write().remove(id)?;
+    memory.destroy(&Store, &Ram, &TLB);
+    Ok(())
+}
+
+/// Gives an image the label in a manager's memory.
+///
+/// # Errors
+///
+/// A status.
+pub fn label(manager: &Vm, id: u64, from: Ipa) -> Result<(), i64> {
+    let mut label = [0; LABEL];
+    manage::read(manager, from, &mut label)?;
+    images().write().label(id, label)
+}
+
+/// Describes the image with the least identifier above this.
+pub fn next(after: u64) -> Option<ImageInfo> {
+    images().read().after(after).copied()
+}
+
+/// Checks that there is what a description names, and counts a user more of it.
+///
+/// # Errors
+///
+/// A status.
+pub fn hold(spec: &VmSpec) -> Result<(), i64> {
+    images().write().hold(spec)
+}
+
+/// Counts a user more of what a description names, for a copy of a user.
+pub fn share(spec: &VmSpec) {
+    if is_of_images(spec) {
+        images().write().share(spec);
+    }
+}
+
+/// Counts a user less of what a description names.
+pub fn release(spec: &VmSpec) {
+    if is_of_images(spec) {
+        images().write().release(spec);
+    }
+}
+
+fn is_of_images(spec: &VmSpec) -> bool {
+    spec.segments().any(|segment| segment.image != 0)
+}
+
+/// Maps a segment of an image into a VM's new memory.
+///
+/// # Errors
+///
+/// As for [`AddressSpace::map_from`].
+pub fn map(memory: &mut AddressSpace, segment: &Segment) -> Result<(), MapError> {
+    images().read().map(&Store, &Ram, memory, segment)
+}
