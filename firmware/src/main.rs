@@ -5,6 +5,7 @@
 //! - [`vm`]: a VM put together from core's parts; [`vcpu`]: one CPU's loop; [`exits`]: what a guest asked for.
 //! - [`manage`]: what managers ask for by calls; [`operation`]: doing it to VMs that stand still; [`fork`]: making VMs
 //!   out of VMs; [`merge`]: making their equal pages one.
+//! - [`life`]: what managers ask for their own lives, and at VMs' consoles; [`keep`]: what outlives them.
 //! - [`net`]: NICs, and frames from one VM to others.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -17,6 +18,10 @@ mod console;
 mod exits;
 #[cfg(target_os = "none")]
 mod fork;
+#[cfg(target_os = "none")]
+mod keep;
+#[cfg(target_os = "none")]
+mod life;
 #[cfg(target_os = "none")]
 mod machine;
 #[cfg(target_os = "none")]

@@ -2,6 +2,7 @@
 //!
 //! Before: [`crate::exits`]. After: [`crate::operation`]. [`describe`] and its neighbours serve the monitor too.
 
+use crate::life;
 use crate::machine::{self, Store};
 use crate::operation::{self, Answer, Asker, What};
 use crate::vm::{Fate, Vm, hold};
@@ -42,6 +43,7 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         Request::Memory { vm, to } => {
             memory(vm).and_then(|memory| write(manager, to, memory.as_bytes())).map(|()| [0; 3])
         }
+        Request::Life(request) => return life::carry_out(manager, request),
         Request::Machine { to } => write(manager, to, machine_info().as_bytes()).map(|()| [0; 3]),
     };
     Some(answer.into())
@@ -68,12 +70,22 @@ fn status_of(fault: Fault) -> i64 {
     }
 }
 
-fn read(manager: &Vm, from: Ipa, to: &mut [u8]) -> Result<(), i64> {
+/// Copies bytes out of a manager's memory.
+///
+/// # Errors
+///
+/// They are not in its RAM: a status.
+pub fn read(manager: &Vm, from: Ipa, to: &mut [u8]) -> Result<(), i64> {
     let memory = manager.memory.lock();
     memory.as_ref().ok_or(status::WRONG_STATE)?.read(&Ram, from, to).map_err(status_of)
 }
 
-fn write(manager: &Vm, to: Ipa, from: &[u8]) -> Result<(), i64> {
+/// Copies bytes into a manager's memory.
+///
+/// # Errors
+///
+/// There is no RAM, or no frame for it: a status.
+pub fn write(manager: &Vm, to: Ipa, from: &[u8]) -> Result<(), i64> {
     let mut memory = manager.memory.lock();
     let memory = memory.as_mut().ok_or(status::WRONG_STATE)?;
     memory.write(&Store, &Ram, &manager.tlb(), to, from).map_err(status_of)

@@ -5,7 +5,7 @@
 use core::fmt;
 
 use salp_hvc::calls::{self, CloneRequest, MAX_CONFIG, MachineInfo, NAME, VmInfo, VmMemory};
-use salp_hvc::status;
+use salp_hvc::{manager, status};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::rt::freeze;
@@ -29,10 +29,11 @@ impl fmt::Debug for Refused {
     }
 }
 
-/// Makes any call with up to three arguments, and returns x1 to x7.
-pub fn call(function: u32, arguments: [u64; 3]) -> Answer<[u64; 7]> {
+/// Makes any call with up to four arguments, and returns x1 to x7.
+pub fn call<const N: usize>(function: u32, arguments: [u64; N]) -> Answer<[u64; 7]> {
+    const { assert!(N <= 4) };
     let mut all = [0; 17];
-    all[..3].copy_from_slice(&arguments);
+    all[..N].copy_from_slice(&arguments);
     let [x0, x1, x2, x3, x4, x5, x6, x7, ..] = smccc::hvc64(function, all);
     if x0 as i64 == status::OK { Ok([x1, x2, x3, x4, x5, x6, x7]) } else { Err(Refused(x0 as i64)) }
 }
@@ -295,4 +296,19 @@ pub fn vm_memory(id: u64) -> Answer<VmMemory> {
 /// Counts the machine's memory.
 pub fn machine() -> Answer<MachineInfo> {
     record(calls::MACHINE, |address| [address, 0, 0])
+}
+
+/// Keeps bytes as a record that outlives this guest, in place of what it held; no bytes remove it.
+pub fn keep(record: u64, bytes: &[u8]) -> Answer<()> {
+    call(manager::KEEP, [record, address_of(bytes), bytes.len() as u64]).map(drop)
+}
+
+/// Reads as much of a record as there is room for, and returns the record's size; 0 if there is none.
+pub fn recall(record: u64, room: &mut [u8]) -> Answer<usize> {
+    let address = room.as_mut_ptr().expose_provenance() as u64;
+    call(manager::RECALL, [record, address, room.len() as u64]).map(|[size, ..]| size as usize)
+}
+
+fn address_of(bytes: &[u8]) -> u64 {
+    bytes.as_ptr().expose_provenance() as u64
 }

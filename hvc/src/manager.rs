@@ -81,7 +81,7 @@ pub const CHECKPOINT: u32 = BASE | 0x50;
 pub const HEARTBEAT: u32 = BASE | 0x51;
 /// Keeps x3 bytes at the address in x2 as record x1, in place of what it held; 0 bytes remove it. Done whole or not at all.
 pub const KEEP: u32 = BASE | 0x52;
-/// Reads record x1 to the address in x2, whose room is x3 bytes. x1: the record's size, 0 if there is none.
+/// Reads record x1 to the address in x2, as much of it as fits into x3 bytes. x1: the record's size, 0 if there is none.
 pub const RECALL: u32 = BASE | 0x53;
 
 /// [`CHECKPOINT`]: the manager crashed, or turned itself off.

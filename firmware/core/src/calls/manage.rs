@@ -1,6 +1,7 @@
 //! Management calls ([`salp_hvc::calls`]): what a manager asks for, taken out of its registers and memory and checked.
 //! Before: [`super::vendor`]; after: the machine, which carries a [`Request`] out.
 
+use super::life;
 use crate::addr::Ipa;
 use crate::identity::{Config, Name};
 use salp_hvc::calls::{
@@ -31,10 +32,13 @@ pub enum Request {
     Memory { vm: u64, to: Ipa },
     /// Write what is known of the machine.
     Machine { to: Ipa },
+    /// Do this for the manager's own life, or for a VM's console or power button.
+    Life(life::Request),
 }
 
 /// Returns what a management call asks for, or `None` if there is no such call.
-pub const fn decode(id: u32, [a, b, _]: [u64; 3]) -> Option<Request> {
+pub const fn decode(id: u32, args: [u64; 4]) -> Option<Request> {
+    let [a, b, ..] = args;
     Some(match id {
         VM_NEXT => Request::Next { after: a, to: Ipa(b) },
         VM_CLONE => Request::Clone { from: Ipa(a), size: b },
@@ -45,7 +49,10 @@ pub const fn decode(id: u32, [a, b, _]: [u64; 3]) -> Option<Request> {
         VM_REVERT => Request::Revert { vm: a, snapshot: b },
         VM_MEMORY => Request::Memory { vm: a, to: Ipa(b) },
         MACHINE => Request::Machine { to: Ipa(a) },
-        _ => return None,
+        _ => match life::decode(id, args) {
+            Some(request) => Request::Life(request),
+            None => return None,
+        },
     })
 }
 

@@ -4,13 +4,14 @@
 //! - [`psci`]: power of vCPUs and of the VM.
 //! - [`trng`]: random bytes.
 //! - [`arch`]: SMCCC version and the CPU's workarounds.
-//! - [`vendor`]: who this hypervisor is, and its own calls: [`guest`] for every VM, [`manage`] for managers.
+//! - [`vendor`]: who this hypervisor is, and its own calls: [`guest`] for every VM, [`manage`] and [`life`] for managers.
 //!
 //! SMC is not a way in: the guest's ID registers say that EL3 is not there, so SMC is UNDEFINED, as it is on a CPU without
 //! EL3, and the device tree names HVC. HVC with another immediate than 0 is reserved by SMCCC 2.9: NOT_SUPPORTED.
 
 pub mod arch;
 pub mod guest;
+pub mod life;
 pub mod manage;
 pub mod psci;
 pub mod trng;
@@ -89,9 +90,9 @@ pub fn dispatch(imm: u16, x: &[u64; 18], caller: usize, callee: Callee<'_>) -> A
     // The function identifier is w0 (SMCCC 2.5). Bit 16 is a hint about SVE that says nothing here (2.6).
     let id = x[0] as u32 & !(1 << 16);
     let [_, args @ ..] = x;
-    let args = [args[0], args[1], args[2]];
+    let args = [args[0], args[1], args[2], args[3]];
     if psci::owns(id) {
-        callee.power.call(id, args, caller, &callee.ram)
+        callee.power.call(id, [args[0], args[1], args[2]], caller, &callee.ram)
     } else if arch::owns(id) {
         arch::call(id, args[0], callee.mitigations)
     } else if trng::owns(id) {

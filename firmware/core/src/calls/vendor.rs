@@ -27,7 +27,7 @@ pub const fn is_implemented(id: u32) -> bool {
 }
 
 /// Answers a function of this service.
-pub fn call(id: u32, args: [u64; 3], identity: &mut Identity, is_manager: bool) -> Action {
+pub fn call(id: u32, args: [u64; 4], identity: &mut Identity, is_manager: bool) -> Action {
     match id {
         CALL_UID => Action::Return4(super::trng::uuid_registers(&UUID)),
         REVISION => Action::Return4(REVISION_MAJOR_MINOR),
@@ -46,7 +46,7 @@ mod tests {
     use salp_hvc::calls::{FREEZE, VM_DESTROY};
 
     fn ask(id: u32, is_manager: bool) -> Action {
-        call(id, [7, 0, 0], &mut Identity::new(Name::new(b"a").unwrap(), &[0; 32]), is_manager)
+        call(id, [7, 0, 0, 0], &mut Identity::new(Name::new(b"a").unwrap(), &[0; 32]), is_manager)
     }
 
     #[test]

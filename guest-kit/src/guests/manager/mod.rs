@@ -11,12 +11,14 @@
 //! | `revert` | `dirty do=pages` | brings it back `times=` times |
 //! | `storm` | any that runs for ever | see [`storm`] |
 //! | `tour` | `frozen then=wait` | every call, and every refusal: see [`tour`] |
+//! | `life` | `frozen then=wait` | the calls about what outlives a manager: see [`life`] |
 //! | `denied` | | the same without the capability |
 //!
 //! `CALL id=N name=NAME at=COUNTER cost=TICKS` tells of each clone when it was asked for, by the physical counter, and how
 //! long the call took as its caller sees it; the rest is [`test`]'s protocol. What was made is destroyed at the end, the
 //! source too.
 
+mod life;
 mod measure;
 mod memory;
 mod storm;
@@ -48,6 +50,7 @@ pub fn main() {
         "revert" => memory::revert(),
         "storm" => storm::main(),
         "tour" => return tour::main(),
+        "life" => return life::main(),
         "denied" => return tour::denied(),
         other => fail(format_args!("there is nothing like do={other}")),
     }

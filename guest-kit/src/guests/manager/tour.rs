@@ -46,16 +46,16 @@ pub fn denied() {
     cases!(no_feature, no_call);
 }
 
-fn refused<T>(answer: Answer<T>) -> Option<Refused> {
+pub(super) fn refused<T>(answer: Answer<T>) -> Option<Refused> {
     answer.err()
 }
 
-const fn because(status: i64) -> Option<Refused> {
+pub(super) const fn because(status: i64) -> Option<Refused> {
     Some(Refused(status))
 }
 
 /// Ends the case as failed if a call that should do its work does not.
-fn done<T>(what: &str, answer: Answer<T>) -> Result<T, Stop> {
+pub(super) fn done<T>(what: &str, answer: Answer<T>) -> Result<T, Stop> {
     answer.map_err(|refused| crate::test::fail(format_args!("{what}: {refused:?}")))
 }
 
@@ -383,7 +383,7 @@ fn too_many() -> Outcome {
 }
 
 fn unknown_functions() -> Outcome {
-    for number in (0x14..0x20).chain(0x29..0x40) {
+    for number in (0x14..0x20).chain(0x29..0x30) {
         let answer = refused(call(calls::FREEZE & !0xff | number, [1, machine::ram_start(), 0]));
         check_eq!(answer, because(status::NOT_SUPPORTED), "function {number:#x}");
     }
@@ -400,5 +400,7 @@ fn no_call() -> Outcome {
     let because = because(status::NOT_SUPPORTED);
     check_eq!(refused(salp::vm_next(0)), because, "VM_NEXT");
     check_eq!(refused(salp::machine()), because, "MACHINE");
+    check_eq!(refused(salp::keep(0, b"x")), because, "KEEP");
+    check_eq!(refused(salp::recall(0, &mut [0])), because, "RECALL");
     nothing_is_done_to(1, status::NOT_SUPPORTED)
 }

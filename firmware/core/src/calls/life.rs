@@ -1,0 +1,37 @@
+//! Management calls ([`salp_hvc::manager`]) about a manager's own life, and about what is outside of a VM's memory: its
+//! console, its power button. Before: [`super::manage`]; after: the machine, which carries a [`Request`] out.
+
+use crate::addr::Ipa;
+use salp_hvc::manager::{KEEP, RECALL};
+
+/// What a manager asks for. Addresses are in its RAM and not checked yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Request {
+    /// Keep these bytes as a record.
+    Keep { record: u64, from: Ipa, size: u64 },
+    /// Write a record.
+    Recall { record: u64, to: Ipa, room: u64 },
+}
+
+/// Returns what a call asks for, or `None` if there is no such call here.
+pub const fn decode(id: u32, [a, b, c, _]: [u64; 4]) -> Option<Request> {
+    Some(match id {
+        KEEP => Request::Keep { record: a, from: Ipa(b), size: c },
+        RECALL => Request::Recall { record: a, to: Ipa(b), room: c },
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_where_the_calls_say() {
+        let args = [1, 2, 3, 4];
+        assert_eq!(decode(KEEP, args), Some(Request::Keep { record: 1, from: Ipa(2), size: 3 }));
+        assert_eq!(decode(RECALL, args), Some(Request::Recall { record: 1, to: Ipa(2), room: 3 }));
+        assert_eq!(decode(KEEP | 0x8, args), None);
+    }
+}
