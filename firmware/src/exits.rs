@@ -8,6 +8,7 @@ use crate::net::{self, Access as NicAccess};
 use crate::operation::{Answer, Asker};
 use crate::vcpu::Resident;
 use crate::vm::{Fate, Freezer, Vm};
+use core::sync::atomic::Ordering;
 use salp_core::addr::{Ipa, Va};
 use salp_core::calls::psci::Wake;
 use salp_core::calls::{self, Action, Callee};
@@ -197,10 +198,15 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
             }
         }
         Action::Manage(request) => {
-            let asker = Asker::Vcpu { vcpu: VcpuRef::new(this.vm.slot, this.index), vm: this.vm.id };
+            let life = this.vm.life.load(Ordering::Relaxed);
+            let asker = Asker::Vcpu { vcpu: VcpuRef::new(this.vm.slot, this.index), vm: this.vm.id, life };
             match manage::carry_out(this.vm, request, asker) {
                 Some(done) => answer(this.context, done),
                 None => return Next::Block,
+            }
+            if matches!(request, manage::Request::Life(_)) {
+                // Something may be due that this CPU's alarm does not cover yet.
+                return Next::Reschedule;
             }
         }
         Action::TurnOn { vcpu, .. } => {

@@ -8,6 +8,7 @@ use crate::net;
 use crate::operation;
 use crate::vcpu;
 use crate::vm::{self, Fate, Vm};
+use crate::watch;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use salp_board::facts::MAX_CPUS;
 use salp_core::addr::{PAGE_SIZE, Pa};
@@ -339,23 +340,28 @@ pub fn end_vm(index: usize, fate: Fate) {
         let slot = VMS[index].read();
         let Some(vm) = slot.as_deref() else { return };
         operation::bury(vm);
-        let again = fate == Fate::Reset || fate == Fate::Crashed && vm.spec.restarts_on_crash();
+        let fails = matches!(fate, Fate::Crashed | Fate::Hung);
+        let again = fate == Fate::Reset || fails && vm.spec.restarts_on_crash();
         let what = match fate {
             Fate::Off => "is off",
             Fate::Reset => "restarts",
             Fate::Destroyed => "is destroyed",
-            _ if again => "crashed and restarts",
+            Fate::Hung => "does not answer",
             _ => "crashed",
         };
-        log!("{}: {what}", vm.name());
-        again
-            && match vm.restart(machine) {
-                Ok(()) => true,
-                Err(error) => {
-                    log!("{} cannot restart: {error}", vm.name());
-                    false
+        let back = watch::take_back(vm, fate, what);
+        if back.is_none() {
+            log!("{}: {what}{}", vm.name(), if fails && again { " and restarts" } else { "" });
+        }
+        back == Some(true)
+            || (again || back == Some(false))
+                && match vm.restart(machine) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        log!("{} cannot restart: {error}", vm.name());
+                        false
+                    }
                 }
-            }
     };
     if again {
         let kicks = machine.scheduler.lock().turn_on(VcpuRef::new(index, 0));
@@ -413,10 +419,8 @@ impl Machine {
         let asker = *vm.mourner.lock();
         let family = vm.family;
         net::unplug(&vm);
-        let (vm, frame) = vm.into_inner();
         let is_snapshot = vm.is_held_by(vm::hold::SNAPSHOT);
-        vm.destroy();
-        Store.with(|frames| frames.free(frame));
+        vm::discard(vm);
         if !is_snapshot {
             // Last: who finds that none is left finds all memory given back.
             self.running.fetch_sub(1, Ordering::AcqRel);

@@ -5,7 +5,8 @@
 //! - [`vm`]: a VM put together from core's parts; [`vcpu`]: one CPU's loop; [`exits`]: what a guest asked for.
 //! - [`manage`]: what managers ask for by calls; [`operation`]: doing it to VMs that stand still; [`fork`]: making VMs
 //!   out of VMs; [`merge`]: making their equal pages one.
-//! - [`life`]: what managers ask for their own lives, and at VMs' consoles; [`keep`]: what outlives them.
+//! - [`life`]: what managers ask for their own lives, and at VMs' consoles; [`keep`]: what outlives them;
+//!   [`watch`]: bringing back managers that fail.
 //! - [`net`]: NICs, and frames from one VM to others.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -38,6 +39,8 @@ mod operation;
 mod vcpu;
 #[cfg(target_os = "none")]
 mod vm;
+#[cfg(target_os = "none")]
+mod watch;
 
 #[cfg(target_os = "none")]
 salp_hw::entry!(machine::main);

@@ -8,7 +8,8 @@ use crate::operation::{self, Answer, Asker, What};
 use crate::vm::{Fate, Vm, hold};
 use core::sync::atomic::Ordering;
 use salp_core::addr::{Ipa, PAGE_SIZE};
-use salp_core::calls::manage::{CloneSpec, MAX_CLONE_REQUEST, Request};
+pub use salp_core::calls::manage::Request;
+use salp_core::calls::manage::{CloneSpec, MAX_CLONE_REQUEST};
 use salp_core::frames::{FrameStore, Kind};
 use salp_core::identity::Name;
 use salp_core::stage2::Fault;
@@ -43,7 +44,7 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         Request::Memory { vm, to } => {
             memory(vm).and_then(|memory| write(manager, to, memory.as_bytes())).map(|()| [0; 3])
         }
-        Request::Life(request) => return life::carry_out(manager, request),
+        Request::Life(request) => return life::carry_out(manager, request, asker),
         Request::Machine { to } => write(manager, to, machine_info().as_bytes()).map(|()| [0; 3]),
     };
     Some(answer.into())
@@ -164,18 +165,27 @@ pub fn describe(vm: &Vm) -> VmInfo {
 pub fn memory(id: u64) -> Result<VmMemory, i64> {
     let mut counted = None;
     let answer = operation::with(id, |vm| {
-        let memory = vm.memory.lock();
-        let census = memory.as_ref().ok_or(status::WRONG_STATE)?.census(&Store, &Ram);
-        let records = (vm.vcpus() as u64 + 2 + u64::from(vm.nics().is_some())) * PAGE_SIZE;
-        counted = Some(VmMemory {
-            private: (census.private * PAGE_SIZE).into(),
-            shared: (census.shared * PAGE_SIZE).into(),
-            overhead: (census.private_nodes * PAGE_SIZE + records).into(),
-            saved: census.saved().into(),
-        });
+        let mut memory = count(vm)?;
+        if let Some(kept) = vm.watch.with_checkpoint(count) {
+            // Nobody would need it but for this VM.
+            let kept = kept?;
+            memory.overhead += kept.private + kept.overhead;
+        }
+        counted = Some(memory);
         Ok([0; 3])
     });
     counted.ok_or(answer.status)
+}
+
+fn count(vm: &Vm) -> Result<VmMemory, i64> {
+    let census = vm.memory.lock().as_ref().ok_or(status::WRONG_STATE)?.census(&Store, &Ram);
+    let records = (vm.vcpus() as u64 + 2 + u64::from(vm.nics().is_some())) * PAGE_SIZE;
+    Ok(VmMemory {
+        private: (census.private * PAGE_SIZE).into(),
+        shared: (census.shared * PAGE_SIZE).into(),
+        overhead: (census.private_nodes * PAGE_SIZE + records).into(),
+        saved: census.saved().into(),
+    })
 }
 
 /// Counts the memory of all VMs and snapshots by looking at all of their tables. What several use counts once as shared.

@@ -10,6 +10,7 @@ use crate::merge;
 use crate::monitor;
 use crate::operation;
 use crate::vm::{Fate, Vm};
+use crate::watch;
 use core::sync::atomic::{AtomicU64, Ordering};
 use salp_core::context::Context;
 use salp_core::sched::{Leave, Rest, VcpuRef, Wait};
@@ -54,6 +55,7 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
             monitor::serve();
             console::serve();
         }
+        watch::serve();
         let now = cpu::counter();
         let (next, alarm) = {
             let mut scheduler = machine.scheduler.lock();
@@ -63,7 +65,8 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
             }
             (next, scheduler.next_alarm(index, now))
         };
-        cpu::set_alarm(if next.is_some() { alarm } else { alarm.into_iter().chain(merge::due(index)).min() });
+        let merging = if next.is_some() { None } else { merge::due(index) };
+        cpu::set_alarm(alarm.into_iter().chain(watch::due()).chain(merging).min());
         match next {
             Some(vcpu) => this.run_vcpu(vcpu),
             None => {
@@ -324,12 +327,12 @@ impl Resident<'_> {
         }
     }
 
-    /// Returns true if another vCPU is due, or the monitor; else sets the alarm for when one is.
+    /// Returns true if another vCPU is due, or the monitor, or a watched VM; else sets the alarm for when one is.
     fn reschedule(&mut self) -> bool {
-        if self.cpu.monitor_calls {
+        let now = cpu::counter();
+        if self.cpu.monitor_calls || watch::is_due(now) {
             return true;
         }
-        let now = cpu::counter();
         let mut scheduler = machine::get().scheduler.lock();
         scheduler.looked(self.cpu.index);
         if scheduler.should_leave(self.cpu.index, now) {
@@ -337,7 +340,7 @@ impl Resident<'_> {
         }
         let alarm = scheduler.next_alarm(self.cpu.index, now);
         drop(scheduler);
-        cpu::set_alarm(alarm);
+        cpu::set_alarm(alarm.into_iter().chain(watch::due()).min());
         merge::step(now);
         false
     }
@@ -372,10 +375,13 @@ impl Resident<'_> {
             match wait {
                 Wait::GoOn => refresh = true,
                 Wait::Leave => return Some(Leave::Sleeps { deadline: None }),
-                Wait::Wait if self.cpu.monitor_calls => return Some(Leave::Sleeps { deadline: None }),
+                Wait::Wait if self.cpu.monitor_calls || watch::is_due(now) => {
+                    return Some(Leave::Sleeps { deadline: None });
+                }
                 Wait::Wait => {
                     merge::step(now);
-                    cpu::set_alarm(alarm.into_iter().chain(clock).chain(merge::due(self.cpu.index)).min());
+                    let others = [alarm, clock, watch::due(), merge::due(self.cpu.index)];
+                    cpu::set_alarm(others.into_iter().flatten().min());
                     cpu::wait_for_interrupt();
                     refresh = self.take_interrupts();
                 }

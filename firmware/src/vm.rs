@@ -9,6 +9,7 @@ use crate::console::LineBuffer;
 use crate::machine::{self, Machine, Store};
 use crate::net::{self, Nics};
 use crate::operation::{Answer, Asker, Ticket};
+use crate::watch::Watch;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use salp_core::addr::Pa;
@@ -96,6 +97,10 @@ pub struct Vm {
     pub pending: Mutex<Option<Ticket>>,
     /// An operation has it.
     pub is_busy: AtomicBool,
+    /// How often it has started again, or was taken back to its checkpoint.
+    pub life: AtomicU32,
+    /// What EL2 watches over.
+    pub watch: Watch,
     /// Who waits for its end.
     pub mourner: Mutex<Asker>,
     /// Its vCPUs.
@@ -294,6 +299,8 @@ impl Vm {
             pending: Mutex::new(None),
             // One that an operation holds from the start has not been started by it yet.
             is_busy: AtomicBool::new(parts.holds & hold::OPERATION != 0),
+            life: AtomicU32::new(0),
+            watch: Watch::new(),
             mourner: Mutex::new(Asker::Nobody),
             vcpus: parts.vcpus,
             control: AtomicU32::new(Fate::Running as u32 | parts.holds),
@@ -415,6 +422,7 @@ impl Vm {
     /// There is no memory to load it again.
     pub fn restart(&self, machine: &Machine) -> Result<(), VmError> {
         // What it had comes back first: the machine may have no more than that.
+        self.watch.end();
         self.give_memory_back();
         let fresh = Self::load(machine, &self.spec)?;
         let vttbr = vttbr(machine, self.slot, fresh.root());
@@ -433,7 +441,7 @@ impl Vm {
         }
         self.counter_offset.store(salp_hw::cpu::counter(), Ordering::Relaxed);
         self.reset_vcpus();
-        self.control.fetch_and(!Fate::MASK, Ordering::Release);
+        self.begin_life(None);
         Ok(())
     }
 
@@ -458,6 +466,7 @@ impl Vm {
 
     /// Gives everything back.
     pub fn destroy(self) {
+        self.watch.end();
         self.give_memory_back();
         free(self.vgic);
         self.nics.into_iter().for_each(free);
@@ -475,6 +484,13 @@ impl Vm {
         }
         machine::kick(kicks);
     }
+}
+
+/// Gives a VM back that is in no slot any more, and all that it had.
+pub fn discard(vm: Own<Vm>) {
+    let (vm, frame) = vm.into_inner();
+    vm.destroy();
+    Store.with(|frames| frames.free(frame));
 }
 
 /// Promises an address space that is about to run what it may have to copy because it was forked.

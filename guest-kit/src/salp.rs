@@ -298,6 +298,26 @@ pub fn machine() -> Answer<MachineInfo> {
     record(calls::MACHINE, |address| [address, 0, 0])
 }
 
+/// How [`checkpoint`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// How often this guest was brought back; 0 when the checkpoint was made just now.
+    pub count: u64,
+    /// Why, the last time: `RECOVERY_…`.
+    pub reason: u64,
+}
+
+/// Makes the present state the one that this guest is brought back to when it fails; returns again each time.
+#[inline(never)]
+pub fn checkpoint() -> Answer<Recovery> {
+    call(manager::CHECKPOINT, []).map(|[count, reason, ..]| Recovery { count, reason })
+}
+
+/// Tells that this guest is well, and promises to do so again within so many milliseconds; 0 ends that.
+pub fn heartbeat(milliseconds: u64) -> Answer<()> {
+    call(manager::HEARTBEAT, [milliseconds]).map(drop)
+}
+
 /// Keeps bytes as a record that outlives this guest, in place of what it held; no bytes remove it.
 pub fn keep(record: u64, bytes: &[u8]) -> Answer<()> {
     call(manager::KEEP, [record, address_of(bytes), bytes.len() as u64]).map(drop)

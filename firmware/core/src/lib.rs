@@ -18,6 +18,7 @@ pub mod identity;
 pub mod monitor;
 pub mod net;
 pub mod place;
+pub mod recovery;
 pub mod sched;
 pub mod stage2;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use super::{Vm, promise_shared};
 use crate::console::log;
 use crate::machine::{self, Store};
+use crate::operation::Answer;
 use core::fmt;
 use core::sync::atomic::Ordering;
 use salp_core::addr::Ipa;
@@ -27,6 +28,8 @@ pub enum Fate {
     Crashed,
     /// A manager destroys it.
     Destroyed,
+    /// Its heartbeat did not come.
+    Hung,
     /// Its last vCPU has left; it is being taken down.
     Ending,
 }
@@ -41,6 +44,7 @@ impl Fate {
             2 => Self::Reset,
             3 => Self::Crashed,
             4 => Self::Destroyed,
+            5 => Self::Hung,
             _ => Self::Ending,
         }
     }
@@ -56,6 +60,8 @@ pub mod hold {
     pub const OPERATION: u32 = 1 << 10;
     /// It is a snapshot.
     pub const SNAPSHOT: u32 = 1 << 11;
+    /// It fails again and again: it waits before it goes on.
+    pub const BACKOFF: u32 = 1 << 15;
 }
 
 /// The vCPU that froze its VM, and how: it goes on after that.
@@ -211,6 +217,19 @@ impl Vm {
             log!("{}: vCPU {vcpu} stopped the VM: {why}", self.name());
             self.stop(Fate::Crashed);
         }
+    }
+
+    /// Makes the VM one that runs, after its end. Nobody who waits for an answer waits for it any more: its calls under way
+    /// are not this life's. `answer` is what its first vCPU gets.
+    pub fn begin_life(&self, answer: Option<Answer>) {
+        self.life.fetch_add(1, Ordering::AcqRel);
+        let answers = core::iter::once(answer).chain(core::iter::repeat(None));
+        for (index, answer) in (0..self.vcpus()).zip(answers) {
+            if let Some(vcpu) = self.vcpu(index) {
+                *vcpu.answer.lock() = answer;
+            }
+        }
+        self.control.fetch_and(!Fate::MASK, Ordering::Release);
     }
 
     /// Claims the end of a VM whose vCPUs have all left. Exactly one caller gets it, and learns why the VM stopped.

@@ -2,12 +2,16 @@
 //! console, its power button. Before: [`super::manage`]; after: the machine, which carries a [`Request`] out.
 
 use crate::addr::Ipa;
-use salp_hvc::manager::{KEEP, RECALL};
+use salp_hvc::manager::{CHECKPOINT, HEARTBEAT, KEEP, RECALL};
 
 /// What a manager asks for. Addresses are in its RAM and not checked yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Request {
+    /// Keep the manager's state, to go back to.
+    Checkpoint,
+    /// Expect the next sign of life within so many milliseconds; none if 0.
+    Heartbeat { within: u64 },
     /// Keep these bytes as a record.
     Keep { record: u64, from: Ipa, size: u64 },
     /// Write a record.
@@ -17,6 +21,8 @@ pub enum Request {
 /// Returns what a call asks for, or `None` if there is no such call here.
 pub const fn decode(id: u32, [a, b, c, _]: [u64; 4]) -> Option<Request> {
     Some(match id {
+        CHECKPOINT => Request::Checkpoint,
+        HEARTBEAT => Request::Heartbeat { within: a },
         KEEP => Request::Keep { record: a, from: Ipa(b), size: c },
         RECALL => Request::Recall { record: a, to: Ipa(b), room: c },
         _ => return None,
@@ -30,6 +36,7 @@ mod tests {
     #[test]
     fn arguments_are_where_the_calls_say() {
         let args = [1, 2, 3, 4];
+        assert_eq!(decode(HEARTBEAT, args), Some(Request::Heartbeat { within: 1 }));
         assert_eq!(decode(KEEP, args), Some(Request::Keep { record: 1, from: Ipa(2), size: 3 }));
         assert_eq!(decode(RECALL, args), Some(Request::Recall { record: 1, to: Ipa(2), room: 3 }));
         assert_eq!(decode(KEEP | 0x8, args), None);

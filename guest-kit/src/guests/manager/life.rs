@@ -8,7 +8,7 @@ use super::tour::{because, done, refused};
 use super::{all, destroy, frozen_source};
 use crate::salp::{self, Name, call};
 use crate::test::Outcome;
-use crate::{cases, check_eq, machine};
+use crate::{cases, check_eq, machine, timer};
 
 /// The longest record.
 static LONG: SpinMutex<[u8; MAX_RECORD as usize]> = SpinMutex::new([0; MAX_RECORD as usize]);
@@ -16,8 +16,16 @@ static LONG: SpinMutex<[u8; MAX_RECORD as usize]> = SpinMutex::new([0; MAX_RECOR
 /// Runs all cases.
 pub fn main() {
     frozen_source();
-    cases!(records_hold_what_was_kept_last, records_of_any_length, what_is_no_record);
+    cases!(heartbeats_end, records_hold_what_was_kept_last, records_of_any_length, what_is_no_record);
     all().filter(|info| Ok(Name(info.name)) != salp::name()).for_each(|info| destroy(info.id.get()));
+}
+
+fn heartbeats_end() -> Outcome {
+    done("HEARTBEAT", salp::heartbeat(1))?;
+    done("HEARTBEAT", salp::heartbeat(u64::MAX))?;
+    done("HEARTBEAT", salp::heartbeat(0))?;
+    timer::sleep(3);
+    Ok(())
 }
 
 fn recalled(record: u64) -> Result<heapless::Vec<u8, 64>, crate::test::Stop> {

@@ -12,6 +12,7 @@
 //! | `storm` | any that runs for ever | see [`storm`] |
 //! | `tour` | `frozen then=wait` | every call, and every refusal: see [`tour`] |
 //! | `life` | `frozen then=wait` | the calls about what outlives a manager: see [`life`] |
+//! | `watched` | `spin` | fails in every way, and is brought back: see [`watched`] |
 //! | `denied` | | the same without the capability |
 //!
 //! `CALL id=N name=NAME at=COUNTER cost=TICKS` tells of each clone when it was asked for, by the physical counter, and how
@@ -23,6 +24,7 @@ mod measure;
 mod memory;
 mod storm;
 mod tour;
+mod watched;
 
 use core::fmt;
 
@@ -51,6 +53,7 @@ pub fn main() {
         "storm" => storm::main(),
         "tour" => return tour::main(),
         "life" => return life::main(),
+        "watched" => watched::main(),
         "denied" => return tour::denied(),
         other => fail(format_args!("there is nothing like do={other}")),
     }
