@@ -26,15 +26,16 @@ pub fn deliver(answer: Answer) {
 /// Waits for an operation. This CPU has no vCPU loaded, so none waits for it; the CPU that the VM's last vCPU leaves carries
 /// the operation out.
 fn wait(answer: Option<Answer>) -> Result<[u64; 3], i64> {
-    let answer = answer.unwrap_or_else(|| {
-        loop {
-            if let Some(answer) = ANSWER.lock().take() {
-                return answer;
+    answer
+        .unwrap_or_else(|| {
+            loop {
+                if let Some(answer) = ANSWER.lock().take() {
+                    return answer;
+                }
+                relax();
             }
-            relax();
-        }
-    });
-    if answer.status == status::OK { Ok(answer.values) } else { Err(answer.status) }
+        })
+        .into_result()
 }
 
 /// Why a command failed: for scripts, and for people.

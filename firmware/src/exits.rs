@@ -1,7 +1,7 @@
 //! What a guest asked for, carried out: core decides, this file moves the answer to where it belongs.
 
 use crate::console;
-use crate::machine::{self, Store};
+use crate::machine::{self, ENOUGH, Store};
 use crate::manage;
 use crate::merge;
 use crate::net::{self, Access as NicAccess};
@@ -20,11 +20,14 @@ use salp_core::exit::inject::{self, Cause, Source};
 use salp_core::exit::skip::{condition_holds, skip, skip_a64};
 use salp_core::exit::sysreg::{self, SysRegAction};
 use salp_core::exit::walk;
+use salp_core::frames::{FrameStore, Kind};
 use salp_core::sched::VcpuRef;
+use salp_core::scrollback::PAGE;
 use salp_core::stage2::{Access, Fault, IDENTITY_PAGE, Resolved};
 use salp_core::vgic::{AccessSize, VcpuSet, Vgic};
 use salp_hvc::status;
 use salp_hw::memory::Ram;
+use salp_hw::own::Own;
 use salp_hw::{cpu, psci, switch};
 
 /// What comes after an exit.
@@ -432,6 +435,7 @@ fn uart(this: &mut Resident<'_>, offset: u64, size: AccessSize, written: Option<
                 devices.polls = 0;
                 if let Some(byte) = devices.uart.write(offset, size, value) {
                     console::output(vm.slot, vm.name(), &mut devices.line, byte);
+                    devices.written.push(byte, take_page);
                 }
                 0
             }
@@ -454,6 +458,13 @@ fn uart(this: &mut Resident<'_>, offset: u64, size: AccessSize, written: Option<
         console::give_keys();
     }
     value
+}
+
+/// Takes a page for what a VM writes, if there are enough for more important things.
+#[cold]
+fn take_page() -> Option<Own<[u8; PAGE]>> {
+    let frame = Store.with(|frames| if frames.unpromised() > ENOUGH { frames.alloc(Kind::Hyp).ok() } else { None });
+    frame.map(|frame| Own::new(frame, [0; PAGE]))
 }
 
 /// A key typed at the VM's console. Returns false if its FIFO is full: the VM asks for more when it has read some.

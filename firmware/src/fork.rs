@@ -407,7 +407,7 @@ fn restore(vm: &Vm, snapshot: &Vm) -> Result<VcpuSet, i64> {
     }
     *vm.vgic.lock() = snapshot.vgic.lock().clone();
     *vm.power.lock() = *snapshot.power.lock();
-    *vm.devices.lock() = snapshot.devices.lock().for_clone();
+    vm.devices.lock().become_like(&snapshot.devices.lock());
     net::revert(vm, snapshot);
     vm.identity.lock().renew(&machine.seed());
     if vm.memory.lock().as_ref().is_some_and(|memory| memory.has_identity_page(&Ram)) {

@@ -29,7 +29,7 @@ use salp_hw::{cpu, gic, memory, psci};
 use spin::Once;
 
 /// How many frames must be free before VMs go on that wait for memory.
-const ENOUGH: usize = 64;
+pub const ENOUGH: usize = 64;
 
 /// How long a vCPU runs while others wait, in milliseconds.
 const SLICE_MS: u64 = 2;

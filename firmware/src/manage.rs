@@ -179,7 +179,8 @@ pub fn memory(id: u64) -> Result<VmMemory, i64> {
 
 fn count(vm: &Vm) -> Result<VmMemory, i64> {
     let census = vm.memory.lock().as_ref().ok_or(status::WRONG_STATE)?.census(&Store, &Ram);
-    let records = (vm.vcpus() as u64 + 2 + u64::from(vm.nics().is_some())) * PAGE_SIZE;
+    let written = vm.devices.lock().written.pages() as u64;
+    let records = (vm.vcpus() as u64 + 2 + u64::from(vm.nics().is_some()) + written) * PAGE_SIZE;
     Ok(VmMemory {
         private: (census.private * PAGE_SIZE).into(),
         shared: (census.shared * PAGE_SIZE).into(),

@@ -62,6 +62,15 @@ impl Answer {
     pub const fn of(status: i64) -> Self {
         Self { status, values: [0; 3] }
     }
+
+    /// Returns the values, or why not.
+    ///
+    /// # Errors
+    ///
+    /// The status, if it says that it was not done.
+    pub const fn into_result(self) -> Result<[u64; 3], i64> {
+        if self.status == status::OK { Ok(self.values) } else { Err(self.status) }
+    }
 }
 
 impl From<Result<[u64; 3], i64>> for Answer {

@@ -23,6 +23,7 @@ use salp_core::directory::Place;
 use salp_core::frames::{FrameStore, Kind, OutOfMemory};
 use salp_core::identity::{Identity, Name};
 use salp_core::sched::{VCPUS_PER_VM, VcpuRef};
+use salp_core::scrollback::{PAGE, Scrollback};
 use salp_core::stage2::{AddressSpace, CreateError, Fault, MapError, MemAttr, Policy};
 use salp_core::vgic::{VcpuSet, Vgic};
 use salp_hw::lock::Mutex;
@@ -39,14 +40,28 @@ pub struct Devices {
     pub line: LineBuffer,
     /// Reads of the console's registers since it last wrote.
     pub polls: u8,
+    /// What the console has written.
+    pub written: Scrollback<Own<[u8; PAGE]>>,
     /// A key waits for room in the console's FIFO.
     pub typing_stalled: bool,
 }
 
 impl Devices {
-    /// Returns the devices of a clone: what the source has begun to write is shown as the source's alone.
+    /// Returns the devices of a clone: what the source has written, or begun to write, is the source's alone.
     pub fn for_clone(&self) -> Self {
-        Self { uart: self.uart.clone(), rtc: self.rtc.clone(), line: LineBuffer::EMPTY, ..*self }
+        Self {
+            uart: self.uart.clone(),
+            rtc: self.rtc.clone(),
+            line: LineBuffer::EMPTY,
+            written: Scrollback::EMPTY,
+            ..*self
+        }
+    }
+
+    /// Takes over the state of others. What was written was written.
+    pub fn become_like(&mut self, others: &Self) {
+        let written = core::mem::take(&mut self.written);
+        *self = Self { written, ..others.for_clone() };
     }
 }
 
@@ -262,6 +277,7 @@ impl Vm {
                 uart: Pl011::new(),
                 rtc: Pl031::new(machine::wall_clock()),
                 line: LineBuffer::EMPTY,
+                written: Scrollback::EMPTY,
                 typing_stalled: false,
                 polls: 0,
             },
@@ -468,6 +484,7 @@ impl Vm {
     pub fn destroy(self) {
         self.watch.end();
         self.give_memory_back();
+        self.devices.lock().written.take_pages().for_each(free);
         free(self.vgic);
         self.nics.into_iter().for_each(free);
         self.vcpus.into_iter().flatten().for_each(free);

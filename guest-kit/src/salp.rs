@@ -298,6 +298,29 @@ pub fn machine() -> Answer<MachineInfo> {
     record(calls::MACHINE, |address| [address, 0, 0])
 }
 
+/// What [`console_read`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// How many bytes were read.
+    pub count: usize,
+    /// The position of the first one.
+    pub first: u64,
+    /// The position behind the last byte written so far.
+    pub end: u64,
+}
+
+/// Reads what a VM wrote to its console, from `position` on.
+pub fn console_read(vm: u64, position: u64, to: &mut [u8]) -> Answer<Written> {
+    let address = to.as_mut_ptr().expose_provenance() as u64;
+    let [count, first, end, ..] = call(manager::CONSOLE_READ, [vm, position, address, to.len() as u64])?;
+    Ok(Written { count: count as usize, first, end })
+}
+
+/// Types at the console of a VM, and returns how many bytes it had room for.
+pub fn console_write(vm: u64, bytes: &[u8]) -> Answer<usize> {
+    call(manager::CONSOLE_WRITE, [vm, address_of(bytes), bytes.len() as u64]).map(|[taken, ..]| taken as usize)
+}
+
 /// How [`checkpoint`] returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recovery {

@@ -20,6 +20,7 @@ pub mod net;
 pub mod place;
 pub mod recovery;
 pub mod sched;
+pub mod scrollback;
 pub mod stage2;
 #[cfg(test)]
 mod testing;
