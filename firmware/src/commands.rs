@@ -4,6 +4,7 @@
 //! [`crate::operation`] and [`crate::manage`], which serve managers' calls too.
 
 use crate::console;
+use crate::life;
 use crate::machine;
 use crate::manage;
 use crate::operation::{self, Answer, Asker, What};
@@ -12,6 +13,7 @@ use salp_core::calls::manage::CloneSpec;
 use salp_core::identity::{Config, Name};
 use salp_core::monitor::{Cloning, Command, Target, parse, reply};
 use salp_hvc::calls::MAX_CONFIG;
+use salp_hvc::manager::SIGNAL_SHUTDOWN;
 use salp_hvc::status;
 use salp_hw::lock::{Mutex, relax};
 
@@ -95,6 +97,7 @@ fn answer(command: Command<'_>, out: &mut dyn Write) -> fmt::Result {
         Command::Info(vm)
         | Command::Freeze(vm)
         | Command::Unfreeze(vm)
+        | Command::Shutdown(vm)
         | Command::Destroy(vm)
         | Command::Stats(Some(vm))
         | Command::Net(Some(vm))
@@ -147,6 +150,7 @@ fn on<'a>(id: u64, command: Command<'a>, target: Target<'a>, out: &mut dyn Write
         }
         Command::Freeze(_) => simple(operation::submit(id, What::Freeze, Asker::Monitor)),
         Command::Unfreeze(_) => simple(Some(operation::unfreeze(id))),
+        Command::Shutdown(_) => simple(Some(life::signal(id, SIGNAL_SHUTDOWN))),
         Command::Destroy(_) => simple(operation::destroy(id, Asker::Monitor)),
         Command::Console(_) => simple(Some(operation::with(id, |vm| {
             console::attach(Some(vm.slot), vm.name());

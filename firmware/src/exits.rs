@@ -13,8 +13,9 @@ use salp_core::addr::{Ipa, Va};
 use salp_core::calls::psci::Wake;
 use salp_core::calls::{self, Action, Callee};
 use salp_core::context::Context;
-use salp_core::dev::bus::{self, Device, RTC_INTID, UART_INTID};
+use salp_core::dev::bus::{self, Device, GPIO_INTID, RTC_INTID, UART_INTID};
 use salp_core::dev::guest;
+use salp_core::dev::pl061::POWER_LINE;
 use salp_core::exit::decode::{DataAbort, Exit, InstructionAbort, SysReg, SysRegAccess, WaitKind, class, decode};
 use salp_core::exit::inject::{self, Cause, Source};
 use salp_core::exit::skip::{condition_holds, skip, skip_a64};
@@ -375,6 +376,18 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
             };
             this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(RTC_INTID, 0, line));
         }
+        Device::Gpio => {
+            let line = {
+                let mut devices = vm.devices.lock();
+                if is_write {
+                    devices.gpio.write(offset, size, written);
+                } else {
+                    value = devices.gpio.read(offset, size);
+                }
+                devices.gpio.interrupt()
+            };
+            this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(GPIO_INTID, 0, line));
+        }
         Device::Guest if is_write => match guest::write(offset, written) {
             Some(guest::Command::Acknowledge) => {
                 vm.identity.lock().acknowledged = true;
@@ -480,6 +493,17 @@ pub fn type_key(vm: &Vm, byte: u8) -> bool {
     let set: VcpuSet = vm.vgic.lock().set_line(UART_INTID, 0, line);
     vm.notify(set);
     true
+}
+
+/// The VM's power button is pressed, or released.
+pub fn press_power(vm: &Vm, pressed: bool) {
+    let line = {
+        let mut devices = vm.devices.lock();
+        devices.gpio.set(POWER_LINE, pressed);
+        devices.gpio.interrupt()
+    };
+    let set: VcpuSet = vm.vgic.lock().set_line(GPIO_INTID, 0, line);
+    vm.notify(set);
 }
 
 /// Lets the clock of a VM see what time it is: its alarm may be due. Returns when it will be, in seconds.

@@ -1,4 +1,4 @@
-//! Management calls about a manager's own life, and about VMs' consoles, carried out.
+//! Management calls about a manager's own life, and about VMs' consoles and power buttons, carried out.
 //!
 //! Before: [`crate::manage`]. After: [`crate::watch`], [`crate::keep`], the VM's devices.
 
@@ -6,11 +6,12 @@ use crate::exits;
 use crate::keep;
 use crate::manage;
 use crate::operation::{self, Answer, Asker, What};
-use crate::vm::{Vm, hold};
+use crate::vm::{Fate, Vm, hold};
+use core::sync::atomic::Ordering;
 use salp_core::addr::Ipa;
 use salp_core::calls::life::Request;
 use salp_core::dev::pl011::FIFO;
-use salp_hvc::manager::CONSOLE_SIZE;
+use salp_hvc::manager::{CONSOLE_SIZE, SIGNAL_RESTART};
 use salp_hvc::status;
 
 /// Carries out a call of a manager. Returns the answer, or `None` if the asker gets it later.
@@ -26,6 +27,7 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         Request::Keep { record, from, size } => keep::keep(manager, record, from, size).map(|()| [0; 3]),
         Request::Recall { record, to, room } => keep::recall(manager, record, to, room).map(|size| [size, 0, 0]),
         Request::ReadConsole { vm, position, to, room } => read_console(manager, vm, position, to, room),
+        Request::Signal { vm, signal: kind } => return Some(signal(vm, kind)),
         Request::WriteConsole { vm, from, size } => write_console(manager, vm, from, size),
     };
     Some(answer.into())
@@ -73,4 +75,19 @@ fn write_console(manager: &Vm, id: u64, from: Ipa, size: u64) -> Result<[u64; 3]
         Ok([taken as u64, 0, 0])
     })
     .into_result()
+}
+
+/// Presses the power button of the VM with this identifier.
+pub fn signal(id: u64, signal: u64) -> Answer {
+    if signal > SIGNAL_RESTART {
+        return Answer::of(status::INVALID);
+    }
+    operation::with(id, |vm| {
+        if vm.is_held_by(hold::SNAPSHOT) || vm.fate() != Fate::Running {
+            return Err(status::WRONG_STATE);
+        }
+        vm.starts_again.store(signal == SIGNAL_RESTART, Ordering::Relaxed);
+        vm.watch.press(vm);
+        Ok([0; 3])
+    })
 }

@@ -340,6 +340,8 @@ pub fn end_vm(index: usize, fate: Fate) {
         let slot = VMS[index].read();
         let Some(vm) = slot.as_deref() else { return };
         operation::bury(vm);
+        let starts_again = fate == Fate::Off && vm.starts_again.load(Ordering::Relaxed);
+        let fate = if starts_again { Fate::Reset } else { fate };
         let fails = matches!(fate, Fate::Crashed | Fate::Hung);
         let again = fate == Fate::Reset || fails && vm.spec.restarts_on_crash();
         let what = match fate {

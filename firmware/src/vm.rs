@@ -19,6 +19,7 @@ use salp_core::context::Context;
 use salp_core::dev::net::Nic;
 use salp_core::dev::pl011::Pl011;
 use salp_core::dev::pl031::Pl031;
+use salp_core::dev::pl061::Pl061;
 use salp_core::directory::Place;
 use salp_core::frames::{FrameStore, Kind, OutOfMemory};
 use salp_core::identity::{Identity, Name};
@@ -36,6 +37,8 @@ pub struct Devices {
     pub uart: Pl011,
     /// The clock.
     pub rtc: Pl031,
+    /// The power button.
+    pub gpio: Pl061,
     /// The line that the console is writing.
     pub line: LineBuffer,
     /// Reads of the console's registers since it last wrote.
@@ -52,6 +55,7 @@ impl Devices {
         Self {
             uart: self.uart.clone(),
             rtc: self.rtc.clone(),
+            gpio: self.gpio.released(),
             line: LineBuffer::EMPTY,
             written: Scrollback::EMPTY,
             ..*self
@@ -116,6 +120,8 @@ pub struct Vm {
     pub life: AtomicU32,
     /// What EL2 watches over.
     pub watch: Watch,
+    /// Who pressed its power button wants it to start again when it is off.
+    pub starts_again: AtomicBool,
     /// Who waits for its end.
     pub mourner: Mutex<Asker>,
     /// Its vCPUs.
@@ -276,6 +282,7 @@ impl Vm {
             devices: Devices {
                 uart: Pl011::new(),
                 rtc: Pl031::new(machine::wall_clock()),
+                gpio: Pl061::new(),
                 line: LineBuffer::EMPTY,
                 written: Scrollback::EMPTY,
                 typing_stalled: false,
@@ -317,6 +324,7 @@ impl Vm {
             is_busy: AtomicBool::new(parts.holds & hold::OPERATION != 0),
             life: AtomicU32::new(0),
             watch: Watch::new(),
+            starts_again: AtomicBool::new(false),
             mourner: Mutex::new(Asker::Nobody),
             vcpus: parts.vcpus,
             control: AtomicU32::new(Fate::Running as u32 | parts.holds),
@@ -439,6 +447,7 @@ impl Vm {
     pub fn restart(&self, machine: &Machine) -> Result<(), VmError> {
         // What it had comes back first: the machine may have no more than that.
         self.watch.end();
+        self.starts_again.store(false, Ordering::Relaxed);
         self.give_memory_back();
         let fresh = Self::load(machine, &self.spec)?;
         let vttbr = vttbr(machine, self.slot, fresh.root());
@@ -451,6 +460,7 @@ impl Vm {
             devices.uart = Pl011::new();
             devices.typing_stalled = false;
             devices.rtc = Pl031::new(machine::wall_clock());
+            devices.gpio = Pl061::new();
         }
         if let Some(nics) = self.nics() {
             nics.lock().iter_mut().flatten().for_each(Nic::restart);

@@ -1,6 +1,7 @@
-//! Watching over managers: one that crashes, or whose heartbeat does not come, is brought back to its checkpoint.
+//! What EL2 does to a VM at a certain time: a manager whose heartbeat does not come is brought back to its checkpoint, as one
+//! that crashes is; a power button that was pressed is released.
 //!
-//! Before: [`crate::life`], by which a manager asks for it; [`crate::machine::end_vm`], where every life ends. After:
+//! Before: [`crate::life`], by which managers ask for it; [`crate::machine::end_vm`], where every life ends. After:
 //! [`crate::fork`].
 //!
 //! A checkpoint is a copy of the VM, as a snapshot is, in no slot: nobody finds it but its VM. What is due at a certain time
@@ -8,6 +9,7 @@
 //! that has no vCPU loaded ([`serve`]), whatever the manager does with its own.
 
 use crate::console::log;
+use crate::exits;
 use crate::fork;
 use crate::machine;
 use crate::operation::Answer;
@@ -23,6 +25,9 @@ use salp_hw::own::Own;
 /// Nothing is due.
 const NEVER: u64 = u64::MAX;
 
+/// For how long a power button is pressed, in milliseconds: longer than a driver waits for it to settle.
+const PRESS_MS: u64 = 100;
+
 /// The earliest time at which something may be due.
 static NEXT: AtomicU64 = AtomicU64::new(NEVER);
 
@@ -30,6 +35,8 @@ static NEXT: AtomicU64 = AtomicU64::new(NEVER);
 pub struct Watch {
     /// When there must have been a heartbeat, or the VM may go on.
     due: AtomicU64,
+    /// When the power button is released.
+    release: AtomicU64,
     /// How many ticks may pass between two heartbeats; 0 if none is expected.
     within: AtomicU64,
     checkpoint: Mutex<Option<Own<Vm>>>,
@@ -65,11 +72,29 @@ pub fn serve() {
     }
 }
 
+/// Notes a time at which something is due.
+fn note(place: &AtomicU64, time: u64) {
+    place.store(time, Ordering::Release);
+    NEXT.fetch_min(time, Ordering::AcqRel);
+}
+
+/// Returns true, once, if a time has come that was noted.
+fn is_up(place: &AtomicU64, now: u64) -> bool {
+    let time = place.load(Ordering::Acquire);
+    if time > now {
+        NEXT.fetch_min(time, Ordering::AcqRel);
+        return false;
+    }
+    // Who notes another time meanwhile wants that one.
+    place.compare_exchange(time, NEVER, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+}
+
 impl Watch {
     /// Returns that of a VM that nothing is expected of.
     pub const fn new() -> Self {
         Self {
             due: AtomicU64::new(NEVER),
+            release: AtomicU64::new(NEVER),
             within: AtomicU64::new(0),
             checkpoint: Mutex::new(None),
             failures: Mutex::new(Failures::NONE),
@@ -89,15 +114,21 @@ impl Watch {
     }
 
     fn set_due(&self, due: u64) {
-        self.due.store(due, Ordering::Release);
-        NEXT.fetch_min(due, Ordering::AcqRel);
+        note(&self.due, due);
     }
 
-    /// Stops the VM if it is hung, or lets it go on after a failure. Returns why it ended if the caller has to end it.
+    /// Presses the power button of the VM for a moment.
+    pub fn press(&self, vm: &Vm) {
+        exits::press_power(vm, true);
+        note(&self.release, cpu::counter() + cpu::counter_frequency() / 1000 * PRESS_MS);
+    }
+
+    /// Releases the power button, stops the VM if it is hung, or lets it go on after a failure. Returns why it ended if the caller has to end it.
     fn look(&self, vm: &Vm, now: u64) -> Option<Fate> {
-        let due = self.due.load(Ordering::Acquire);
-        if due > now {
-            NEXT.fetch_min(due, Ordering::AcqRel);
+        if is_up(&self.release, now) {
+            exits::press_power(vm, false);
+        }
+        if !is_up(&self.due, now) {
             return None;
         }
         if vm.is_held_by(hold::BACKOFF) {
@@ -115,7 +146,6 @@ impl Watch {
             self.set_due(now + cpu::counter_frequency() / 1000);
             return None;
         }
-        self.due.store(NEVER, Ordering::Relaxed);
         let stopped = vm.stop(Fate::Hung);
         vm.is_busy.store(false, Ordering::Release);
         // Else the CPU that its vCPU leaves ends it.

@@ -298,6 +298,11 @@ pub fn machine() -> Answer<MachineInfo> {
     record(calls::MACHINE, |address| [address, 0, 0])
 }
 
+/// Presses the power button of a VM: `SIGNAL_…` says what for.
+pub fn vm_signal(id: u64, signal: u64) -> Answer<()> {
+    call(manager::VM_SIGNAL, [id, signal]).map(drop)
+}
+
 /// What [`console_read`] tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {

@@ -2,7 +2,7 @@
 //! console, its power button. Before: [`super::manage`]; after: the machine, which carries a [`Request`] out.
 
 use crate::addr::Ipa;
-use salp_hvc::manager::{CHECKPOINT, CONSOLE_READ, CONSOLE_WRITE, HEARTBEAT, KEEP, RECALL};
+use salp_hvc::manager::{CHECKPOINT, CONSOLE_READ, CONSOLE_WRITE, HEARTBEAT, KEEP, RECALL, VM_SIGNAL};
 
 /// What a manager asks for. Addresses are in its RAM and not checked yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Request {
     ReadConsole { vm: u64, position: u64, to: Ipa, room: u64 },
     /// Type these bytes at the VM's console.
     WriteConsole { vm: u64, from: Ipa, size: u64 },
+    /// Press the VM's power button.
+    Signal { vm: u64, signal: u64 },
 }
 
 /// Returns what a call asks for, or `None` if there is no such call here.
@@ -31,6 +33,7 @@ pub const fn decode(id: u32, [a, b, c, d]: [u64; 4]) -> Option<Request> {
         RECALL => Request::Recall { record: a, to: Ipa(b), room: c },
         CONSOLE_READ => Request::ReadConsole { vm: a, position: b, to: Ipa(c), room: d },
         CONSOLE_WRITE => Request::WriteConsole { vm: a, from: Ipa(b), size: c },
+        VM_SIGNAL => Request::Signal { vm: a, signal: b },
         _ => return None,
     })
 }
