@@ -45,6 +45,13 @@ const TIMER_PPIS: [u32; 4] = [13, 14, 11, 10];
 
 const PHANDLE_GIC: u32 = 1;
 const PHANDLE_CLOCK: u32 = 2;
+const PHANDLE_GPIO: u32 = 3;
+
+/// The line of the GPIO controller that the power button is at.
+const POWER_LINE: u32 = 3;
+
+/// The key that a power button is to Linux (`linux/input-event-codes.h`).
+const KEY_POWER: u32 = 116;
 
 /// A device with registers.
 #[derive(Clone, Copy, Debug)]
@@ -74,7 +81,7 @@ pub struct Range64 {
 pub const CONSOLE: &str = "/pl011@9000000";
 
 /// Every device, in the order of the tree.
-pub const DEVICES: [Device; 2] = [
+pub const DEVICES: [Device; 3] = [
     Device {
         name: "pl011",
         compatible: &["arm,pl011", "arm,primecell"],
@@ -87,6 +94,13 @@ pub const DEVICES: [Device; 2] = [
         compatible: &["arm,pl031", "arm,primecell"],
         registers: Range64 { start: 0x0901_0000, size: 0x1000 },
         spi: 2,
+        clocks: &["apb_pclk"],
+    },
+    Device {
+        name: "pl061",
+        compatible: &["arm,pl061", "arm,primecell"],
+        registers: Range64 { start: 0x0903_0000, size: 0x1000 },
+        spi: 7,
         clocks: &["apb_pclk"],
     },
 ];
@@ -182,8 +196,14 @@ pub fn device_tree(guest: &Guest<'_>) -> Result<Vec<u8>, GuestError> {
         tree.property_array_u32("interrupts", &[0, device.spi, LEVEL_HIGH])?;
         tree.property_array_u32("clocks", &[PHANDLE_CLOCK; 2][..device.clocks.len().min(2)])?;
         tree.property_string_list("clock-names", owned(device.clocks))?;
+        if device.name == "pl061" {
+            tree.property_u32("#gpio-cells", 2)?;
+            tree.property_null("gpio-controller")?;
+            tree.property_phandle(PHANDLE_GPIO)?;
+        }
         tree.end_node(node)?;
     }
+    power_button(&mut tree)?;
     identity(&mut tree)?;
     virtio(&mut tree, guest.virtio)?;
     tree.end_node(root)?;
@@ -272,6 +292,19 @@ fn identity(tree: &mut FdtWriter) -> Result<(), GuestError> {
     Ok(())
 }
 
+/// Writes the node of the power button (binding `gpio-keys`).
+fn power_button(tree: &mut FdtWriter) -> Result<(), GuestError> {
+    let keys = tree.begin_node("gpio-keys")?;
+    tree.property_string("compatible", "gpio-keys")?;
+    let button = tree.begin_node("poweroff")?;
+    tree.property_string("label", "GPIO Key Poweroff")?;
+    tree.property_u32("linux,code", KEY_POWER)?;
+    tree.property_array_u32("gpios", &[PHANDLE_GPIO, POWER_LINE, 0])?;
+    tree.end_node(button)?;
+    tree.end_node(keys)?;
+    Ok(())
+}
+
 /// Writes the nodes of virtio devices, as on `virt`.
 fn virtio(tree: &mut FdtWriter, count: u32) -> Result<(), GuestError> {
     for index in 0..count.min(MAX_VIRTIO) {
@@ -356,6 +389,18 @@ mod tests {
         let interrupt = generation.property("interrupts").expect("interrupts").value;
         assert_eq!(interrupt, [0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1], "SPI 3, rising edge");
         assert!(DEVICES.iter().all(|device| device.spi != 3));
+    }
+
+    #[test]
+    fn the_power_button_is_where_virt_has_it() {
+        let blob = tree(&Guest { vcpus: 1, memory: 16 << 20, bootargs: "", initrd: None, virtio: 0 });
+        let fdt = Fdt::new(&blob).expect("readable");
+        let property = |node, name| fdt.find_node(node)?.property(name).map(|property| property.value.to_vec());
+        assert_eq!(property("/pl061@9030000", "interrupts"), Some(vec![0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 4]));
+        let gpios = property("/gpio-keys/poweroff", "gpios").expect("a line");
+        assert_eq!(Some(&gpios[..4]), property("/pl061@9030000", "phandle").as_deref());
+        assert_eq!(gpios[4..], [0, 0, 0, 3, 0, 0, 0, 0], "line 3, high when pressed");
+        assert_eq!(property("/gpio-keys/poweroff", "linux,code"), Some(vec![0, 0, 0, 116]));
     }
 
     #[test]

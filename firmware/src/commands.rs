@@ -4,6 +4,7 @@
 //! [`crate::operation`] and [`crate::manage`], which serve managers' calls too.
 
 use crate::console;
+use crate::life;
 use crate::machine;
 use crate::manage;
 use crate::operation::{self, Answer, Asker, What};
@@ -13,6 +14,7 @@ use salp_core::calls::manage::CloneSpec;
 use salp_core::identity::{Config, Name};
 use salp_core::monitor::{Cloning, Command, Target, parse, reply};
 use salp_hvc::calls::MAX_CONFIG;
+use salp_hvc::manager::SIGNAL_SHUTDOWN;
 use salp_hvc::status;
 use salp_hw::lock::{Mutex, relax};
 
@@ -27,15 +29,16 @@ pub fn deliver(answer: Answer) {
 /// Waits for an operation. This CPU has no vCPU loaded, so none waits for it; the CPU that the VM's last vCPU leaves carries
 /// the operation out.
 fn wait(answer: Option<Answer>) -> Result<[u64; 3], i64> {
-    let answer = answer.unwrap_or_else(|| {
-        loop {
-            if let Some(answer) = ANSWER.lock().take() {
-                return answer;
+    answer
+        .unwrap_or_else(|| {
+            loop {
+                if let Some(answer) = ANSWER.lock().take() {
+                    return answer;
+                }
+                relax();
             }
-            relax();
-        }
-    });
-    if answer.status == status::OK { Ok(answer.values) } else { Err(answer.status) }
+        })
+        .into_result()
 }
 
 /// Why a command failed: for scripts, and for people.
@@ -95,6 +98,7 @@ fn answer(command: Command<'_>, out: &mut dyn Write) -> fmt::Result {
         Command::Info(vm)
         | Command::Freeze(vm)
         | Command::Unfreeze(vm)
+        | Command::Shutdown(vm)
         | Command::Destroy(vm)
         | Command::Stats(Some(vm))
         | Command::Net(Some(vm))
@@ -149,6 +153,7 @@ fn on<'a>(id: u64, command: Command<'a>, target: Target<'a>, out: &mut dyn Write
         }
         Command::Freeze(_) => simple(operation::submit(id, What::Freeze, Asker::Monitor)),
         Command::Unfreeze(_) => simple(Some(operation::unfreeze(id))),
+        Command::Shutdown(_) => simple(Some(life::signal(id, SIGNAL_SHUTDOWN))),
         Command::Destroy(_) => simple(operation::end(id, Fate::Destroyed, Asker::Monitor)),
         Command::Console(_) => simple(Some(operation::with(id, |vm| {
             console::attach(Some(vm.slot), vm.name());

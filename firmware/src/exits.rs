@@ -1,29 +1,34 @@
 //! What a guest asked for, carried out: core decides, this file moves the answer to where it belongs.
 
 use crate::console;
-use crate::machine::{self, Store};
+use crate::machine::{self, ENOUGH, Store};
 use crate::manage;
 use crate::merge;
 use crate::net::{self, Access as NicAccess};
 use crate::operation::{Answer, Asker};
 use crate::vcpu::Resident;
 use crate::vm::{Fate, Freezer, Vm};
+use core::sync::atomic::Ordering;
 use salp_core::addr::{Ipa, Va};
 use salp_core::calls::psci::Wake;
 use salp_core::calls::{self, Action, Callee};
 use salp_core::context::Context;
-use salp_core::dev::bus::{self, Device, RTC_INTID, UART_INTID};
+use salp_core::dev::bus::{self, Device, GPIO_INTID, RTC_INTID, UART_INTID};
 use salp_core::dev::guest;
+use salp_core::dev::pl061::POWER_LINE;
 use salp_core::exit::decode::{DataAbort, Exit, InstructionAbort, SysReg, SysRegAccess, WaitKind, class, decode};
 use salp_core::exit::inject::{self, Cause, Source};
 use salp_core::exit::skip::{condition_holds, skip, skip_a64};
 use salp_core::exit::sysreg::{self, SysRegAction};
 use salp_core::exit::walk;
+use salp_core::frames::{FrameStore, Kind};
 use salp_core::sched::VcpuRef;
+use salp_core::scrollback::PAGE;
 use salp_core::stage2::{Access, Fault, IDENTITY_PAGE, Resolved};
 use salp_core::vgic::{AccessSize, VcpuSet, Vgic};
 use salp_hvc::status;
 use salp_hw::memory::Ram;
+use salp_hw::own::Own;
 use salp_hw::{cpu, psci, switch};
 
 /// What comes after an exit.
@@ -197,10 +202,15 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
             }
         }
         Action::Manage(request) => {
-            let asker = Asker::Vcpu { vcpu: VcpuRef::new(this.vm.slot, this.index), vm: this.vm.id };
+            let life = this.vm.life.load(Ordering::Relaxed);
+            let asker = Asker::Vcpu { vcpu: VcpuRef::new(this.vm.slot, this.index), vm: this.vm.id, life };
             match manage::carry_out(this.vm, request, asker) {
                 Some(done) => answer(this.context, done),
                 None => return Next::Block,
+            }
+            if matches!(request, manage::Request::Life(_)) {
+                // Something may be due that this CPU's alarm does not cover yet.
+                return Next::Reschedule;
             }
         }
         Action::TurnOn { vcpu, .. } => {
@@ -366,6 +376,18 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
             };
             this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(RTC_INTID, 0, line));
         }
+        Device::Gpio => {
+            let line = {
+                let mut devices = vm.devices.lock();
+                if is_write {
+                    devices.gpio.write(offset, size, written);
+                } else {
+                    value = devices.gpio.read(offset, size);
+                }
+                devices.gpio.interrupt()
+            };
+            this.cpu.with_vgic(vm, index, |vgic| vgic.set_line(GPIO_INTID, 0, line));
+        }
         Device::Guest if is_write => match guest::write(offset, written) {
             Some(guest::Command::Acknowledge) => {
                 vm.identity.lock().acknowledged = true;
@@ -426,6 +448,7 @@ fn uart(this: &mut Resident<'_>, offset: u64, size: AccessSize, written: Option<
                 devices.polls = 0;
                 if let Some(byte) = devices.uart.write(offset, size, value) {
                     console::output(vm, &mut devices.line, byte);
+                    devices.written.push(byte, take_page);
                 }
                 0
             }
@@ -450,6 +473,13 @@ fn uart(this: &mut Resident<'_>, offset: u64, size: AccessSize, written: Option<
     value
 }
 
+/// Takes a page for what a VM writes, if there are enough for more important things.
+#[cold]
+fn take_page() -> Option<Own<[u8; PAGE]>> {
+    let frame = Store.with(|frames| if frames.unpromised() > ENOUGH { frames.alloc(Kind::Hyp).ok() } else { None });
+    frame.map(|frame| Own::new(frame, [0; PAGE]))
+}
+
 /// A key typed at the VM's console. Returns false if its FIFO is full: the VM asks for more when it has read some.
 pub fn type_key(vm: &Vm, byte: u8) -> bool {
     let line = {
@@ -463,6 +493,17 @@ pub fn type_key(vm: &Vm, byte: u8) -> bool {
     let set: VcpuSet = vm.vgic.lock().set_line(UART_INTID, 0, line);
     vm.notify(set);
     true
+}
+
+/// The VM's power button is pressed, or released.
+pub fn press_power(vm: &Vm, pressed: bool) {
+    let line = {
+        let mut devices = vm.devices.lock();
+        devices.gpio.set(POWER_LINE, pressed);
+        devices.gpio.interrupt()
+    };
+    let set: VcpuSet = vm.vgic.lock().set_line(GPIO_INTID, 0, line);
+    vm.notify(set);
 }
 
 /// Lets the clock of a VM see what time it is: its alarm may be due. Returns when it will be, in seconds.

@@ -7,6 +7,7 @@
 use crate::images;
 use crate::machine::{self, Machine, Store};
 use crate::net;
+use crate::operation::Answer;
 use crate::vm::{self, Freezer, Parts, Vcpu, Vm, VmError, VmFrames, hold};
 use core::sync::atomic::Ordering;
 use salp_core::calls::manage::CloneSpec;
@@ -221,6 +222,34 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     Ok(place.id)
 }
 
+/// Keeps the state of a manager that stands still, in place of what was kept of it before.
+///
+/// # Errors
+///
+/// A status; what was kept before is still there then.
+pub fn checkpoint(vm: &Vm) -> Result<(), i64> {
+    let birth = Birth {
+        // It is in no slot: nobody finds it but its VM, and it never runs.
+        place: Place { slot: vm.slot, id: 0 },
+        name: vm.full_name(),
+        index: 0,
+        of: vm.id,
+        epoch: vm.identity.lock().epoch,
+        origin_runs_on: vm.runs_on(),
+        config: &Config::EMPTY,
+        uuid: None,
+        is_disconnected: false,
+        holds: hold::SNAPSHOT,
+    };
+    let kept = copy(machine::get(), vm, &birth)?;
+    vm.watch.replace_checkpoint(kept);
+    if let Some(memory) = vm.memory.lock().as_mut() {
+        // What was set aside for the one before is not needed any more. Less than there was always works.
+        let _ = memory.set_promise(&Store, memory.promise().min(memory.shared_pages()));
+    }
+    Ok(())
+}
+
 /// Copies a VM that stands still. The copy does not run yet.
 fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i64> {
     let mut frames = VmFrames::take(source.vcpus(), source.nics().is_some()).map_err(|_| status::NO_MEMORY)?;
@@ -329,11 +358,44 @@ fn announce(vm: &Vm) -> VcpuSet {
 ///
 /// A status; the VM is as it was then.
 pub fn revert(vm: &Vm, snapshot: &Vm) -> Result<(), i64> {
-    let machine = machine::get();
     // One that was described anew since then is of another shape, and of other images.
     if !snapshot.is_held_by(hold::SNAPSHOT) || snapshot.family != vm.family || !snapshot.spec.is_same(&vm.spec) {
         return Err(status::WRONG_STATE);
     }
+    let told = restore(vm, snapshot)?;
+    vm.set_frozen(snapshot.is_held_by(hold::FROZEN), snapshot.freezer());
+    let mut scheduler = machine::get().scheduler.lock();
+    for index in 0..VCPUS_PER_VM {
+        let vcpu = VcpuRef::new(vm.slot, index);
+        let activity = scheduler.activity(VcpuRef::new(snapshot.slot, index));
+        // It stands still: there is nobody to kick.
+        let _ = scheduler.turn_off(vcpu);
+        let _ = scheduler.begin(vcpu, activity);
+    }
+    for index in told.iter() {
+        let _ = scheduler.wake(VcpuRef::new(vm.slot, index));
+    }
+    Ok(())
+}
+
+/// Takes a manager whose vCPUs are off back to its checkpoint. Its first vCPU is to be turned on then, and returns from the
+/// call that made the checkpoint with this answer.
+///
+/// # Errors
+///
+/// A status; the VM is as it was then.
+pub fn take_back(vm: &Vm, checkpoint: &Vm, answer: Answer) -> Result<(), i64> {
+    let is_acknowledged = vm.identity.lock().acknowledged;
+    // Its vCPU looks at its interrupts when it is turned on.
+    let _ = restore(vm, checkpoint)?;
+    vm.identity.lock().acknowledged = is_acknowledged;
+    vm.new_life(Some(answer));
+    Ok(())
+}
+
+/// Makes a VM that stands still what `snapshot` is, but for what its vCPUs do. Returns those that have to look at interrupts.
+fn restore(vm: &Vm, snapshot: &Vm) -> Result<VcpuSet, i64> {
+    let machine = machine::get();
     {
         let mut memory = vm.memory.lock();
         let other = snapshot.memory.lock();
@@ -352,7 +414,7 @@ pub fn revert(vm: &Vm, snapshot: &Vm) -> Result<(), i64> {
     }
     *vm.vgic.lock() = snapshot.vgic.lock().clone();
     *vm.power.lock() = *snapshot.power.lock();
-    *vm.devices.lock() = snapshot.devices.lock().for_clone();
+    vm.devices.lock().become_like(&snapshot.devices.lock());
     net::revert(vm, snapshot);
     vm.identity.lock().renew(&machine.seed());
     if vm.memory.lock().as_ref().is_some_and(|memory| memory.has_identity_page(&Ram)) {
@@ -360,18 +422,5 @@ pub fn revert(vm: &Vm, snapshot: &Vm) -> Result<(), i64> {
         let _ = vm.put_identity();
     }
     vm.set_counter_offset(snapshot.counter_offset());
-    let told = announce(vm).union(net::refresh_lines(vm));
-    vm.set_frozen(snapshot.is_held_by(hold::FROZEN), snapshot.freezer());
-    let mut scheduler = machine.scheduler.lock();
-    for index in 0..VCPUS_PER_VM {
-        let vcpu = VcpuRef::new(vm.slot, index);
-        let activity = scheduler.activity(VcpuRef::new(snapshot.slot, index));
-        // It stands still: there is nobody to kick.
-        let _ = scheduler.turn_off(vcpu);
-        let _ = scheduler.begin(vcpu, activity);
-    }
-    for index in told.iter() {
-        let _ = scheduler.wake(VcpuRef::new(vm.slot, index));
-    }
-    Ok(())
+    Ok(announce(vm).union(net::refresh_lines(vm)))
 }

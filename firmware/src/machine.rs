@@ -9,6 +9,7 @@ use crate::net;
 use crate::operation::{self, Answer, Asker};
 use crate::vcpu;
 use crate::vm::{self, Fate, Vm, VmError};
+use crate::watch;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use salp_board::facts::MAX_CPUS;
 use salp_core::addr::{PAGE_SIZE, Pa};
@@ -30,7 +31,7 @@ use salp_hw::{cpu, gic, memory, psci};
 use spin::Once;
 
 /// How many frames must be free before VMs go on that wait for memory.
-const ENOUGH: usize = 64;
+pub const ENOUGH: usize = 64;
 
 /// How long a vCPU runs while others wait, in milliseconds.
 const SLICE_MS: u64 = 2;
@@ -369,15 +370,8 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
     if renamed.is_ok() {
         images::release(&fresh.spec);
     }
-    give_back(fresh);
+    vm::discard(fresh);
     renamed.map_err(|error| VmError::from(error).status())
-}
-
-/// Gives a VM back that is in no slot.
-fn give_back(vm: Own<Vm>) {
-    let (vm, frame) = vm.into_inner();
-    vm.destroy();
-    Store.with(|frames| frames.free(frame));
 }
 
 /// Ends a life of a VM whose last vCPU has left its CPU: it starts again, is off, or is gone and gives everything back. Returns
@@ -390,19 +384,28 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
         let slot = VMS[index].read();
         let Some(vm) = slot.as_deref() else { return status::NOT_FOUND };
         operation::bury(vm);
-        let mut again =
-            matches!(fate, Fate::Reset | Fate::Restarted) || fate == Fate::Crashed && vm.spec.restarts_on_crash();
+        let starts_again = fate == Fate::Off && vm.starts_again.load(Ordering::Relaxed);
+        let fate = if starts_again { Fate::Reset } else { fate };
+        let fails = matches!(fate, Fate::Crashed | Fate::Hung);
+        let mut again = matches!(fate, Fate::Reset | Fate::Restarted) || fails && vm.spec.restarts_on_crash();
         let what = match fate {
             Fate::Off => "is off",
             Fate::Reset => "restarts",
             Fate::Destroyed => "is destroyed",
             Fate::Stopped => "is turned off",
             Fate::Restarted => "is started again",
-            _ if again => "crashed and restarts",
+            Fate::Hung => "does not answer",
             _ => "crashed",
         };
-        log!("{}: {what}", vm.name());
-        if again && let Err(error) = vm.restart(machine) {
+        let back = watch::take_back(vm, fate, what);
+        if back.is_none() {
+            log!("{}: {what}{}", vm.name(), if fails && again { " and restarts" } else { "" });
+        }
+        again |= back.is_some();
+        if again
+            && back != Some(true)
+            && let Err(error) = vm.restart(machine)
+        {
             log!("{} cannot restart: {error}", vm.name());
             (again, status) = (false, status::NO_MEMORY);
         }
@@ -413,6 +416,7 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
         }
         if stays {
             net::unplug(vm);
+            vm.watch.end();
             vm.give_memory_back();
             if counts(vm) {
                 machine.running.fetch_sub(1, Ordering::AcqRel);
@@ -525,7 +529,7 @@ impl Machine {
         // Its memory first: an image that nobody uses may be deleted.
         vm.give_memory_back();
         images::release(&vm.spec);
-        give_back(vm);
+        vm::discard(vm);
         if did_count {
             // Last: who finds that none is left finds all memory given back.
             self.running.fetch_sub(1, Ordering::AcqRel);

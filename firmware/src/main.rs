@@ -6,6 +6,8 @@
 //! - [`manage`]: what managers ask for by calls; [`operation`]: doing it to VMs that stand still; [`fork`]: making VMs
 //!   out of VMs; [`merge`]: making their equal pages one.
 //! - [`make`]: VMs that managers describe, their power, and the [`images`] that they are made from.
+//! - [`life`]: what managers ask for their own lives, and at VMs' consoles; [`keep`]: what outlives them;
+//!   [`watch`]: bringing back managers that fail.
 //! - [`net`]: NICs, and frames from one VM to others.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -20,6 +22,10 @@ mod exits;
 mod fork;
 #[cfg(target_os = "none")]
 mod images;
+#[cfg(target_os = "none")]
+mod keep;
+#[cfg(target_os = "none")]
+mod life;
 #[cfg(target_os = "none")]
 mod machine;
 #[cfg(target_os = "none")]
@@ -38,6 +44,8 @@ mod operation;
 mod vcpu;
 #[cfg(target_os = "none")]
 mod vm;
+#[cfg(target_os = "none")]
+mod watch;
 
 #[cfg(target_os = "none")]
 salp_hw::entry!(machine::main);

@@ -2,6 +2,7 @@
 //!
 //! Before: [`crate::exits`]. After: [`crate::operation`]. [`describe`] and its neighbours serve the monitor too.
 
+use crate::life;
 use crate::machine::{self, Store};
 use crate::make;
 use crate::net;
@@ -9,7 +10,8 @@ use crate::operation::{self, Answer, Asker, What};
 use crate::vm::{Fate, Vm, hold};
 use core::sync::atomic::Ordering;
 use salp_core::addr::{Ipa, PAGE_SIZE};
-use salp_core::calls::manage::{CloneSpec, MAX_CLONE_REQUEST, NicOrder, Request};
+pub use salp_core::calls::manage::Request;
+use salp_core::calls::manage::{CloneSpec, MAX_CLONE_REQUEST, NicOrder};
 use salp_core::frames::{FrameStore, Kind};
 use salp_core::identity::Name;
 use salp_core::stage2::Fault;
@@ -46,6 +48,7 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
             memory(vm).and_then(|memory| write(manager, to, memory.as_bytes())).map(|()| [0; 3])
         }
         Request::Make(request) => return make::carry_out(manager, request, asker),
+        Request::Life(request) => return life::carry_out(manager, request, asker),
         Request::Machine { to } => write(manager, to, machine_info().as_bytes()).map(|()| [0; 3]),
         Request::Nic { vm, index, to } => {
             nic(vm, index).and_then(|info| write(manager, to, info.as_bytes())).map(|()| [0; 3])
@@ -189,19 +192,28 @@ pub fn describe(vm: &Vm) -> VmInfo {
 pub fn memory(id: u64) -> Result<VmMemory, i64> {
     let mut counted = None;
     let answer = operation::with(id, |vm| {
-        let memory = vm.memory.lock();
-        // One that is off has its records only.
-        let census = memory.as_ref().map(|memory| memory.census(&Store, &Ram)).unwrap_or_default();
-        let records = (vm.vcpus() as u64 + 2 + u64::from(vm.nics().is_some())) * PAGE_SIZE;
-        counted = Some(VmMemory {
-            private: (census.private * PAGE_SIZE).into(),
-            shared: (census.shared * PAGE_SIZE).into(),
-            overhead: (census.private_nodes * PAGE_SIZE + records).into(),
-            saved: census.saved().into(),
-        });
+        let mut memory = count(vm);
+        if let Some(kept) = vm.watch.with_checkpoint(count) {
+            // Nobody would need it but for this VM.
+            memory.overhead += kept.private + kept.overhead;
+        }
+        counted = Some(memory);
         Ok([0; 3])
     });
     counted.ok_or(answer.status)
+}
+
+fn count(vm: &Vm) -> VmMemory {
+    // One that is off has its records only.
+    let census = vm.memory.lock().as_ref().map(|memory| memory.census(&Store, &Ram)).unwrap_or_default();
+    let written = vm.devices.lock().written.pages() as u64;
+    let records = (vm.vcpus() as u64 + 2 + u64::from(vm.nics().is_some()) + written) * PAGE_SIZE;
+    VmMemory {
+        private: (census.private * PAGE_SIZE).into(),
+        shared: (census.shared * PAGE_SIZE).into(),
+        overhead: (census.private_nodes * PAGE_SIZE + records).into(),
+        saved: census.saved().into(),
+    }
 }
 
 /// Counts the memory of all VMs and snapshots by looking at all of their tables. What several use counts once as shared.

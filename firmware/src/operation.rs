@@ -24,6 +24,8 @@ pub enum What<'a> {
     Freeze,
     /// Its state is kept under a name.
     Snapshot(Name),
+    /// Its state is kept, to go back to if it fails.
+    Checkpoint,
     /// It goes back to the state of this snapshot, by identifier.
     Revert(u64),
 }
@@ -39,6 +41,8 @@ pub enum Asker {
         vcpu: VcpuRef,
         /// The identifier of its VM.
         vm: u64,
+        /// The life of the VM that asks: who was brought back meanwhile has not asked.
+        life: u32,
     },
     /// The monitor.
     Monitor,
@@ -57,6 +61,15 @@ impl Answer {
     /// Returns an answer without values.
     pub const fn of(status: i64) -> Self {
         Self { status, values: [0; 3] }
+    }
+
+    /// Returns the values, or why not.
+    ///
+    /// # Errors
+    ///
+    /// The status, if it says that it was not done.
+    pub const fn into_result(self) -> Result<[u64; 3], i64> {
+        if self.status == status::OK { Ok(self.values) } else { Err(self.status) }
     }
 }
 
@@ -87,6 +100,7 @@ impl Kept {
         match what {
             What::Clone(spec) => Self::Clone(spec.clone()),
             What::Freeze => Self::Other(What::Freeze),
+            What::Checkpoint => Self::Other(What::Checkpoint),
             What::Snapshot(name) => Self::Other(What::Snapshot(name)),
             What::Revert(id) => Self::Other(What::Revert(id)),
         }
@@ -156,7 +170,7 @@ pub fn submit(id: u64, what: What<'_>, asker: Asker) -> Option<Answer> {
 }
 
 fn check(vm: &Vm, what: What<'_>, asker: Asker) -> Result<(), i64> {
-    if matches!(asker, Asker::Vcpu { vcpu, .. } if vcpu.slot() == vm.slot) {
+    if matches!(asker, Asker::Vcpu { vcpu, .. } if vcpu.slot() == vm.slot) && !matches!(what, What::Checkpoint) {
         // It would wait for itself.
         return Err(status::INVALID);
     }
@@ -207,6 +221,7 @@ fn perform(vm: &Vm, what: What<'_>) -> Answer {
             Ok([0; 3])
         }
         What::Snapshot(name) => fork::snapshot(vm, name).map(|id| [id, 0, 0]),
+        What::Checkpoint => fork::checkpoint(vm).map(|()| [0; 3]),
         What::Revert(id) => revert(vm, id).map(|()| [0; 3]),
     };
     if !is_let_go {
@@ -318,13 +333,17 @@ pub fn deliver(asker: Asker, answer: Answer) {
     match asker {
         Asker::Nobody => {}
         Asker::Monitor => commands::deliver(answer),
-        Asker::Vcpu { vcpu, vm: id } => {
+        Asker::Vcpu { vcpu, vm: id, life } => {
             let guard = machine::slot(vcpu.slot()).read();
-            let Some(place) = guard.as_deref().filter(|vm| vm.id == id).and_then(|vm| vm.vcpu(vcpu.index())) else {
+            let Some(vm) = guard.as_deref().filter(|vm| vm.id == id) else { return };
+            let Some(mut place) = vm.vcpu(vcpu.index()).map(|vcpu| vcpu.answer.lock()) else { return };
+            // A new life begins before it takes the answers to the old one's calls away.
+            if vm.life.load(Ordering::Acquire) != life {
                 return;
-            };
-            *place.answer.lock() = Some(answer);
+            }
+            *place = Some(answer);
             let kicks = machine::get().scheduler.lock().answer(vcpu);
+            drop(place);
             machine::kick(kicks);
         }
     }

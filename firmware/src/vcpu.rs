@@ -11,6 +11,7 @@ use crate::monitor;
 use crate::net;
 use crate::operation;
 use crate::vm::{Fate, Vm};
+use crate::watch;
 use core::sync::atomic::{AtomicU64, Ordering};
 use salp_core::context::Context;
 use salp_core::sched::{Leave, Rest, VcpuRef, Wait};
@@ -55,6 +56,7 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
             monitor::serve();
             console::serve();
         }
+        watch::serve();
         let now = cpu::counter();
         let (next, alarm) = {
             let mut scheduler = machine.scheduler.lock();
@@ -65,7 +67,7 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
             (next, scheduler.next_alarm(index, now))
         };
         let merging = if next.is_some() { None } else { merge::due(index) };
-        cpu::set_alarm([alarm, merging, net::due(index)].into_iter().flatten().min());
+        cpu::set_alarm([alarm, merging, net::due(index), watch::due()].into_iter().flatten().min());
         match next {
             Some(vcpu) => this.run_vcpu(vcpu),
             None => {
@@ -331,12 +333,12 @@ impl Resident<'_> {
         }
     }
 
-    /// Returns true if another vCPU is due, or the monitor; else sets the alarm for when one is.
+    /// Returns true if another vCPU is due, or the monitor, or a watched VM; else sets the alarm for when one is.
     fn reschedule(&mut self) -> bool {
-        if self.cpu.monitor_calls {
+        let now = cpu::counter();
+        if self.cpu.monitor_calls || watch::is_due(now) {
             return true;
         }
-        let now = cpu::counter();
         let mut scheduler = machine::get().scheduler.lock();
         scheduler.looked(self.cpu.index);
         if scheduler.should_leave(self.cpu.index, now) {
@@ -344,7 +346,7 @@ impl Resident<'_> {
         }
         let alarm = scheduler.next_alarm(self.cpu.index, now);
         drop(scheduler);
-        cpu::set_alarm(alarm.into_iter().chain(net::due(self.cpu.index)).min());
+        cpu::set_alarm([alarm, net::due(self.cpu.index), watch::due()].into_iter().flatten().min());
         merge::step(now);
         false
     }
@@ -380,11 +382,13 @@ impl Resident<'_> {
             match wait {
                 Wait::GoOn => refresh = true,
                 Wait::Leave => return Some(Leave::Sleeps { deadline: None }),
-                Wait::Wait if self.cpu.monitor_calls => return Some(Leave::Sleeps { deadline: None }),
+                Wait::Wait if self.cpu.monitor_calls || watch::is_due(now) => {
+                    return Some(Leave::Sleeps { deadline: None });
+                }
                 Wait::Wait => {
                     merge::step(now);
                     let index = self.cpu.index;
-                    let dues = [alarm, clock, merge::due(index), net::due(index)];
+                    let dues = [alarm, clock, merge::due(index), net::due(index), watch::due()];
                     cpu::set_alarm(dues.into_iter().flatten().min());
                     cpu::wait_for_interrupt();
                     refresh = self.take_interrupts();

@@ -10,6 +10,7 @@ use crate::images;
 use crate::machine::{self, Machine, Store};
 use crate::net::{self, Nics};
 use crate::operation::{Answer, Asker, Ticket};
+use crate::watch::Watch;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use salp_core::addr::Pa;
@@ -19,10 +20,12 @@ use salp_core::context::Context;
 use salp_core::dev::net::Nic;
 use salp_core::dev::pl011::Pl011;
 use salp_core::dev::pl031::Pl031;
+use salp_core::dev::pl061::Pl061;
 use salp_core::directory::{Place, PlaceError};
 use salp_core::frames::{FrameStore, Kind, OutOfMemory};
 use salp_core::identity::{Identity, Name};
 use salp_core::sched::{VCPUS_PER_VM, VcpuRef};
+use salp_core::scrollback::{PAGE, Scrollback};
 use salp_core::stage2::{AddressSpace, CreateError, Fault, MapError, MemAttr, Policy};
 use salp_core::vgic::{VcpuSet, Vgic};
 use salp_hvc::status;
@@ -36,18 +39,35 @@ pub struct Devices {
     pub uart: Pl011,
     /// The clock.
     pub rtc: Pl031,
+    /// The power button.
+    pub gpio: Pl061,
     /// The line that the console is writing.
     pub line: LineBuffer,
     /// Reads of the console's registers since it last wrote.
     pub polls: u8,
+    /// What the console has written.
+    pub written: Scrollback<Own<[u8; PAGE]>>,
     /// A key waits for room in the console's FIFO.
     pub typing_stalled: bool,
 }
 
 impl Devices {
-    /// Returns the devices of a clone: what the source has begun to write is shown as the source's alone.
+    /// Returns the devices of a clone: what the source has written, or begun to write, is the source's alone.
     pub fn for_clone(&self) -> Self {
-        Self { uart: self.uart.clone(), rtc: self.rtc.clone(), line: LineBuffer::EMPTY, ..*self }
+        Self {
+            uart: self.uart.clone(),
+            rtc: self.rtc.clone(),
+            gpio: self.gpio.released(),
+            line: LineBuffer::EMPTY,
+            written: Scrollback::EMPTY,
+            ..*self
+        }
+    }
+
+    /// Takes over the state of others. What was written was written.
+    pub fn become_like(&mut self, others: &Self) {
+        let written = core::mem::take(&mut self.written);
+        *self = Self { written, ..others.for_clone() };
     }
 }
 
@@ -102,6 +122,12 @@ pub struct Vm {
     pub pending: Mutex<Option<Ticket>>,
     /// An operation has it.
     pub is_busy: AtomicBool,
+    /// How often it has started again, or was taken back to its checkpoint.
+    pub life: AtomicU32,
+    /// What EL2 watches over.
+    pub watch: Watch,
+    /// Who pressed its power button wants it to start again when it is off.
+    pub starts_again: AtomicBool,
     /// Who waits for its end.
     pub mourner: Mutex<Asker>,
     /// Its vCPUs.
@@ -285,7 +311,9 @@ impl Vm {
             devices: Devices {
                 uart: Pl011::new(),
                 rtc: Pl031::new(machine::wall_clock()),
+                gpio: Pl061::new(),
                 line: LineBuffer::EMPTY,
+                written: Scrollback::EMPTY,
                 typing_stalled: false,
                 polls: 0,
             },
@@ -331,6 +359,9 @@ impl Vm {
             pending: Mutex::new(None),
             // One that an operation holds from the start has not been started by it yet.
             is_busy: AtomicBool::new(parts.holds & hold::OPERATION != 0),
+            life: AtomicU32::new(0),
+            watch: Watch::new(),
+            starts_again: AtomicBool::new(false),
             mourner: Mutex::new(Asker::Nobody),
             vcpus: parts.vcpus,
             control: AtomicU32::new(Fate::Running as u32 | parts.holds),
@@ -475,6 +506,8 @@ impl Vm {
     /// There is no memory to load it again.
     pub fn restart(&self, machine: &Machine) -> Result<(), VmError> {
         // What it had comes back first: the machine may have no more than that.
+        self.watch.end();
+        self.starts_again.store(false, Ordering::Relaxed);
         self.give_memory_back();
         let fresh = Self::load(machine, &self.spec)?;
         let vttbr = vttbr(machine, self.slot, fresh.root());
@@ -487,12 +520,14 @@ impl Vm {
             devices.uart = Pl011::new();
             devices.typing_stalled = false;
             devices.rtc = Pl031::new(machine::wall_clock());
+            devices.gpio = Pl061::new();
         }
         if let Some(nics) = self.nics() {
             nics.lock().iter_mut().flatten().for_each(Nic::restart);
         }
         self.counter_offset.store(salp_hw::cpu::counter(), Ordering::Relaxed);
         self.reset_vcpus();
+        self.new_life(None);
         Ok(())
     }
 
@@ -518,7 +553,9 @@ impl Vm {
 
     /// Gives everything back.
     pub fn destroy(self) {
+        self.watch.end();
         self.give_memory_back();
+        self.devices.lock().written.take_pages().for_each(free);
         free(self.vgic);
         self.nics.into_iter().for_each(free);
         self.vcpus.into_iter().flatten().for_each(free);
@@ -535,6 +572,13 @@ impl Vm {
         }
         machine::kick(kicks);
     }
+}
+
+/// Gives a VM back that is in no slot any more, and all that it had.
+pub fn discard(vm: Own<Vm>) {
+    let (vm, frame) = vm.into_inner();
+    vm.destroy();
+    Store.with(|frames| frames.free(frame));
 }
 
 /// Promises an address space that is about to run what it may have to copy because it was forked.

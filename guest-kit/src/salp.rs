@@ -5,7 +5,7 @@
 use core::fmt;
 
 use salp_hvc::calls::{self, CloneRequest, MAX_CONFIG, MachineInfo, NAME, VmInfo, VmMemory};
-use salp_hvc::status;
+use salp_hvc::{manager, status};
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::rt::freeze;
@@ -297,4 +297,67 @@ pub fn vm_memory(id: u64) -> Answer<VmMemory> {
 /// Counts the machine's memory.
 pub fn machine() -> Answer<MachineInfo> {
     record(calls::MACHINE, |address| [address, 0, 0])
+}
+
+/// Presses the power button of a VM: `SIGNAL_…` says what for.
+pub fn vm_signal(id: u64, signal: u64) -> Answer<()> {
+    call(manager::VM_SIGNAL, [id, signal]).map(drop)
+}
+
+/// What [`console_read`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// How many bytes were read.
+    pub count: usize,
+    /// The position of the first one.
+    pub first: u64,
+    /// The position behind the last byte written so far.
+    pub end: u64,
+}
+
+/// Reads what a VM wrote to its console, from `position` on.
+pub fn console_read(vm: u64, position: u64, to: &mut [u8]) -> Answer<Written> {
+    let address = to.as_mut_ptr().expose_provenance() as u64;
+    let [count, first, end, ..] = call(manager::CONSOLE_READ, [vm, position, address, to.len() as u64])?;
+    Ok(Written { count: count as usize, first, end })
+}
+
+/// Types at the console of a VM, and returns how many bytes it had room for.
+pub fn console_write(vm: u64, bytes: &[u8]) -> Answer<usize> {
+    call(manager::CONSOLE_WRITE, [vm, address_of(bytes), bytes.len() as u64]).map(|[taken, ..]| taken as usize)
+}
+
+/// How [`checkpoint`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovery {
+    /// How often this guest was brought back; 0 when the checkpoint was made just now.
+    pub count: u64,
+    /// Why, the last time: `RECOVERY_…`.
+    pub reason: u64,
+}
+
+/// Makes the present state the one that this guest is brought back to when it fails; returns again each time.
+#[inline(never)]
+pub fn checkpoint() -> Answer<Recovery> {
+    call(manager::CHECKPOINT, []).map(|[count, reason, ..]| Recovery { count, reason })
+}
+
+/// Tells that this guest is well, and promises to do so again within so many milliseconds; 0 ends that.
+pub fn heartbeat(milliseconds: u64) -> Answer<()> {
+    call(manager::HEARTBEAT, [milliseconds]).map(drop)
+}
+
+/// Keeps bytes as a record that outlives this guest, in place of what it held; no bytes remove it.
+pub fn keep(record: u64, bytes: &[u8]) -> Answer<()> {
+    call(manager::KEEP, [record, address_of(bytes), bytes.len() as u64]).map(drop)
+}
+
+/// Reads as much of a record as there is room for, and returns the record's size; 0 if there is none.
+pub fn recall(record: u64, room: &mut [u8]) -> Answer<usize> {
+    let address = room.as_mut_ptr().expose_provenance() as u64;
+    call(manager::RECALL, [record, address, room.len() as u64]).map(|[size, ..]| size as usize)
+}
+
+fn address_of(bytes: &[u8]) -> u64 {
+    bytes.as_ptr().expose_provenance() as u64
 }

@@ -73,15 +73,17 @@ pub const CONSOLE_WRITE: u32 = BASE | 0x49;
 /// How many bytes of a console are kept.
 pub const CONSOLE_SIZE: usize = 64 << 10;
 
-/// Makes the manager's present state, memory included, its checkpoint. x1: 0. When the manager is brought back to it, the
-/// call returns again, with how often that has happened so far in x1 and why in x2: `RECOVERY_…`.
+/// Makes the present state of the manager, which has one vCPU, its checkpoint, memory included, in place of the one before.
+/// x1: 0. When the manager is brought back to it, the call returns again, with how often that has happened so far in x1 and
+/// why in x2: `RECOVERY_…`. Answers to calls under way are lost then, what they do is done.
 pub const CHECKPOINT: u32 = BASE | 0x50;
 /// Tells that the manager is well. It is brought back to its checkpoint if the next heartbeat does not come within x1
-/// milliseconds of its own running time; 0 ends that.
+/// milliseconds, be it that it sleeps; 0 ends that. Without a checkpoint it has crashed then. Time does not count while others
+/// freeze it.
 pub const HEARTBEAT: u32 = BASE | 0x51;
 /// Keeps x3 bytes at the address in x2 as record x1, in place of what it held; 0 bytes remove it. Done whole or not at all.
 pub const KEEP: u32 = BASE | 0x52;
-/// Reads record x1 to the address in x2, whose room is x3 bytes. x1: the record's size, 0 if there is none.
+/// Reads record x1 to the address in x2, as much of it as fits into x3 bytes. x1: the record's size, 0 if there is none.
 pub const RECALL: u32 = BASE | 0x53;
 
 /// [`CHECKPOINT`]: the manager crashed, or turned itself off.

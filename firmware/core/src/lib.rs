@@ -19,7 +19,9 @@ pub mod images;
 pub mod monitor;
 pub mod net;
 pub mod place;
+pub mod recovery;
 pub mod sched;
+pub mod scrollback;
 pub mod stage2;
 #[cfg(test)]
 mod testing;

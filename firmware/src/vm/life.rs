@@ -6,6 +6,7 @@
 use super::{Vm, promise_shared};
 use crate::console::log;
 use crate::machine::{self, Store};
+use crate::operation::Answer;
 use core::fmt;
 use core::sync::atomic::Ordering;
 use salp_core::addr::Ipa;
@@ -31,6 +32,8 @@ pub enum Fate {
     Stopped,
     /// A manager starts it again.
     Restarted,
+    /// Its heartbeat did not come.
+    Hung,
     /// Its last vCPU has left; it is being taken down.
     Ending,
 }
@@ -47,6 +50,7 @@ impl Fate {
             4 => Self::Destroyed,
             5 => Self::Stopped,
             6 => Self::Restarted,
+            7 => Self::Hung,
             _ => Self::Ending,
         }
     }
@@ -64,6 +68,8 @@ pub mod hold {
     pub const SNAPSHOT: u32 = 1 << 11;
     /// It is off, without memory, and can be started.
     pub const OFF: u32 = 1 << 12;
+    /// It fails again and again: it waits before it goes on.
+    pub const BACKOFF: u32 = 1 << 15;
 }
 
 /// The vCPU that froze its VM, and how: it goes on after that.
@@ -221,6 +227,18 @@ impl Vm {
         if self.fate() == Fate::Running {
             log!("{}: vCPU {vcpu} stopped the VM: {why}", self.name());
             self.stop(Fate::Crashed);
+        }
+    }
+
+    /// Prepares another life of the VM, after its end. Nobody who waits for an answer waits for it any more: its calls under way
+    /// are not that life's. `answer` is what its first vCPU gets.
+    pub fn new_life(&self, answer: Option<Answer>) {
+        self.life.fetch_add(1, Ordering::AcqRel);
+        let answers = core::iter::once(answer).chain(core::iter::repeat(None));
+        for (index, answer) in (0..self.vcpus()).zip(answers) {
+            if let Some(vcpu) = self.vcpu(index) {
+                *vcpu.answer.lock() = answer;
+            }
         }
     }
 

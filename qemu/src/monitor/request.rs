@@ -50,7 +50,7 @@ const fn option(name: &'static str, kind: Kind, option: &'static str) -> Field {
 }
 
 /// What can be asked for, each with the fields besides `op`, in the order of the line.
-const OPERATIONS: [(&str, &[Field]); 13] = [
+const OPERATIONS: [(&str, &[Field]); 14] = [
     ("list", &[]),
     ("info", &[word("vm")]),
     (
@@ -67,6 +67,7 @@ const OPERATIONS: [(&str, &[Field]); 13] = [
     ("unfreeze", &[word("vm")]),
     ("snapshot", &[word("vm"), word("name")]),
     ("revert", &[word("vm"), word("to")]),
+    ("shutdown", &[word("vm")]),
     ("destroy", &[word("vm")]),
     ("stats", &[Field { name: "vm", kind: Kind::Text, place: Place::MaybeWord }]),
     ("net", &[Field { name: "vm", kind: Kind::Text, place: Place::MaybeWord }]),
@@ -215,6 +216,7 @@ mod tests {
             "unfreeze web",
             "snapshot web before",
             "revert web before",
+            "shutdown web",
             "destroy web",
             "stats",
             "stats web",

@@ -1,7 +1,7 @@
 //! Management calls ([`salp_hvc::calls`]): what a manager asks for, taken out of its registers and memory and checked.
 //! Before: [`super::vendor`]; after: the machine, which carries a [`Request`] out.
 
-use super::make;
+use super::{life, make};
 use crate::addr::Ipa;
 use crate::bootset::{MAX_RATE, MAX_VLAN, padded};
 use crate::identity::{Config, Name};
@@ -41,6 +41,8 @@ pub enum Request {
     NicChange { vm: u64, index: u64, from: Ipa },
     /// Something about what VMs are made from, or their power.
     Make(make::Request),
+    /// Do this for the manager's own life, or for a VM's console or power button.
+    Life(life::Request),
 }
 
 /// Returns what a management call asks for, or `None` if there is no such call.
@@ -60,7 +62,10 @@ pub const fn decode(id: u32, args: [u64; 4]) -> Option<Request> {
         VM_NIC_CHANGE => Request::NicChange { vm: a, index: b, from: Ipa(c) },
         _ => match make::decode(id, args) {
             Some(request) => Request::Make(request),
-            None => return None,
+            None => match life::decode(id, args) {
+                Some(request) => Request::Life(request),
+                None => return None,
+            },
         },
     })
 }

@@ -1,6 +1,6 @@
 //! Which device answers at a guest physical address, and how a value gets from its register into a general register.
-//! Before: [`crate::exit::decode`], a data abort outside RAM; after: [`super::pl011`], [`super::pl031`], [`super::net`],
-//! [`crate::vgic`].
+//! Before: [`crate::exit::decode`], a data abort outside RAM; after: [`super::pl011`], [`super::pl031`], [`super::pl061`],
+//! [`super::net`], [`crate::vgic`].
 
 use crate::addr::Ipa;
 use crate::vgic::{AccessSize, DIST_SIZE, MAX_VCPUS, REDIST_SIZE};
@@ -14,6 +14,8 @@ pub const GICR: Ipa = Ipa(0x080a_0000);
 pub const UART: Ipa = Ipa(0x0900_0000);
 /// Where the PL031 is.
 pub const RTC: Ipa = Ipa(0x0901_0000);
+/// Where the PL061 is.
+pub const GPIO: Ipa = Ipa(0x0903_0000);
 /// Where the Salp guest device is.
 pub const GUEST: Ipa = Ipa(salp_hvc::device::BASE);
 /// The size of the frame of a PrimeCell, in bytes.
@@ -23,6 +25,9 @@ pub const PRIMECELL_SIZE: u64 = 0x1000;
 pub const UART_INTID: u32 = 33;
 /// The interrupt of the PL031: SPI 2.
 pub const RTC_INTID: u32 = 34;
+
+/// The interrupt of the PL061: SPI 7.
+pub const GPIO_INTID: u32 = 39;
 
 /// The two banks of flash below the GIC. They are erased and read-only: what looks for an environment or variables there,
 /// as U-Boot does, finds none.
@@ -39,6 +44,8 @@ pub enum Device {
     Uart,
     /// The clock.
     Rtc,
+    /// The controller of the power button's line.
+    Gpio,
     /// The Salp guest device.
     Guest,
     /// A virtio device, by its number.
@@ -69,6 +76,9 @@ pub fn find(ipa: Ipa, vcpus: usize) -> Option<(Device, u64)> {
     }
     if let Some(offset) = within(Ipa(VIRTIO_BASE), VIRTIO_SIZE * u64::from(MAX_NICS)) {
         return Some((Device::Virtio((offset / VIRTIO_SIZE) as usize), offset % VIRTIO_SIZE));
+    }
+    if let Some(offset) = within(GPIO, PRIMECELL_SIZE) {
+        return Some((Device::Gpio, offset));
     }
     within(GUEST, salp_hvc::device::SIZE).map(|offset| (Device::Guest, offset))
 }
@@ -116,6 +126,7 @@ mod tests {
         assert_eq!(find(Ipa(0x0900_0018), 1), Some((Device::Uart, 0x18)));
         assert_eq!(find(Ipa(0x0900_1000), 1), None);
         assert_eq!(find(Ipa(0x0901_0fff), 1), Some((Device::Rtc, 0xfff)));
+        assert_eq!(find(Ipa(0x0903_0414), 1), Some((Device::Gpio, 0x414)));
         assert_eq!(find(Ipa(0x090c_0014), 1), Some((Device::Guest, 0x14)));
         assert_eq!(find(Ipa(0x090c_1000), 1), None);
         assert_eq!(find(Ipa(0x4000_0000), 1), None);

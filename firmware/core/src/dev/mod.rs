@@ -4,6 +4,7 @@
 //! - [`bus`]: the map of DESIGN section 5, and the way of a value between a device and a general register.
 //! - [`pl011`]: the console.
 //! - [`pl031`]: the clock.
+//! - [`pl061`]: the power button.
 //! - [`net`]: a NIC, on [`virtio_mmio`] and [`virtq`], which other virtio devices stand on too.
 //! - [`guest`]: who the VM is, and its wish to be frozen.
 
@@ -12,6 +13,7 @@ pub mod guest;
 pub mod net;
 pub mod pl011;
 pub mod pl031;
+pub mod pl061;
 pub mod virtio_mmio;
 pub mod virtq;
 

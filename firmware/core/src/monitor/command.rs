@@ -65,6 +65,8 @@ pub enum Command<'a> {
         /// The snapshot.
         to: Target<'a>,
     },
+    /// Press a VM's power button.
+    Shutdown(Target<'a>),
     /// Destroy a VM or a snapshot.
     Destroy(Target<'a>),
     /// Count the memory of a VM, or of the machine.
@@ -97,7 +99,7 @@ impl Form {
 }
 
 /// Every command: [`parse`] reads by this table, and `help` shows it.
-pub static FORMS: [Form; 13] = [
+pub static FORMS: [Form; 14] = [
     Form { usage: "list", about: "lists VMs and snapshots", read: |_| Ok(Command::List) },
     Form {
         usage: "info VM",
@@ -129,6 +131,11 @@ pub static FORMS: [Form; 13] = [
         usage: "revert VM SNAPSHOT",
         about: "brings a VM back to the state of its snapshot",
         read: |arguments| Ok(Command::Revert { vm: arguments.target()?, to: arguments.target()? }),
+    },
+    Form {
+        usage: "shutdown VM",
+        about: "presses the power button of a VM",
+        read: |arguments| Ok(Command::Shutdown(arguments.target()?)),
     },
     Form {
         usage: "destroy VM",

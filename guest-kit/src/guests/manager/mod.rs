@@ -12,17 +12,21 @@
 //! | `storm` | any that runs for ever | see [`storm`] |
 //! | `power` | | images, VMs made from them, and their power: see [`power`] |
 //! | `tour` | `frozen then=wait` | every call, and every refusal: see [`tour`] |
+//! | `life` | `frozen then=wait` | the calls about what outlives a manager: see [`life`] |
+//! | `watched` | `spin` | fails in every way, and is brought back: see [`watched`] |
 //! | `denied` | | the same without the capability |
 //!
 //! `CALL id=N name=NAME at=COUNTER cost=TICKS` tells of each clone when it was asked for, by the physical counter, and how
 //! long the call took as its caller sees it; the rest is [`test`]'s protocol. What was made is destroyed at the end, the
 //! source too.
 
+mod life;
 mod measure;
 mod memory;
 mod power;
 mod storm;
 mod tour;
+mod watched;
 
 use core::fmt;
 
@@ -51,6 +55,8 @@ pub fn main() {
         "storm" => storm::main(),
         "power" => return power::main(),
         "tour" => return tour::main(),
+        "life" => return life::main(),
+        "watched" => watched::main(),
         "denied" => return tour::denied(),
         other => fail(format_args!("there is nothing like do={other}")),
     }

@@ -400,5 +400,7 @@ fn no_call() -> Outcome {
     let because = because(status::NOT_SUPPORTED);
     check_eq!(refused(salp::vm_next(0)), because, "VM_NEXT");
     check_eq!(refused(salp::machine()), because, "MACHINE");
+    check_eq!(refused(salp::keep(0, b"x")), because, "KEEP");
+    check_eq!(refused(salp::recall(0, &mut [0])), because, "RECALL");
     nothing_is_done_to(1, status::NOT_SUPPORTED)
 }

@@ -1,0 +1,67 @@
+//! What outlives a management guest, and how it is brought back; consoles and power buttons of VMs.
+
+use salp_tests::machine::Ended;
+use salp_tests::{Setup, guest, long};
+use std::time::Duration;
+
+#[test]
+fn calls_about_what_outlives_a_manager_answer_as_described() {
+    let manager = guest("manager").manager().append("do=life");
+    let source = guest("clone").named("source").append("role=frozen then=wait");
+    let ended = Setup::of(manager).vm(source).run().all_off().passed("manager");
+    ended.check(ended.kib_left().last() == Some(&0), "memory of guests is still in use");
+}
+
+/// Returns a machine with a manager that fails and is brought back, a VM that it clones, and one that checks its memory.
+fn watched(words: &str) -> Setup {
+    let manager = guest("manager").manager().append(&format!("do=watched {words}"));
+    let source = guest("clone").named("source").append("role=spin touch=64").mib(16);
+    let checker = guest("clone").named("checker").append("role=checker mib=4 rounds=10 every=1 pause=5");
+    Setup::of(manager).vm(source).vm(checker).option("merge=off").monitor().seconds(600)
+}
+
+/// Runs such a machine until the manager has failed as often as it should.
+fn comes_back(setup: &Setup) -> Ended {
+    let mut machine = setup.start();
+    machine.expect("manager| DONE passed=1 failed=0");
+    while machine.monitor("info checker").is_ok() {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(machine.monitor("destroy source").is_ok());
+    // The machine ends with its last VM, before it has answered.
+    machine.send("\x1fdestroy manager\r");
+    let ended = machine.finish().all_off();
+    ended.check(!ended.text.contains("| FAIL"), "a VM finds something wrong");
+    let checks = ended.lines("checker").iter().filter(|line| line.starts_with("CHECK ok")).count();
+    ended.check(checks == 10, "a VM beside the manager was disturbed");
+    ended.check(ended.kib_left().last() == Some(&0), "memory of guests is still in use");
+    ended
+}
+
+/// Returns the ticks that each return of this kind took.
+fn returns(ended: &Ended, kind: &str) -> Vec<u64> {
+    let told = ended.lines("manager").into_iter().filter(|line| line.contains(&format!(" kind={kind} ")));
+    told.filter_map(|line| line.strip_prefix("BACK ")?.rsplit_once("ticks=")?.1.parse().ok()).collect()
+}
+
+#[test]
+fn a_manager_that_fails_in_any_way_is_back_within_a_tenth_of_a_second() {
+    // A tick of the counter is an instruction.
+    let ended = comes_back(&watched("times=1").icount());
+    for kind in ["crash", "hang", "sleep", "off", "reset", "blocked"] {
+        let ticks = returns(&ended, kind);
+        eprintln!("{kind}: {ticks:?}");
+        ended.check(matches!(ticks[..], [one] if one < 100_000_000), format_args!("{kind}: {ticks:?}"));
+    }
+    ended.says("salp| manager: crashed: taken back to its checkpoint (1)");
+    ended.says("salp| manager: does not answer: taken back to its checkpoint (2)");
+}
+
+#[test]
+fn a_manager_that_fails_again_and_again_is_brought_back_each_time() {
+    let times = if long() { 20 } else { 3 };
+    let kinds = ["storm", "crash", "blocked", "hang", "sleep", "off"];
+    let ended = comes_back(&watched(&format!("times={times} kinds={} within=100", kinds.join(","))));
+    let back: Vec<_> = kinds.iter().map(|kind| returns(&ended, kind).len()).collect();
+    ended.check(back.iter().all(|&count| count == times), format_args!("{back:?}"));
+}
