@@ -6,6 +6,7 @@
 
 mod calls;
 mod clock;
+mod life;
 mod network;
 mod random;
 

@@ -189,6 +189,8 @@ pub fn clones(call: &mut Call<'_>, source: u64, action: &'static str) -> Result<
         count: count.unwrap_or(1) as u32,
         name: name.as_deref().unwrap_or_default(),
         config: config.as_deref().unwrap_or_default(),
+        uuid: None,
+        disconnected: false,
     };
     let what = |refused| Failure::refused(refused, &call.request.path);
     let (first, last) = call.hypervisor.clone_vm(&request).map_err(what)?;
