@@ -223,6 +223,12 @@ impl Auth {
         Ok(Who { user: session.user.clone(), role, session: Some(id.clone()) })
     }
 
+    /// Counts as a request of a session; returns false if there is no such session.
+    pub fn touch(&mut self, id: &str, now: u64) -> bool {
+        let session = self.sessions.get_mut(id);
+        session.map(|session| session.used = now).is_some()
+    }
+
     /// Starts a session, and returns its identifier and token; none if there are too many.
     pub fn open(&mut self, user: &str, password: &str, now: u64) -> Result<Option<(String, String)>, Stranger> {
         self.check(user, password, now)?;

@@ -6,12 +6,14 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use serde_json::{Value, json};
 
 use crate::auth::{Auth, Right, Stranger, Who};
 use crate::entropy::Entropy;
-use crate::http::{Method, Request, Response};
+use crate::flow::{Live, Sink, Then};
+use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
 use crate::message::Failure;
 use crate::resources::{Call, Outcome};
@@ -44,14 +46,9 @@ impl Service {
         Self { hypervisor, auth: Auth::new(entropy), facts, requests: 0 }
     }
 
-    /// Answers a request at `now`, in seconds since 1970.
-    pub fn handle(&mut self, request: &Request, now: u64) -> Response {
-        self.requests += 1;
-        let mut response = self.answer(request, now).unwrap_or_else(|failure| failure.response());
-        if response.status == 401 {
-            response = response.field("WWW-Authenticate", REALM);
-        }
-        response
+    /// Returns the service at `now`, in seconds since 1970.
+    pub fn at(&mut self, now: u64) -> Serving<'_> {
+        Serving { service: self, now }
     }
 
     fn answer(&mut self, request: &Request, now: u64) -> Result<Response, Failure> {
@@ -101,18 +98,22 @@ impl Service {
                 return Err(Failure::new(412, "PreconditionFailed", &[]));
             }
         }
-        let outcome = handler(&mut call)?;
-        let response = match outcome {
+        let response = match handler(&mut call)? {
             Outcome::Resource(value) if is_read => self.read(request, &query, value, who.as_ref(), now)?,
-            Outcome::Resource(value) => resource(200, value),
-            Outcome::Created { value, location, token } => {
-                let response = resource(201, value).field("Location", location);
-                token.into_iter().fold(response, |response, token| response.field("X-Auth-Token", token))
+            Outcome::Flow { mut head, flow } => {
+                let session = who.and_then(|who| who.session);
+                head.fields.push(("Cache-Control", "no-store".into()));
+                head.live(Live { flow, session })
             }
-            Outcome::Text { kind, body } => plain(200).content(kind, body),
-            Outcome::Done => plain(204),
+            outcome => response(outcome),
         };
         Ok(if is_read { response.field("Allow", route.allow()) } else { response })
+    }
+
+    /// Lets a flow go on, as long as who began it is logged in.
+    fn drive(&mut self, live: &mut Live, now: u64, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
+        let is_welcome = live.session.as_deref().is_none_or(|session| self.auth.touch(session, now));
+        is_welcome && live.flow.drive(&mut *self.hypervisor, input, output)
     }
 
     /// Returns who sends a request; nobody where nothing is said.
@@ -204,6 +205,36 @@ impl Service {
     }
 }
 
+/// The service at some moment, as connections see it.
+pub struct Serving<'a> {
+    service: &'a mut Service,
+    now: u64,
+}
+
+impl Serve for Serving<'_> {
+    fn handle(&mut self, request: &Request) -> Response {
+        self.service.requests += 1;
+        let mut response = self.service.answer(request, self.now).unwrap_or_else(|failure| failure.response());
+        if response.status == 401 {
+            response = response.field("WWW-Authenticate", REALM);
+        }
+        response
+    }
+
+    fn take(&mut self, sink: &mut dyn Sink, bytes: &[u8]) -> Result<(), Response> {
+        sink.take(&mut *self.service.hypervisor, self.now, bytes).map_err(|failure| failure.response())
+    }
+
+    fn finish(&mut self, sink: Box<dyn Sink>) -> Response {
+        let outcome = sink.finish(&mut *self.service.hypervisor, self.now);
+        outcome.map_or_else(|failure| failure.response(), response)
+    }
+
+    fn drive(&mut self, live: &mut Live, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
+        self.service.drive(live, self.now, input, output)
+    }
+}
+
 /// Which links are followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expand {
@@ -273,6 +304,22 @@ impl Query {
                 value["Members@odata.nextLink"] = json!(next);
             }
         }
+    }
+}
+
+/// Returns the answer with what a resource says, if that is no read.
+fn response(outcome: Outcome) -> Response {
+    match outcome {
+        Outcome::Resource(value) => resource(200, value),
+        Outcome::Created { value, location, token } => {
+            let response = resource(201, value).field("Location", location);
+            token.into_iter().fold(response, |response, token| response.field("X-Auth-Token", token))
+        }
+        Outcome::Accepted(value) => resource(202, value),
+        Outcome::Text { kind, body } => plain(200).content(kind, body),
+        Outcome::Body(sink) => Response { then: Then::Body(sink), ..plain(100) },
+        Outcome::Flow { head, flow } => head.live(Live { flow, session: None }),
+        Outcome::Done => plain(204),
     }
 }
 
@@ -492,6 +539,4 @@ mod tests {
         let answer = client.send(&request);
         assert_eq!((answer.status, answer.body.len()), (304, 0));
     }
-
-    use alloc::vec::Vec;
 }

@@ -7,8 +7,8 @@
 use alloc::string::String;
 
 use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
-use crate::http::Method::{self, Delete, Get, Patch, Post};
-use crate::resources::{Handler, managers, metrics, root, sessions, snapshots, systems};
+use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
+use crate::resources::{Handler, images, managers, metrics, root, sessions, snapshots, systems};
 
 /// One path.
 pub struct Route {
@@ -72,6 +72,16 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Post, ConfigureComponents, systems::revert)],
     },
     Route { pattern: "/redfish/v1/Systems/{}/Oem/Salp/Memory", methods: &[(Get, Login, systems::memory)] },
+    Route { pattern: "/redfish/v1/Oem/Salp/Images", methods: &[(Get, Login, images::list)] },
+    Route {
+        pattern: "/redfish/v1/Oem/Salp/Images/{}",
+        methods: &[
+            (Get, Login, images::image),
+            (Put, ConfigureComponents, images::put),
+            (Patch, ConfigureComponents, images::patch),
+            (Delete, ConfigureComponents, images::delete),
+        ],
+    },
     Route { pattern: "/redfish/v1/Oem/Salp/Snapshots", methods: &[(Get, Login, snapshots::list)] },
     Route {
         pattern: "/redfish/v1/Oem/Salp/Snapshots/{}",

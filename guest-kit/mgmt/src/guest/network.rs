@@ -158,7 +158,7 @@ impl Place {
                 break;
             }
         }
-        secure.drive(now, &mut |request| service.handle(request, clock::seconds()));
+        secure.drive(now, &mut service.at(clock::seconds()));
         let mut has_sent = false;
         while socket.can_send() && !secure.outgoing().is_empty() {
             let Ok(count) = socket.send_slice(secure.outgoing()) else { break };

@@ -2,6 +2,7 @@
 //! [`auth`](crate::auth).
 
 pub mod body;
+pub mod images;
 pub mod managers;
 pub mod metrics;
 pub mod root;
@@ -9,6 +10,7 @@ pub mod sessions;
 pub mod snapshots;
 pub mod systems;
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -16,7 +18,8 @@ use alloc::vec::Vec;
 use serde_json::{Value, json};
 
 use crate::auth::{Auth, Who, hex};
-use crate::http::Request;
+use crate::flow::{Flow, Sink};
+use crate::http::{Request, Response};
 use crate::hypervisor::Hypervisor;
 use crate::message::Failure;
 use crate::service::Facts;
@@ -45,6 +48,17 @@ pub struct Call<'a> {
 /// What a resource answers.
 #[derive(Debug)]
 pub enum Outcome {
+    /// The request is good so far: its body goes here.
+    Body(Box<dyn Sink>),
+    /// An answer that goes on behind its head.
+    Flow {
+        /// The head.
+        head: Response,
+        /// What comes behind it.
+        flow: Box<dyn Flow>,
+    },
+    /// A part of something has come, and what there is of it now.
+    Accepted(Value),
     /// A resource, or the answer of an action.
     Resource(Value),
     /// A new resource.

@@ -50,6 +50,7 @@ pub fn root(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "Links": { "Sessions": { "@odata.id": "/redfish/v1/SessionService/Sessions" } },
         "Oem": { "Salp": {
             "@odata.type": "#SalpServiceRoot.v1_0_0.ServiceRoot",
+            "Images": { "@odata.id": "/redfish/v1/Oem/Salp/Images" },
             "Snapshots": { "@odata.id": "/redfish/v1/Oem/Salp/Snapshots" },
         } },
     })))
