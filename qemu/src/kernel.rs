@@ -79,7 +79,7 @@ pub fn read(file: &[u8], flat: FlatPlace, memory: u64) -> Result<Kernel> {
 }
 
 fn gunzip(bytes: &[u8], memory: u64) -> Result<Vec<u8>> {
-    let mut unpacked;
+    let mut unpacked = Vec::new();
     GzDecoder::new(bytes)
         .take(memory.saturating_add(1))
         .read_to_end(&mut unpacked)

@@ -2,7 +2,8 @@
 //! [`Hypervisor`](hypervisor::Hypervisor). Runs on the host in tests, and in the guest of this package's program.
 //!
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, queries) → [`table`] (which
-//! resource) → [`resources`] (what it says and does; [`images`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
+//! resource) → [`resources`] (what it says and does; [`images`],
+//! [`systems`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
 //! (accounts and sessions), [`flow`] (bodies and answers that are
 //! streamed), [`tls`], [`entropy`], and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
@@ -22,6 +23,7 @@ pub mod images;
 pub mod message;
 pub mod resources;
 pub mod service;
+pub mod systems;
 pub mod table;
 #[cfg(test)]
 mod testing;
