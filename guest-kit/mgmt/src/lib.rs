@@ -3,7 +3,7 @@
 //!
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, queries) → [`table`] (which
 //! resource) → [`resources`] (what it says and does; [`images`],
-//! [`systems`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
+//! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
 //! (accounts and sessions), [`flow`] (bodies and answers that are
 //! streamed), [`tls`], [`entropy`], and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
@@ -14,6 +14,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod auth;
+pub mod console;
 pub mod entropy;
 pub mod fake;
 pub mod flow;

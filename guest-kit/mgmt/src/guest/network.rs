@@ -29,7 +29,7 @@ use super::clock;
 /// The port.
 const PORT: u16 = 443;
 /// How many connections there can be.
-const PLACES: usize = 72;
+const PLACES: usize = salp_mgmt::http::CONNECTIONS;
 /// Buffers of a connection, in bytes.
 const RECEIVE: usize = 8192;
 const SEND: usize = 16384;

@@ -255,6 +255,7 @@ fn parse(head: &[u8]) -> Result<(Decoded, State, bool), Malformed> {
         let text = text.trim_matches(' ');
         if field.name.eq_ignore_ascii_case("host") {
             hosts += 1;
+            request.keep(field.name, text);
         } else if field.name.eq_ignore_ascii_case("content-length") {
             let digits = !text.is_empty() && text.len() <= 18 && text.bytes().all(|byte| byte.is_ascii_digit());
             let (true, Ok(value), None) = (digits, text.parse::<usize>(), length) else {

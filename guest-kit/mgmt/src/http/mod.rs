@@ -10,6 +10,9 @@ pub mod decoder;
 pub mod request;
 pub mod response;
 
+/// How many connections there can be.
+pub const CONNECTIONS: usize = 72;
+
 pub use connection::{Connection, Serve};
 pub use request::{Method, Request};
 pub use response::Response;

@@ -82,7 +82,7 @@ pub struct Request {
 }
 
 /// Names of fields that few resources ask for.
-const OTHERS: [&str; 12] = [
+const OTHERS: [&str; 14] = [
     "accept",
     "content-digest",
     "content-range",
@@ -95,6 +95,8 @@ const OTHERS: [&str; 12] = [
     "x-salp-kind",
     "x-salp-size",
     "connection",
+    "host",
+    "origin",
 ];
 
 impl Request {

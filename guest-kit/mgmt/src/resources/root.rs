@@ -9,7 +9,7 @@ use super::{Call, Outcome, uuid};
 use crate::message::Failure;
 
 /// Schemas of resources with their versions, and of collections without.
-const SCHEMAS: [(&str, &str); 8] = [
+const SCHEMAS: [(&str, &str); 10] = [
     ("ServiceRoot", "v1_20_0"),
     ("SessionService", "v1_2_0"),
     ("SessionCollection", ""),
@@ -18,6 +18,8 @@ const SCHEMAS: [(&str, &str); 8] = [
     ("Manager", "v1_24_0"),
     ("ComputerSystemCollection", ""),
     ("ComputerSystem", "v1_27_0"),
+    ("EthernetInterfaceCollection", ""),
+    ("EthernetInterface", "v1_12_4"),
 ];
 
 /// Answers `/redfish`.
