@@ -5,7 +5,8 @@
 //! resource) → [`resources`] (what it says and does; [`images`],
 //! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
 //! (accounts and sessions), [`flow`] (bodies and answers that are
-//! streamed), [`tls`], [`entropy`], and [`fake`], the hypervisor of tests and plain QEMU.
+//! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
+//! guest), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ extern crate std;
 
 pub mod auth;
 pub mod console;
+pub mod dhcp;
 pub mod entropy;
 pub mod fake;
 pub mod flow;
@@ -24,6 +26,7 @@ pub mod images;
 pub mod message;
 pub mod resources;
 pub mod service;
+pub mod state;
 pub mod systems;
 pub mod table;
 #[cfg(test)]

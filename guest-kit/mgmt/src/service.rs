@@ -15,8 +15,10 @@ use crate::entropy::Entropy;
 use crate::flow::{Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
+use crate::images;
 use crate::message::Failure;
 use crate::resources::{Call, Outcome};
+use crate::state;
 use crate::table;
 
 /// The realm that strangers are asked for.
@@ -44,6 +46,24 @@ impl Service {
     /// Returns a service that manages what `hypervisor` lists, with no account.
     pub fn new(hypervisor: Box<dyn Hypervisor>, entropy: &'static dyn Entropy, facts: Facts) -> Self {
         Self { hypervisor, auth: Auth::new(entropy), facts, requests: 0 }
+    }
+
+    /// Takes accounts and sessions that were kept; returns false if there are none.
+    pub fn recall(&mut self, now: u64) -> bool {
+        state::recall_auth(&*self.hypervisor, &mut self.auth, now)
+    }
+
+    /// Keeps accounts and sessions if they have changed.
+    pub fn keep(&mut self) {
+        if self.auth.has_changed() && state::keep_auth(&mut *self.hypervisor, &self.auth).is_err() {
+            // The next request tries again.
+            self.auth.mark_changed();
+        }
+    }
+
+    /// Removes what nobody waits for any more; to be called now and then.
+    pub fn tidy(&mut self, now: u64) {
+        images::sweep(&mut *self.hypervisor, now);
     }
 
     /// Returns the service at `now`, in seconds since 1970.
@@ -93,7 +113,7 @@ impl Service {
             // What is changed is compared as it is read.
             let (_, read) = route.method(Method::Get).ok_or(Failure::new(412, "PreconditionFailed", &[]))?;
             if let Outcome::Resource(value) = read(&mut call)?
-                && !lists(expected, &etag(&value))
+                && !lists(expected, &etag_of(&value))
             {
                 return Err(Failure::new(412, "PreconditionFailed", &[]));
             }
@@ -146,7 +166,7 @@ impl Service {
             }
         }
         query.page(request, &mut value);
-        let tag = etag(&value);
+        let tag = etag_of(&value);
         let fresh = request.if_none_match.as_deref().is_some_and(|known| lists(known, &tag));
         if fresh && query.expand.is_none() {
             return Ok(plain(304).field("ETag", tag));
@@ -219,6 +239,7 @@ impl Serve for Serving<'_> {
         if response.status == 401 {
             response = response.field("WWW-Authenticate", REALM);
         }
+        self.service.keep();
         response
     }
 
@@ -353,6 +374,11 @@ fn tag(value: &mut Value) -> Option<String> {
 fn schema_of(kind: &str) -> Option<String> {
     let name = kind.strip_prefix('#')?.rsplit_once('.')?.0;
     Some(format!("http://redfish.dmtf.org/schemas/v1/{name}.json"))
+}
+
+/// Returns the tag that a resource has given itself, or that it gets.
+fn etag_of(value: &Value) -> String {
+    value["@odata.etag"].as_str().map_or_else(|| etag(value), ToString::to_string)
 }
 
 /// Returns the tag of a resource: a hash of all that does not change by itself.

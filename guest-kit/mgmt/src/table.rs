@@ -9,7 +9,8 @@ use alloc::string::String;
 use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
 use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
 use crate::resources::{
-    Handler, clones, console, images, making, managers, metrics, nics, power, root, sessions, snapshots, systems,
+    Handler, accounts, clones, console, images, making, managers, metrics, nics, power, root, sessions, snapshots,
+    systems,
 };
 
 /// One path.
@@ -42,6 +43,14 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/SessionService/Sessions/{}",
         methods: &[(Get, ConfigureSelf, sessions::session), (Delete, ConfigureSelf, sessions::delete)],
     },
+    Route { pattern: "/redfish/v1/AccountService", methods: &[(Get, Login, accounts::service)] },
+    Route { pattern: "/redfish/v1/AccountService/Accounts", methods: &[(Get, ConfigureManager, accounts::list)] },
+    Route {
+        pattern: "/redfish/v1/AccountService/Accounts/{}",
+        methods: &[(Get, ConfigureSelf, accounts::account), (Patch, ConfigureSelf, accounts::patch)],
+    },
+    Route { pattern: "/redfish/v1/AccountService/Roles", methods: &[(Get, Login, accounts::roles)] },
+    Route { pattern: "/redfish/v1/AccountService/Roles/{}", methods: &[(Get, Login, accounts::role)] },
     Route { pattern: "/redfish/v1/Managers", methods: &[(Get, Login, managers::list)] },
     Route { pattern: "/redfish/v1/Managers/salp", methods: &[(Get, Login, managers::salp)] },
     Route {

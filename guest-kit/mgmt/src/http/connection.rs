@@ -132,7 +132,8 @@ impl Connection {
                         }
                     }
                 }
-                Step::Whole(Decoded { request, close, knows_chunks }) => {
+                Step::Whole(whole) => {
+                    let Decoded { request, close, knows_chunks } = *whole;
                     let response = match self.sink.take() {
                         None => service.handle(&request),
                         Some(mut sink) => match service.take(&mut *sink, &request.body) {

@@ -4,6 +4,7 @@
 //! lines that end in a bare line feed, two lengths, a length and chunks, codings other than `chunked`, spaces around a
 //! field's name. The rest is httparse's strict defaults.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::request::{Method, Request};
@@ -52,7 +53,7 @@ pub enum Step {
     /// A head is here: [`Decoder::go_on`] says what becomes of the body.
     Head,
     /// A request is whole.
-    Whole(Decoded),
+    Whole(Box<Decoded>),
 }
 
 #[derive(Debug)]
@@ -184,7 +185,7 @@ impl Decoder {
                 (State::Whole, _) => {
                     let whole = self.pending.take();
                     self.forget();
-                    return Ok(whole.map_or(Step::More, Step::Whole));
+                    return Ok(whole.map_or(Step::More, |whole| Step::Whole(Box::new(whole))));
                 }
             }
         }
@@ -345,11 +346,12 @@ mod tests {
                         Ok(()) => {}
                         Err(why) => return (found, Some(why)),
                     },
-                    Ok(Step::Whole(Decoded { request, close, .. })) => found.push(format!(
-                        "{} {} {:?} {close}",
-                        request.method,
-                        request.path,
-                        String::from_utf8_lossy(&request.body)
+                    Ok(Step::Whole(whole)) => found.push(format!(
+                        "{} {} {:?} {}",
+                        whole.request.method,
+                        whole.request.path,
+                        String::from_utf8_lossy(&whole.request.body),
+                        whole.close
                     )),
                     Ok(Step::More) => break,
                     Err(why) => return (found, Some(why)),

@@ -131,21 +131,25 @@ pub fn content_range(text: &str) -> Option<(u64, u64, u64)> {
     (unit.eq_ignore_ascii_case("bytes") && first <= last && last < size).then(|| (first, last - first + 1, size))
 }
 
+/// A text is no SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoDigest;
+
 /// Reads a SHA-256 out of a list as RFC 9530 (`sha-256=:BASE64:`) or RFC 3230 (`SHA-256=BASE64`) writes it; none if it has
 /// none.
 ///
 /// # Errors
 ///
 /// If what it has is malformed.
-pub fn digest(list: &str) -> Result<Option<[u8; 32]>, ()> {
+pub fn digest(list: &str) -> Result<Option<[u8; 32]>, NoDigest> {
     use base64ct::{Base64, Encoding};
     for entry in list.split(',') {
-        let (algorithm, value) = entry.trim().split_once('=').ok_or(())?;
+        let (algorithm, value) = entry.trim().split_once('=').ok_or(NoDigest)?;
         if algorithm.eq_ignore_ascii_case("sha-256") {
             let value = value.strip_prefix(':').and_then(|value| value.strip_suffix(':')).unwrap_or(value);
             let mut bytes = [0; 33];
-            let bytes = Base64::decode(value, &mut bytes).map_err(|_| ())?;
-            return bytes.try_into().map(Some).map_err(|_| ());
+            let bytes = Base64::decode(value, &mut bytes).map_err(|_| NoDigest)?;
+            return bytes.try_into().map(Some).map_err(|_| NoDigest);
         }
     }
     Ok(None)
@@ -156,11 +160,14 @@ pub fn digest(list: &str) -> Result<Option<[u8; 32]>, ()> {
 /// # Errors
 ///
 /// If it is malformed.
-pub fn hex_digest(text: &str) -> Result<[u8; 32], ()> {
+pub fn hex_digest(text: &str) -> Result<[u8; 32], NoDigest> {
     let digits: Option<alloc::vec::Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-    let bytes: alloc::vec::Vec<u8> =
-        digits.ok_or(())?.chunks(2).map(|pair| pair.iter().fold(0, |sum, digit| sum << 4 | *digit as u8)).collect();
-    if text.len() == 64 { bytes.try_into().map_err(|_| ()) } else { Err(()) }
+    let bytes: alloc::vec::Vec<u8> = digits
+        .ok_or(NoDigest)?
+        .chunks(2)
+        .map(|pair| pair.iter().fold(0, |sum, digit| sum << 4 | *digit as u8))
+        .collect();
+    if text.len() == 64 { bytes.try_into().map_err(|_| NoDigest) } else { Err(NoDigest) }
 }
 
 /// Returns a SHA-256 as RFC 9530 writes it.
@@ -202,11 +209,11 @@ mod tests {
         assert_eq!(digest(&field), Ok(Some([7; 32])));
         assert_eq!(digest(&field.replace(':', "").replace("sha", "SHA")), Ok(Some([7; 32])));
         assert_eq!(digest("md5=x, unixsum=1"), Ok(None));
-        assert_eq!(digest("sha-256=:AAAA:"), Err(()));
-        assert_eq!(digest("sha-256"), Err(()));
+        assert_eq!(digest("sha-256=:AAAA:"), Err(NoDigest));
+        assert_eq!(digest("sha-256"), Err(NoDigest));
         assert_eq!(hex_digest(&"07".repeat(32)), Ok([7; 32]));
-        assert_eq!(hex_digest(&"é".repeat(32)), Err(()));
-        assert_eq!(hex_digest("07"), Err(()));
+        assert_eq!(hex_digest(&"é".repeat(32)), Err(NoDigest));
+        assert_eq!(hex_digest("07"), Err(NoDigest));
     }
 
     proptest! {

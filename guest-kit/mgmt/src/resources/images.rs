@@ -77,11 +77,11 @@ fn plan(call: &Call<'_>) -> Result<Plan, Failure> {
         let Some(text) = request.get(name) else { continue };
         // That is of the part, not of the whole.
         if name != "content-digest" || request.get("content-range").is_none() {
-            digest = digest.or(upload::digest(text).map_err(|()| header("Digest"))?);
+            digest = digest.or(upload::digest(text).map_err(|_| header("Digest"))?);
         }
     }
     if let Some(text) = request.get("x-content-sha256") {
-        digest = Some(upload::hex_digest(text).map_err(|()| header("X-Content-SHA256"))?);
+        digest = Some(upload::hex_digest(text).map_err(|_| header("X-Content-SHA256"))?);
     }
     let plan = if let Some(text) = request.get("content-range") {
         let (first, length, size) = upload::content_range(text).ok_or(header("Content-Range"))?;

@@ -1,6 +1,7 @@
 //! What each path says and does. Before: [`table`](crate::table). After: [`hypervisor`](crate::hypervisor),
 //! [`auth`](crate::auth).
 
+pub mod accounts;
 pub mod body;
 pub mod clones;
 pub mod console;
