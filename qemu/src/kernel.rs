@@ -1,32 +1,14 @@
-//! Kernel files: what they are, and which bytes they want where.
+//! Kernel files on this machine: unpacked, and understood by [`salp_board::kernel`].
 //!
-//! Comes after [`vm`](crate::vm); [`place`](crate::place) adds the device tree and the initial RAM disk. A file is an
-//! arm64 `Image` (Linux `Documentation/arch/arm64/booting.rst`), an ELF, or a flat binary; each may be inside gzip, and
-//! an `Image` inside an EFI zboot program. Files are untrusted: whatever is in them, the answer is a [`Kernel`] or an
-//! error.
+//! Comes after [`vm`](crate::vm); [`place`](crate::place) adds the device tree and the initial RAM disk.
 
 use crate::vm::Size;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use flate2::read::GzDecoder;
-use object::elf::{EM_AARCH64, FileHeader64, PT_LOAD};
-use object::read::elf::{FileHeader, ProgramHeader};
-use object::{Endianness, elf};
-use salp_board::guest::RAM_BASE;
+use salp_board::kernel::{self, Packing, Part};
 use std::io::Read;
 
-/// Where a flat binary is loaded unless its user says otherwise: as QEMU does.
-pub const FLAT_OFFSET: u64 = 0x8_0000;
-
-/// What kind of file a kernel was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// An arm64 `Image`.
-    Image,
-    /// An ELF.
-    Elf,
-    /// A flat binary.
-    Flat,
-}
+pub use salp_board::kernel::{FlatPlace, Kind};
 
 /// Bytes and the guest physical address where they start.
 #[derive(Clone, PartialEq, Eq)]
@@ -50,7 +32,7 @@ impl std::fmt::Debug for Piece {
     }
 }
 
-/// A kernel that has been understood.
+/// A kernel that has been understood, with its bytes.
 #[derive(Clone, Debug)]
 pub struct Kernel {
     /// What the file was.
@@ -63,18 +45,12 @@ pub struct Kernel {
     pub end: u64,
 }
 
-/// Where the user wants a flat binary.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct FlatPlace {
-    /// The guest physical address of its first byte.
-    pub load: Option<u64>,
-    /// The guest physical address of its first instruction.
-    pub entry: Option<u64>,
-}
-
-impl FlatPlace {
-    fn is_given(self) -> bool {
-        self.load.is_some() || self.entry.is_some()
+impl Kernel {
+    /// Returns it as it is without its bytes.
+    pub fn plan(&self) -> kernel::Kernel {
+        let part = |piece: &Piece| Part { ipa: piece.ipa, offset: 0, length: piece.bytes.len() as u64 };
+        let parts = self.pieces.iter().map(part).collect();
+        kernel::Kernel { kind: self.kind, parts, entry: self.entry, end: self.end }
     }
 }
 
@@ -86,55 +62,20 @@ impl FlatPlace {
 ///
 /// A sentence that says what is wrong with the file, or which limit it breaks.
 pub fn read(file: &[u8], flat: FlatPlace, memory: u64) -> Result<Kernel> {
-    ensure!(!file.is_empty(), "the file is empty");
-    let unpacked;
+    let mut unpacked;
     let mut bytes = file;
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        unpacked = gunzip(bytes, memory)?;
-        bytes = &unpacked;
+    // Gzip, and an EFI zboot program inside it.
+    for _ in 0..2 {
+        if let Packing::Gzip { offset, length } = kernel::packing(&bytes, flat)? {
+            let inside = (offset as usize).saturating_add(length as usize).min(bytes.len());
+            unpacked = gunzip(&bytes[offset as usize..inside], memory)?;
+            bytes = &unpacked;
+        }
     }
-    if flat.is_given() {
-        return read_flat(bytes, flat, memory);
-    }
-    let zboot;
-    if bytes.starts_with(b"MZ") && bytes.get(4..8) == Some(b"zimg") {
-        zboot = unpack_zboot(bytes, memory)?;
-        bytes = &zboot;
-    }
-    if bytes.starts_with(&elf::ELFMAG) {
-        return read_elf(bytes, memory);
-    }
-    if bytes.get(56..60) == Some(b"ARM\x64") {
-        return read_image(bytes, memory);
-    }
-    if let Some(other) = other_kind(bytes) {
-        bail!("it is {other}; a kernel is an arm64 Image (plain or gzip), an ELF, or a flat binary");
-    }
-    read_flat(bytes, flat, memory)
-}
-
-/// Recognises files that are certainly no guests.
-fn other_kind(bytes: &[u8]) -> Option<&'static str> {
-    let at = |offset: usize, magic: &[u8]| bytes.get(offset..offset + magic.len()) == Some(magic);
-    if at(0x202, b"HdrS") {
-        Some("an x86 kernel, not an arm64 Image")
-    } else if at(0, b"MZ") {
-        Some("an EFI program, not an arm64 Image")
-    } else if at(0, &[0x27, 0x05, 0x19, 0x56]) {
-        Some("a U-Boot uImage, not an arm64 Image")
-    } else if at(0, &[0xd0, 0x0d, 0xfe, 0xed]) {
-        Some("a device tree or FIT image, not an arm64 Image")
-    } else if at(0, b"070701") || at(0, b"070702") {
-        Some("a cpio archive, such as an initial RAM disk, not an arm64 Image")
-    } else if at(0, &[0xfd, b'7', b'z', b'X', b'Z', 0]) || at(0, &[0x28, 0xb5, 0x2f, 0xfd]) || at(0, b"BZh") {
-        Some("compressed with something other than gzip, not an arm64 Image")
-    } else if at(0, b"!<arch>\n") {
-        Some("a Debian package or archive, not an arm64 Image")
-    } else if bytes.iter().take(512).all(|&byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
-        Some("text, not an arm64 Image")
-    } else {
-        None
-    }
+    let kernel::Kernel { kind, parts, entry, end } = kernel::read(&bytes, flat, memory)?;
+    let piece =
+        |part: Part| Piece { ipa: part.ipa, bytes: bytes[part.offset as usize..][..part.length as usize].to_vec() };
+    Ok(Kernel { kind, pieces: parts.into_iter().map(piece).collect(), entry, end })
 }
 
 fn gunzip(bytes: &[u8], memory: u64) -> Result<Vec<u8>> {
@@ -148,150 +89,14 @@ fn gunzip(bytes: &[u8], memory: u64) -> Result<Vec<u8>> {
     Ok(unpacked)
 }
 
-/// Unpacks the payload of an EFI zboot program (Linux `drivers/firmware/efi/libstub/zboot-header.S`).
-fn unpack_zboot(bytes: &[u8], memory: u64) -> Result<Vec<u8>> {
-    let offset = u64::from(le32(bytes, 8).context("its zboot header is truncated")?);
-    let size = u64::from(le32(bytes, 12).context("its zboot header is truncated")?);
-    let kind = bytes.get(24..28).unwrap_or_default();
-    ensure!(kind == b"gzip", "it is an EFI zboot program compressed with something other than gzip");
-    let payload =
-        slice(bytes, offset, size).context("it is truncated: its zboot payload ends behind the file's end")?;
-    gunzip(payload, memory)
-}
-
-fn read_image(bytes: &[u8], memory: u64) -> Result<Kernel> {
-    let field = |offset| le64(bytes, offset).context("it is truncated: an arm64 Image starts with 64 bytes of header");
-    let (text_offset, image_size, flags) = (field(8)?, field(16)?, field(24)?);
-    check_sections(bytes)?;
-    ensure!(flags & 1 == 0, "it is a big-endian Image, which is not supported");
-    // Before Linux 3.17 the header said nothing of the size, and the offset was this one.
-    let (text_offset, image_size) = if image_size == 0 { (FLAT_OFFSET, 0) } else { (text_offset, image_size) };
-    ensure!(text_offset < 2 << 20, "its header is damaged: text_offset {text_offset:#x} is not below 2 MiB");
-    ensure!(
-        text_offset.is_multiple_of(4096),
-        "its header is damaged: text_offset {text_offset:#x} is not page aligned"
-    );
-    let size = image_size.max(bytes.len() as u64);
-    ensure!(
-        text_offset.checked_add(size).is_some_and(|end| end <= memory),
-        "it needs {} from the start of RAM, and the VM's memory is {}",
-        Size(text_offset.saturating_add(size)),
-        Size(memory)
-    );
-    let ipa = RAM_BASE + text_offset;
-    Ok(Kernel { kind: Kind::Image, pieces: vec![Piece { ipa, bytes: bytes.to_vec() }], entry: ipa, end: ipa + size })
-}
-
-/// Checks that the sections that an Image's EFI header names (if it has one) are in the file.
-fn check_sections(bytes: &[u8]) -> Result<()> {
-    let Some(pe) = le32(bytes, 60).map(u64::from).filter(|&pe| slice(bytes, pe, 4) == Some(b"PE\0\0")) else {
-        return Ok(());
-    };
-    let half = |offset: u64| slice(bytes, offset, 2).map(|two| u64::from(two[0]) | u64::from(two[1]) << 8);
-    let (Some(sections), Some(optional)) = (half(pe + 6), half(pe + 20)) else {
-        bail!("it is truncated: its EFI header is cut");
-    };
-    for index in 0..sections {
-        let header =
-            slice(bytes, pe + 24 + optional + index * 40, 40).context("it is truncated: its EFI header is cut")?;
-        let size = u64::from(le32(header, 16).unwrap_or_default());
-        let offset = u64::from(le32(header, 20).unwrap_or_default());
-        ensure!(
-            size == 0 || offset + size <= bytes.len() as u64,
-            "it is truncated: it should have at least {} bytes, and has {}",
-            offset + size,
-            bytes.len()
-        );
-    }
-    Ok(())
-}
-
-fn read_flat(bytes: &[u8], flat: FlatPlace, memory: u64) -> Result<Kernel> {
-    let load = flat.load.unwrap_or(RAM_BASE + FLAT_OFFSET);
-    let entry = flat.entry.unwrap_or(load);
-    let piece = Piece { ipa: load, bytes: bytes.to_vec() };
-    check_in_ram(load, bytes.len() as u64, memory)?;
-    ensure!(load.is_multiple_of(4), "load={load:#x} is not a multiple of 4");
-    ensure!(
-        (load..piece.end()).contains(&entry) && entry.is_multiple_of(4),
-        "entry={entry:#x} is not an instruction inside the binary ({load:#x} to {:#x})",
-        piece.end()
-    );
-    Ok(Kernel { kind: Kind::Flat, end: piece.end(), entry, pieces: vec![piece] })
-}
-
-fn read_elf(bytes: &[u8], memory: u64) -> Result<Kernel> {
-    let header = FileHeader64::<Endianness>::parse(bytes).context("it is not a 64-bit ELF")?;
-    let endian = header.endian().context("its ELF header is damaged")?;
-    let machine = header.e_machine(endian);
-    ensure!(machine == EM_AARCH64, "it is an ELF for another processor (machine {machine}, AArch64 is {EM_AARCH64})");
-    ensure!(endian == Endianness::Little, "it is a big-endian ELF, which is not supported");
-    let segments = header.program_headers(endian, bytes).context("it is truncated: its program headers are cut")?;
-    let virtual_entry = header.e_entry(endian);
-    let mut entry = None;
-    let mut end = 0;
-    let mut pieces = Vec::new();
-    for segment in segments.iter().filter(|segment| segment.p_type(endian) == PT_LOAD) {
-        let (ipa, size) = (segment.p_paddr(endian), segment.p_memsz(endian));
-        if size == 0 {
-            continue;
-        }
-        check_in_ram(ipa, size, memory)?;
-        let (offset, length) = segment.file_range(endian);
-        ensure!(length <= size, "its program headers are damaged: more bytes in the file than in memory");
-        let data = slice(bytes, offset, length).with_context(|| {
-            let wanted = offset.saturating_add(length);
-            format!("it is truncated: it should have at least {wanted} bytes, and has {}", bytes.len())
-        })?;
-        if let Some(inside) = virtual_entry.checked_sub(segment.p_vaddr(endian)).filter(|&inside| inside < size) {
-            entry = Some(ipa + inside);
-        }
-        end = end.max(ipa + size);
-        if !data.is_empty() {
-            pieces.push(Piece { ipa, bytes: data.to_vec() });
-        }
-    }
-    pieces.sort_by_key(|piece| piece.ipa);
-    for pair in pieces.windows(2) {
-        ensure!(pair[0].end() <= pair[1].ipa, "its segments overlap: {:?} and {:?}", pair[0], pair[1]);
-    }
-    ensure!(!pieces.is_empty(), "it has nothing to load");
-    let entry = entry.with_context(|| format!("its entry point {virtual_entry:#x} is in none of its segments"))?;
-    Ok(Kernel { kind: Kind::Elf, pieces, entry, end })
-}
-
-fn check_in_ram(start: u64, size: u64, memory: u64) -> Result<()> {
-    let ram_end = RAM_BASE.saturating_add(memory);
-    let end = start.checked_add(size).filter(|&end| start >= RAM_BASE && end <= ram_end);
-    ensure!(
-        end.is_some(),
-        "it wants {} at {start:#x}, and the VM's RAM ({}) is {RAM_BASE:#x} to {ram_end:#x}",
-        Size(size),
-        Size(memory)
-    );
-    Ok(())
-}
-
-fn slice(bytes: &[u8], offset: u64, size: u64) -> Option<&[u8]> {
-    let offset = usize::try_from(offset).ok()?;
-    let end = offset.checked_add(usize::try_from(size).ok()?)?;
-    bytes.get(offset..end)
-}
-
-fn le32(bytes: &[u8], offset: u64) -> Option<u32> {
-    Some(u32::from_le_bytes(slice(bytes, offset, 4)?.try_into().ok()?))
-}
-
-fn le64(bytes: &[u8], offset: u64) -> Option<u64> {
-    Some(u64::from_le_bytes(slice(bytes, offset, 8)?.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use flate2::Compression;
     use flate2::write::GzEncoder;
+    use object::elf::EM_AARCH64;
     use proptest::prelude::*;
+    use salp_board::guest::RAM_BASE;
     use std::io::Write;
 
     const MEMORY: u64 = 64 << 20;

@@ -1,24 +1,14 @@
-//! Where everything lies in the memory of a VM, and the device tree that says so.
+//! A VM's files in its memory, with the device tree that says where they are; [`salp_board::layout`] knows where.
 //!
 //! Comes after [`kernel`](crate::kernel); [`pack`](crate::pack) puts the result in a boot set.
-//!
-//! | kernel | device tree | initial RAM disk |
-//! |---|---|---|
-//! | `Image` at its offset from the start of RAM | behind the kernel, at 2 MiB | behind the device tree |
-//! | ELF, flat | at the start of RAM (as on QEMU; else behind the kernel) | at half of RAM or 128 MiB, behind the kernel |
-//!
-//! x0 always holds the device tree's address.
 
-use crate::kernel::{self, FlatPlace, Kernel, Kind, Piece};
+use crate::kernel::{self, FlatPlace, Kernel, Piece};
 use crate::nic::Nic;
 use crate::vm::{Restart, Size, VmRequest};
 use anyhow::{Context, Result, ensure};
-use salp_board::guest::{self, RAM_BASE};
-use salp_hvc::bootset::{MAX_SEGMENTS, PAGE};
+use salp_board::{guest, layout};
 use std::fs;
 use std::path::{Path, PathBuf};
-
-const BLOCK: u64 = 2 << 20;
 
 /// A VM with everything that is in its memory before its first instruction.
 #[derive(Clone, Debug)]
@@ -93,41 +83,19 @@ fn read_initrd(path: &Path, memory: u64) -> Result<Vec<u8>> {
 ///
 /// A sentence that says what does not fit, and into how much memory.
 pub fn place(vm: &VmRequest, kernel: Kernel, initrd: Option<Vec<u8>>, append: &str) -> Result<Placed> {
-    let ram_end = RAM_BASE + vm.memory;
-    let tree_size = device_tree(vm, initrd.as_ref().map(|_| 0..0), append)?.len() as u64;
-    let at_base = kernel.kind != Kind::Image && kernel.pieces.iter().all(|piece| piece.ipa >= RAM_BASE + tree_size);
-    let tree_at = if at_base { RAM_BASE } else { kernel.end.next_multiple_of(BLOCK) };
-    let tree_end = tree_at + tree_size;
-    let behind = kernel.end.max(tree_end);
-    let initrd_at = match kernel.kind {
-        Kind::Image => behind.next_multiple_of(PAGE),
-        Kind::Elf | Kind::Flat => behind.next_multiple_of(PAGE).max(RAM_BASE + (vm.memory / 2).min(128 << 20)),
-    }
-    .next_multiple_of(PAGE);
-    ensure!(
-        tree_end <= ram_end,
-        "kernel and device tree end at {tree_end:#x}, and the VM's memory of {} at {ram_end:#x}",
-        Size(vm.memory)
-    );
-    let range = initrd.as_ref().map(|bytes| initrd_at..initrd_at + bytes.len() as u64);
-    if let Some(range) = &range {
-        ensure!(
-            range.end <= ram_end,
-            "kernel, device tree and initrd end at {:#x}, and the VM's memory of {} at {ram_end:#x}",
-            range.end,
-            Size(vm.memory)
-        );
-    }
-    let tree = device_tree(vm, range, append)?;
+    let size = |bytes: &Vec<u8>| bytes.len() as u64;
+    let tree_size = size(&device_tree(vm, initrd.as_ref().map(|_| 0..0), append)?);
+    let places = layout::place(&kernel.plan(), vm.memory, tree_size, initrd.as_ref().map(size))?;
+    let tree = device_tree(vm, places.initrd.clone(), append)?;
     let mut pieces = kernel.pieces;
-    pieces.push(Piece { ipa: tree_at, bytes: tree });
-    pieces.extend(initrd.map(|bytes| Piece { ipa: initrd_at, bytes }));
+    pieces.push(Piece { ipa: places.tree, bytes: tree });
+    pieces.extend(places.initrd.zip(initrd).map(|(range, bytes)| Piece { ipa: range.start, bytes }));
     Ok(Placed {
         name: vm.name.clone(),
         cpus: vm.cpus,
         memory: vm.memory,
         entry: kernel.entry,
-        device_tree: tree_at,
+        device_tree: places.tree,
         restart: vm.restart,
         small_pages: vm.small_pages,
         frozen: vm.frozen,
@@ -143,37 +111,27 @@ fn device_tree(vm: &VmRequest, initrd: Option<std::ops::Range<u64>>, append: &st
 }
 
 /// Turns pieces into segments that start at page boundaries; pieces that share a page become one.
-fn whole_pages(mut pieces: Vec<Piece>) -> Result<Vec<Piece>> {
-    pieces.sort_by_key(|piece| piece.ipa);
-    let mut segments: Vec<Piece> = Vec::new();
-    for piece in pieces {
-        let start = piece.ipa - piece.ipa % PAGE;
-        match segments.last_mut() {
-            Some(last) if last.end() > piece.ipa => {
-                anyhow::bail!("its parts overlap at {:#x}", piece.ipa);
-            }
-            Some(last) if last.end().next_multiple_of(PAGE) > start => {
-                last.bytes.resize((piece.ipa - last.ipa) as usize, 0);
-                last.bytes.extend(piece.bytes);
-            }
-            _ => {
-                let mut bytes = vec![0; (piece.ipa - start) as usize];
-                bytes.extend(piece.bytes);
-                segments.push(Piece { ipa: start, bytes });
-            }
+fn whole_pages(pieces: Vec<Piece>) -> Result<Vec<Piece>> {
+    let ranges: Vec<_> = pieces.iter().map(|piece| piece.ipa..piece.end()).collect();
+    let segment = |run: layout::Run| {
+        let mut bytes = Vec::with_capacity((run.end - run.ipa) as usize);
+        for piece in run.pieces.into_iter().map(|index| &pieces[index]) {
+            bytes.resize((piece.ipa - run.ipa) as usize, 0);
+            bytes.extend(&piece.bytes);
         }
-    }
-    ensure!(
-        segments.len() <= MAX_SEGMENTS as usize,
-        "it has {} separate parts, and a VM starts with at most {MAX_SEGMENTS}",
-        segments.len()
-    );
-    Ok(segments)
+        Piece { ipa: run.ipa, bytes }
+    };
+    Ok(layout::runs(&ranges)?.into_iter().map(segment).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::Kind;
+    use salp_board::guest::RAM_BASE;
+    use salp_hvc::bootset::PAGE;
+
+    const BLOCK: u64 = 2 << 20;
     use fdt::Fdt;
     use proptest::prelude::*;
 

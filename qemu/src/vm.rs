@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail, ensure};
 use salp_hvc::bootset::{MAX_NICS, MAX_RAM, MAX_VCPUS, PAGE};
 use std::str::FromStr;
 
+pub use salp_board::size::Size;
+
 /// What happens when a VM crashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Restart {
@@ -229,27 +231,6 @@ pub fn size(text: &str) -> Result<u64> {
     count.checked_mul(1 << shift).with_context(|| format!("{text} is more than can be counted"))
 }
 
-/// Shows a number of bytes for people.
-#[derive(Clone, Copy, Debug)]
-pub struct Size(pub u64);
-
-impl std::fmt::Display for Size {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (shift, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
-            let one = 1_u64 << shift;
-            if self.0 >= one {
-                let whole = self.0 >> shift;
-                return if self.0.is_multiple_of(one) {
-                    write!(f, "{whole} {unit}")
-                } else {
-                    write!(f, "{:.1} {unit}", self.0 as f64 / one as f64)
-                };
-            }
-        }
-        write!(f, "{} bytes", self.0)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,9 +286,6 @@ mod tests {
         assert_eq!(size("512MiB").ok(), Some(512 << 20));
         assert_eq!(size("64g").ok(), Some(64 << 30));
         assert!(size("99999999999999T").is_err() && size("").is_err() && size("-1G").is_err());
-        assert_eq!(Size(1536 << 20).to_string(), "1.5 GiB");
-        assert_eq!(Size(4095).to_string(), "4.0 KiB");
-        assert_eq!(Size(12).to_string(), "12 bytes");
     }
 
     proptest::proptest! {

@@ -14,9 +14,12 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::entropy::Entropy;
+use crate::state::{self, KeptAccount, KeptSession};
 
 /// The name of the account that is made at first start.
 pub const ADMINISTRATOR: &str = "admin";
+/// The greatest number of accounts.
+pub const MAX_ACCOUNTS: usize = 64;
 /// The greatest number of sessions.
 pub const MAX_SESSIONS: usize = 64;
 /// How long a session lives without a request, in seconds, unless it is set.
@@ -55,6 +58,15 @@ pub enum Role {
 }
 
 impl Role {
+    /// All roles, by name.
+    pub const ALL: [(&str, Self); 3] =
+        [("Administrator", Self::Administrator), ("Operator", Self::Operator), ("ReadOnly", Self::ReadOnly)];
+
+    /// Returns the name.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|&&(_, role)| role == self).map_or("", |(name, _)| name)
+    }
+
     /// Returns true if the role has the right.
     pub fn has(self, right: Right) -> bool {
         match right {
@@ -107,6 +119,8 @@ pub struct Auth {
     pub timeout: u64,
     failures: u32,
     window: u64,
+    /// Whether accounts or sessions are others than those that were kept.
+    is_changed: bool,
 }
 
 /// Nobody is logged in by what was sent.
@@ -142,6 +156,7 @@ impl Auth {
             timeout: SESSION_TIMEOUT,
             failures: 0,
             window: 0,
+            is_changed: false,
         }
     }
 
@@ -151,7 +166,72 @@ impl Auth {
         self.entropy.fill(&mut salt);
         let Some(hash) = slow_hash(password, &salt) else { return false };
         self.accounts.insert(user.to_string(), Account { role, salt, hash, remembered: None });
+        self.is_changed = true;
         true
+    }
+
+    /// Returns the names of all accounts.
+    pub fn users(&self) -> Vec<String> {
+        self.accounts.keys().cloned().collect()
+    }
+
+    /// Returns an account's role, and a number that changes with the account.
+    pub fn account(&self, user: &str) -> Option<(Role, u64)> {
+        let account = self.accounts.get(user)?;
+        let hash = sha256(&[&account.hash, account.role.name().as_bytes()]);
+        Some((account.role, hash.iter().take(8).fold(0, |sum, &byte| sum << 8 | u64::from(byte))))
+    }
+
+    /// Ends all sessions of an account but this one.
+    pub fn close_others(&mut self, user: &str, own: Option<&str>) {
+        self.sessions.retain(|id, session| session.user != user || Some(&**id) == own);
+        self.is_changed = true;
+    }
+
+    /// Returns, once, whether accounts or sessions are others than those that were kept.
+    pub fn has_changed(&mut self) -> bool {
+        core::mem::take(&mut self.is_changed)
+    }
+
+    /// Says that something is another than what was kept.
+    pub fn mark_changed(&mut self) {
+        self.is_changed = true;
+    }
+
+    /// Returns accounts and sessions as they are kept.
+    pub fn kept(&self) -> (Vec<KeptAccount>, Vec<KeptSession>) {
+        let account = |(user, account): (&String, &Account)| KeptAccount {
+            user: state::user_bytes(user),
+            salt: account.salt,
+            hash: account.hash,
+            role: state::role_code(account.role),
+        };
+        let session = |(id, session): (&String, &Session)| KeptSession {
+            user: state::user_bytes(&session.user),
+            id: id.as_bytes().try_into().unwrap_or_default(),
+            token: session.token,
+            created: session.created.into(),
+        };
+        (self.accounts.iter().map(account).collect(), self.sessions.iter().map(session).collect())
+    }
+
+    /// Puts accounts and sessions that were kept in place of those that are here; returns false if there is none. Sessions
+    /// count as used `now`: nobody knows when they were.
+    pub fn put_back(&mut self, accounts: &[KeptAccount], sessions: &[KeptSession], now: u64) -> bool {
+        let account = |kept: &KeptAccount| {
+            let role = state::role_of(kept.role)?;
+            let account = Account { role, salt: kept.salt, hash: kept.hash, remembered: None };
+            Some((state::user_text(&kept.user), account))
+        };
+        let session = |kept: &KeptSession| {
+            let id = str::from_utf8(&kept.id).ok()?.to_string();
+            let user = state::user_text(&kept.user);
+            Some((id, Session { user, created: kept.created.get(), token: kept.token, used: now }))
+        };
+        self.accounts = accounts.iter().filter_map(account).collect();
+        self.sessions = sessions.iter().filter_map(session).collect();
+        self.is_changed = false;
+        !self.accounts.is_empty()
     }
 
     /// Returns a password that nobody can guess, easy to read off a console.
@@ -223,6 +303,12 @@ impl Auth {
         Ok(Who { user: session.user.clone(), role, session: Some(id.clone()) })
     }
 
+    /// Counts as a request of a session; returns false if there is no such session.
+    pub fn touch(&mut self, id: &str, now: u64) -> bool {
+        let session = self.sessions.get_mut(id);
+        session.map(|session| session.used = now).is_some()
+    }
+
     /// Starts a session, and returns its identifier and token; none if there are too many.
     pub fn open(&mut self, user: &str, password: &str, now: u64) -> Result<Option<(String, String)>, Stranger> {
         self.check(user, password, now)?;
@@ -236,12 +322,15 @@ impl Auth {
         let (id, token) = (hex(id), Base64UrlUnpadded::encode_string(token));
         let session = Session { user: user.to_string(), created: now, token: sha256(&[token.as_bytes()]), used: now };
         self.sessions.insert(id.clone(), session);
+        self.is_changed = true;
         Ok(Some((id, token)))
     }
 
     /// Ends a session; returns false if there is none.
     pub fn close(&mut self, id: &str) -> bool {
-        self.sessions.remove(id).is_some()
+        let was_there = self.sessions.remove(id).is_some();
+        self.is_changed |= was_there;
+        was_there
     }
 
     /// Returns a session.
@@ -256,7 +345,9 @@ impl Auth {
 
     fn expire(&mut self, now: u64) {
         let timeout = self.timeout;
+        let count = self.sessions.len();
         self.sessions.retain(|_, session| now.saturating_sub(session.used) <= timeout);
+        self.is_changed |= self.sessions.len() < count;
     }
 }
 

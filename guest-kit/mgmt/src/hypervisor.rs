@@ -2,6 +2,7 @@
 //! [`fake`](crate::fake) where there is no Salp.
 
 use salp_hvc::calls::{MAX_CONFIG, MachineInfo, NAME, STATE_SNAPSHOT, VmInfo, VmMemory};
+use salp_hvc::manager::{ImageInfo, LABEL, NicChange, NicInfo, SIGNAL_RESTART, SIGNAL_SHUTDOWN};
 use salp_hvc::status;
 
 /// Why a call was refused: one of [`status`].
@@ -22,7 +23,35 @@ pub struct Cloning<'a> {
     pub name: &'a str,
     /// `key=value` lines.
     pub config: &'a str,
+    /// The UUID of the only one; none for one of the hypervisor's choice.
+    pub uuid: Option<[u8; 16]>,
+    /// Whether NICs stay disconnected until the operator connects them.
+    pub disconnected: bool,
 }
+
+/// What a guest can be asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Signal {
+    /// Turn itself off.
+    Shutdown = SIGNAL_SHUTDOWN,
+    /// Shut down and start again.
+    Restart = SIGNAL_RESTART,
+}
+
+/// What reading a console gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// How many bytes.
+    pub count: usize,
+    /// The position of the first one.
+    pub first: u64,
+    /// The position behind the last one written so far.
+    pub end: u64,
+}
+
+/// The label of an image.
+pub type Label = [u8; LABEL];
 
 /// The calls of a manager. Each is carried out, or refused and nothing has changed.
 pub trait Hypervisor {
@@ -46,6 +75,48 @@ pub trait Hypervisor {
     fn snapshot(&mut self, id: u64, name: &str) -> Answer<u64>;
     /// Brings a VM back to the state of a snapshot.
     fn revert(&mut self, id: u64, snapshot: u64) -> Answer<()>;
+
+    /// Makes a VM that is off out of records ([`VM_CREATE`](salp_hvc::manager::VM_CREATE)) and returns its identifier.
+    fn create(&mut self, description: &[u8]) -> Answer<u64>;
+    /// Describes a VM that is off anew.
+    fn change(&mut self, id: u64, description: &[u8]) -> Answer<()>;
+    /// Starts a VM that is off.
+    fn start(&mut self, id: u64) -> Answer<()>;
+    /// Turns a VM off at once.
+    fn stop(&mut self, id: u64) -> Answer<()>;
+    /// Starts a VM again, whatever it does.
+    fn reset(&mut self, id: u64) -> Answer<()>;
+    /// Asks the guest to do something.
+    fn signal(&mut self, id: u64, signal: Signal) -> Answer<()>;
+    /// Returns a NIC of a VM.
+    fn nic(&self, id: u64, index: u64) -> Answer<NicInfo>;
+    /// Changes a NIC of a VM.
+    fn change_nic(&mut self, id: u64, index: u64, change: &NicChange) -> Answer<()>;
+
+    /// Makes an empty image and returns its identifier.
+    fn create_image(&mut self, size: u64, label: &Label) -> Answer<u64>;
+    /// Writes into an image that is not finished; at most [`MAX_COPY`](salp_hvc::manager::MAX_COPY) bytes.
+    fn write_image(&mut self, id: u64, offset: u64, bytes: &[u8]) -> Answer<()>;
+    /// Reads out of an image; at most [`MAX_COPY`](salp_hvc::manager::MAX_COPY) bytes.
+    fn read_image(&self, id: u64, offset: u64, bytes: &mut [u8]) -> Answer<()>;
+    /// Finishes an image: VMs may use it, and nobody changes it.
+    fn finish_image(&mut self, id: u64) -> Answer<()>;
+    /// Deletes an image that nobody uses.
+    fn delete_image(&mut self, id: u64) -> Answer<()>;
+    /// Returns the image with the least identifier above `after`.
+    fn next_image(&self, after: u64) -> Answer<ImageInfo>;
+    /// Gives an image another label.
+    fn label_image(&mut self, id: u64, label: &Label) -> Answer<()>;
+
+    /// Reads what a VM wrote to its console, from a position on.
+    fn read_console(&self, id: u64, position: u64, bytes: &mut [u8]) -> Answer<Heard>;
+    /// Types at the console of a VM; returns how many bytes were taken.
+    fn write_console(&mut self, id: u64, bytes: &[u8]) -> Answer<usize>;
+
+    /// Keeps bytes as a record that outlives this guest; none to remove it.
+    fn keep(&mut self, record: u64, bytes: &[u8]) -> Answer<()>;
+    /// Reads a record, and returns how long it is; 0 if there is none.
+    fn recall(&self, record: u64, bytes: &mut [u8]) -> Answer<usize>;
 
     /// Returns the VM or snapshot with this identifier.
     fn find(&self, id: u64) -> Answer<VmInfo> {
@@ -78,14 +149,43 @@ pub fn snapshot(hypervisor: &dyn Hypervisor, id: u64) -> Answer<VmInfo> {
     if info.state.get() == STATE_SNAPSHOT { Ok(info) } else { Err(Refused(status::NOT_FOUND)) }
 }
 
+/// Returns the image with this identifier.
+pub fn image(hypervisor: &dyn Hypervisor, id: u64) -> Answer<ImageInfo> {
+    let found = hypervisor.next_image(id.checked_sub(1).ok_or(Refused(status::NOT_FOUND))?)?;
+    if found.id.get() == id { Ok(found) } else { Err(Refused(status::NOT_FOUND)) }
+}
+
+/// Returns all images.
+pub fn images(hypervisor: &dyn Hypervisor) -> impl Iterator<Item = ImageInfo> + '_ {
+    let mut after = 0;
+    core::iter::from_fn(move || {
+        let info = hypervisor.next_image(after).ok()?;
+        after = info.id.get();
+        Some(info)
+    })
+}
+
 /// Returns the text of a name before its padding.
-pub fn name_text(name: &[u8; NAME]) -> &str {
+pub fn name_text(name: &[u8]) -> &str {
     str::from_utf8(name.split(|&byte| byte == 0).next().unwrap_or_default()).unwrap_or("?")
 }
 
 /// Returns whether this can be a VM's name.
 pub fn is_name(text: &str) -> bool {
     (1..NAME).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Returns whether this can be a segment's name.
+pub fn is_segment(text: &str) -> bool {
+    is_name(text) && text.len() < 16
+}
+
+/// Returns a text with zeros behind it, cut off where there is no more room; the last byte is zero.
+pub fn padded<const SIZE: usize>(text: &str) -> [u8; SIZE] {
+    let mut bytes = [0; SIZE];
+    let length = text.len().min(SIZE - 1);
+    bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+    bytes
 }
 
 /// Returns whether this can be a VM's configuration: lines `key=value`, each ended.

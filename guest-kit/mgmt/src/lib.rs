@@ -2,8 +2,11 @@
 //! [`Hypervisor`](hypervisor::Hypervisor). Runs on the host in tests, and in the guest of this package's program.
 //!
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, queries) → [`table`] (which
-//! resource) → [`resources`] (what it says and does) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
-//! (accounts and sessions), [`tls`], [`entropy`], and [`fake`], the hypervisor of tests and plain QEMU.
+//! resource) → [`resources`] (what it says and does; [`images`],
+//! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
+//! (accounts and sessions), [`flow`] (bodies and answers that are
+//! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
+//! guest), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -12,13 +15,19 @@ extern crate alloc;
 extern crate std;
 
 pub mod auth;
+pub mod console;
+pub mod dhcp;
 pub mod entropy;
 pub mod fake;
+pub mod flow;
 pub mod http;
 pub mod hypervisor;
+pub mod images;
 pub mod message;
 pub mod resources;
 pub mod service;
+pub mod state;
+pub mod systems;
 pub mod table;
 #[cfg(test)]
 mod testing;

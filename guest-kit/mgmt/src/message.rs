@@ -216,6 +216,7 @@ impl Failure {
             status::NO_MEMORY => Self::new(507, "ResourceExhaustion", &[what]),
             status::TOO_MANY => Self::new(507, "CreateLimitReachedForResource", &[]),
             status::NAME_TAKEN => Self::because(409, "A VM or snapshot has this name already. Take another one."),
+            status::IN_USE => Self::because(409, "VMs or snapshots are made from the image: delete those first."),
             status::INVALID => Self::because(400, "The hypervisor finds an argument invalid."),
             _ => Self::because(500, status::word(why)),
         }

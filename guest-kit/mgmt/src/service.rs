@@ -6,15 +6,19 @@
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use serde_json::{Value, json};
 
 use crate::auth::{Auth, Right, Stranger, Who};
 use crate::entropy::Entropy;
-use crate::http::{Method, Request, Response};
+use crate::flow::{Live, Sink, Then};
+use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
+use crate::images;
 use crate::message::Failure;
 use crate::resources::{Call, Outcome};
+use crate::state;
 use crate::table;
 
 /// The realm that strangers are asked for.
@@ -44,14 +48,27 @@ impl Service {
         Self { hypervisor, auth: Auth::new(entropy), facts, requests: 0 }
     }
 
-    /// Answers a request at `now`, in seconds since 1970.
-    pub fn handle(&mut self, request: &Request, now: u64) -> Response {
-        self.requests += 1;
-        let mut response = self.answer(request, now).unwrap_or_else(|failure| failure.response());
-        if response.status == 401 {
-            response = response.field("WWW-Authenticate", REALM);
+    /// Takes accounts and sessions that were kept; returns false if there are none.
+    pub fn recall(&mut self, now: u64) -> bool {
+        state::recall_auth(&*self.hypervisor, &mut self.auth, now)
+    }
+
+    /// Keeps accounts and sessions if they have changed.
+    pub fn keep(&mut self) {
+        if self.auth.has_changed() && state::keep_auth(&mut *self.hypervisor, &self.auth).is_err() {
+            // The next request tries again.
+            self.auth.mark_changed();
         }
-        response
+    }
+
+    /// Removes what nobody waits for any more; to be called now and then.
+    pub fn tidy(&mut self, now: u64) {
+        images::sweep(&mut *self.hypervisor, now);
+    }
+
+    /// Returns the service at `now`, in seconds since 1970.
+    pub fn at(&mut self, now: u64) -> Serving<'_> {
+        Serving { service: self, now }
     }
 
     fn answer(&mut self, request: &Request, now: u64) -> Result<Response, Failure> {
@@ -96,23 +113,28 @@ impl Service {
             // What is changed is compared as it is read.
             let (_, read) = route.method(Method::Get).ok_or(Failure::new(412, "PreconditionFailed", &[]))?;
             if let Outcome::Resource(value) = read(&mut call)?
-                && !lists(expected, &etag(&value))
+                && !lists(expected, &etag_of(&value))
             {
                 return Err(Failure::new(412, "PreconditionFailed", &[]));
             }
         }
-        let outcome = handler(&mut call)?;
-        let response = match outcome {
+        let response = match handler(&mut call)? {
             Outcome::Resource(value) if is_read => self.read(request, &query, value, who.as_ref(), now)?,
-            Outcome::Resource(value) => resource(200, value),
-            Outcome::Created { value, location, token } => {
-                let response = resource(201, value).field("Location", location);
-                token.into_iter().fold(response, |response, token| response.field("X-Auth-Token", token))
+            Outcome::Answer(mut answer) => {
+                if let Then::Flow(live) = &mut answer.then {
+                    live.session = who.and_then(|who| who.session);
+                }
+                answer.field("Cache-Control", "no-store")
             }
-            Outcome::Text { kind, body } => plain(200).content(kind, body),
-            Outcome::Done => plain(204),
+            outcome => response(outcome),
         };
         Ok(if is_read { response.field("Allow", route.allow()) } else { response })
+    }
+
+    /// Lets a flow go on, as long as who began it is logged in.
+    fn drive(&mut self, live: &mut Live, now: u64, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
+        let is_welcome = live.session.as_deref().is_none_or(|session| self.auth.touch(session, now));
+        is_welcome && live.flow.drive(&mut *self.hypervisor, input, output)
     }
 
     /// Returns who sends a request; nobody where nothing is said.
@@ -144,7 +166,7 @@ impl Service {
             }
         }
         query.page(request, &mut value);
-        let tag = etag(&value);
+        let tag = etag_of(&value);
         let fresh = request.if_none_match.as_deref().is_some_and(|known| lists(known, &tag));
         if fresh && query.expand.is_none() {
             return Ok(plain(304).field("ETag", tag));
@@ -201,6 +223,37 @@ impl Service {
             }
             _ => {}
         }
+    }
+}
+
+/// The service at some moment, as connections see it.
+pub struct Serving<'a> {
+    service: &'a mut Service,
+    now: u64,
+}
+
+impl Serve for Serving<'_> {
+    fn handle(&mut self, request: &Request) -> Response {
+        self.service.requests += 1;
+        let mut response = self.service.answer(request, self.now).unwrap_or_else(|failure| failure.response());
+        if response.status == 401 {
+            response = response.field("WWW-Authenticate", REALM);
+        }
+        self.service.keep();
+        response
+    }
+
+    fn take(&mut self, sink: &mut dyn Sink, bytes: &[u8]) -> Result<(), Response> {
+        sink.take(&mut *self.service.hypervisor, self.now, bytes).map_err(|failure| failure.response())
+    }
+
+    fn finish(&mut self, sink: Box<dyn Sink>) -> Response {
+        let outcome = sink.finish(&mut *self.service.hypervisor, self.now);
+        outcome.map_or_else(|failure| failure.response(), response)
+    }
+
+    fn drive(&mut self, live: &mut Live, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
+        self.service.drive(live, self.now, input, output)
     }
 }
 
@@ -276,6 +329,22 @@ impl Query {
     }
 }
 
+/// Returns the answer with what a resource says, if that is no read.
+fn response(outcome: Outcome) -> Response {
+    match outcome {
+        Outcome::Resource(value) => resource(200, value),
+        Outcome::Created { value, location, token } => {
+            let response = resource(201, value).field("Location", location);
+            token.into_iter().fold(response, |response, token| response.field("X-Auth-Token", token))
+        }
+        Outcome::Accepted(value) => resource(202, value),
+        Outcome::Text { kind, body } => plain(200).content(kind, body),
+        Outcome::Body(sink) => Response { then: Then::Body(sink), ..plain(100) },
+        Outcome::Answer(answer) => answer,
+        Outcome::Done => plain(204),
+    }
+}
+
 fn plain(status: u16) -> Response {
     Response::new(status).field("OData-Version", "4.0").field("Cache-Control", "no-cache")
 }
@@ -305,6 +374,11 @@ fn tag(value: &mut Value) -> Option<String> {
 fn schema_of(kind: &str) -> Option<String> {
     let name = kind.strip_prefix('#')?.rsplit_once('.')?.0;
     Some(format!("http://redfish.dmtf.org/schemas/v1/{name}.json"))
+}
+
+/// Returns the tag that a resource has given itself, or that it gets.
+fn etag_of(value: &Value) -> String {
+    value["@odata.etag"].as_str().map_or_else(|| etag(value), ToString::to_string)
 }
 
 /// Returns the tag of a resource: a hash of all that does not change by itself.
@@ -402,7 +476,7 @@ mod tests {
             }
         }
         let answer = client.get(WEB);
-        assert_eq!(answer.get("Allow"), Some("GET, HEAD, DELETE"));
+        assert_eq!(answer.get("Allow"), Some("GET, HEAD, PATCH, DELETE"));
         assert_eq!(answer.get("ETag"), json(&answer)["@odata.etag"].as_str());
         let schema = "<http://redfish.dmtf.org/schemas/v1/ComputerSystem.v1_27_0.json>; rel=describedby";
         assert_eq!(answer.get("Link"), Some(schema));
@@ -411,9 +485,9 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_405_with_what_can() {
         let mut client = Client::new(Role::Administrator);
-        for method in [Method::Put, Method::Patch, Method::Post, Method::Other] {
+        for method in [Method::Put, Method::Post, Method::Other] {
             let answer = client.send(&client.request(method, WEB, ""));
-            assert_eq!((answer.status, answer.get("Allow")), (405, Some("GET, HEAD, DELETE")), "{method}");
+            assert_eq!((answer.status, answer.get("Allow")), (405, Some("GET, HEAD, PATCH, DELETE")), "{method}");
         }
     }
 
@@ -492,6 +566,4 @@ mod tests {
         let answer = client.send(&request);
         assert_eq!((answer.status, answer.body.len()), (304, 0));
     }
-
-    use alloc::vec::Vec;
 }

@@ -7,8 +7,11 @@
 use alloc::string::String;
 
 use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
-use crate::http::Method::{self, Delete, Get, Patch, Post};
-use crate::resources::{Handler, managers, metrics, root, sessions, snapshots, systems};
+use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
+use crate::resources::{
+    Handler, accounts, clones, console, images, making, managers, metrics, nics, power, root, sessions, snapshots,
+    systems,
+};
 
 /// One path.
 pub struct Route {
@@ -40,38 +43,72 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/SessionService/Sessions/{}",
         methods: &[(Get, ConfigureSelf, sessions::session), (Delete, ConfigureSelf, sessions::delete)],
     },
+    Route { pattern: "/redfish/v1/AccountService", methods: &[(Get, Login, accounts::service)] },
+    Route { pattern: "/redfish/v1/AccountService/Accounts", methods: &[(Get, ConfigureManager, accounts::list)] },
+    Route {
+        pattern: "/redfish/v1/AccountService/Accounts/{}",
+        methods: &[(Get, ConfigureSelf, accounts::account), (Patch, ConfigureSelf, accounts::patch)],
+    },
+    Route { pattern: "/redfish/v1/AccountService/Roles", methods: &[(Get, Login, accounts::roles)] },
+    Route { pattern: "/redfish/v1/AccountService/Roles/{}", methods: &[(Get, Login, accounts::role)] },
     Route { pattern: "/redfish/v1/Managers", methods: &[(Get, Login, managers::list)] },
     Route { pattern: "/redfish/v1/Managers/salp", methods: &[(Get, Login, managers::salp)] },
-    Route { pattern: "/redfish/v1/Systems", methods: &[(Get, Login, systems::list)] },
+    Route {
+        pattern: "/redfish/v1/Systems",
+        methods: &[(Get, Login, systems::list), (Post, ConfigureComponents, making::create)],
+    },
     Route {
         pattern: "/redfish/v1/Systems/{}",
-        methods: &[(Get, Login, systems::system), (Delete, ConfigureComponents, systems::delete)],
+        methods: &[
+            (Get, Login, systems::system),
+            (Patch, ConfigureComponents, making::patch),
+            (Delete, ConfigureComponents, systems::delete),
+        ],
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/ComputerSystem.Reset",
-        methods: &[(Post, ConfigureComponents, systems::reset)],
+        methods: &[(Post, ConfigureComponents, power::reset)],
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.InstantClone",
-        methods: &[(Post, ConfigureComponents, systems::instant_clone)],
+        methods: &[(Post, ConfigureComponents, clones::instant_clone)],
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Freeze",
-        methods: &[(Post, ConfigureComponents, systems::freeze)],
+        methods: &[(Post, ConfigureComponents, power::freeze)],
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Unfreeze",
-        methods: &[(Post, ConfigureComponents, systems::unfreeze)],
+        methods: &[(Post, ConfigureComponents, power::unfreeze)],
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Snapshot",
-        methods: &[(Post, ConfigureComponents, systems::snapshot)],
+        methods: &[(Post, ConfigureComponents, clones::snapshot)],
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Revert",
-        methods: &[(Post, ConfigureComponents, systems::revert)],
+        methods: &[(Post, ConfigureComponents, clones::revert)],
+    },
+    Route { pattern: "/redfish/v1/Systems/{}/EthernetInterfaces", methods: &[(Get, Login, nics::list)] },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/EthernetInterfaces/{}",
+        methods: &[(Get, Login, nics::nic), (Patch, ConfigureComponents, nics::patch)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Oem/Salp/Console",
+        methods: &[(Get, Login, console::read), (Post, ConfigureComponents, console::write)],
     },
     Route { pattern: "/redfish/v1/Systems/{}/Oem/Salp/Memory", methods: &[(Get, Login, systems::memory)] },
+    Route { pattern: "/redfish/v1/Oem/Salp/Images", methods: &[(Get, Login, images::list)] },
+    Route {
+        pattern: "/redfish/v1/Oem/Salp/Images/{}",
+        methods: &[
+            (Get, Login, images::image),
+            (Put, ConfigureComponents, images::put),
+            (Patch, ConfigureComponents, images::patch),
+            (Delete, ConfigureComponents, images::delete),
+        ],
+    },
     Route { pattern: "/redfish/v1/Oem/Salp/Snapshots", methods: &[(Get, Login, snapshots::list)] },
     Route {
         pattern: "/redfish/v1/Oem/Salp/Snapshots/{}",

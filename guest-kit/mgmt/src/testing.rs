@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
@@ -9,7 +10,8 @@ use serde_json::Value;
 use crate::auth::Role;
 use crate::entropy::Entropy;
 use crate::fake::Fake;
-use crate::http::{Method, Request, Response};
+use crate::flow::{Live, Sink, Then};
+use crate::http::{Method, Request, Response, Serve};
 use crate::service::{Facts, Service};
 
 /// Words that are never the same twice, and nothing more.
@@ -23,6 +25,27 @@ impl Entropy for Counting {
             let number = NEXT.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             piece.copy_from_slice(&number.to_be_bytes()[..piece.len()]);
         }
+    }
+}
+
+/// Who answers whole requests, and takes no streams.
+pub struct Answering<F>(pub F);
+
+impl<F: FnMut(&Request) -> Response> Serve for Answering<F> {
+    fn handle(&mut self, request: &Request) -> Response {
+        (self.0)(request)
+    }
+
+    fn take(&mut self, _: &mut dyn Sink, _: &[u8]) -> Result<(), Response> {
+        Err(Response::new(500))
+    }
+
+    fn finish(&mut self, _: Box<dyn Sink>) -> Response {
+        Response::new(500)
+    }
+
+    fn drive(&mut self, _: &mut Live, _: &mut Vec<u8>, _: &mut Vec<u8>) -> bool {
+        false
     }
 }
 
@@ -68,9 +91,25 @@ impl Client {
         request
     }
 
-    /// Sends any request.
+    /// Sends any request; a body that is streamed goes where it is to go, in pieces.
     pub fn send(&mut self, request: &Request) -> Response {
-        self.service.handle(request, self.now)
+        let mut serving = self.service.at(self.now);
+        let response = serving.handle(request);
+        let Then::Body(mut sink) = response.then else { return response };
+        for piece in request.body.chunks(1000) {
+            if let Err(response) = serving.take(&mut *sink, piece) {
+                return response;
+            }
+        }
+        serving.finish(sink)
+    }
+
+    /// Lets the flow of an answer go on once, and returns what it said and whether it goes on.
+    pub fn drive(&mut self, response: &mut Response, input: &mut Vec<u8>) -> (Vec<u8>, bool) {
+        let Then::Flow(live) = &mut response.then else { panic!("no flow: {response:?}") };
+        let mut output = Vec::new();
+        let goes_on = self.service.at(self.now).drive(live, input, &mut output);
+        (output, goes_on)
     }
 
     /// Sends GET.

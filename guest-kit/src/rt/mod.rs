@@ -4,7 +4,7 @@
 //! vCPUs, [`console`] prints, [`mmio`] and [`sysreg`] reach the machine, [`mmu`] edits the address map, [`ram`] hands
 //! out the memory that the image does not use, [`el0`] runs code at EL0, [`instruction`] holds single instructions
 //! that a test wants to execute just so, [`freeze`](mod@freeze) is the call that clones return from.
-//! With the feature `net`, `heap` and `virtio` are for guests on the network.
+//! With the feature `net`, `heap`, `virtio` and `net` are for guests on the network.
 #![allow(unsafe_code)]
 
 pub mod console;
@@ -19,6 +19,8 @@ pub mod heap;
 pub mod instruction;
 pub mod mmio;
 pub mod mmu;
+#[cfg(feature = "net")]
+pub mod net;
 pub mod operation;
 pub mod ram;
 pub mod registers;

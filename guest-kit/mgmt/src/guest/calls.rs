@@ -1,8 +1,15 @@
 //! The hypervisor of a guest on Salp: its calls. Before: the service. After: EL2.
+//!
+//! This runtime maps memory as itself, so an address is a guest physical address.
 
-use guest_kit::salp::{self, Name, Refused, Request};
-use salp_hvc::calls::{MachineInfo, VmInfo, VmMemory};
-use salp_mgmt::hypervisor::{self, Answer, Cloning, Hypervisor};
+use guest_kit::salp::{self, Name, Refused};
+use salp_hvc::calls::{CLONE_DISCONNECTED, CloneRequest, MachineInfo, VM_CLONE, VmInfo, VmMemory};
+use salp_hvc::manager::{self, ImageInfo, NicChange, NicInfo};
+use salp_hvc::status;
+use salp_mgmt::hypervisor::{self, Answer, Cloning, Heard, Hypervisor, Label, Signal, padded};
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::life;
 
 /// Salp.
 pub struct Calls;
@@ -13,6 +20,31 @@ fn answer<T>(answer: Result<T, Refused>) -> Answer<T> {
 
 fn name(text: &str) -> Name {
     Name::new(format_args!("{text}"))
+}
+
+/// Makes a call of [`manager`] with up to four arguments, and returns x1 to x3.
+pub fn call<const N: usize>(function: u32, arguments: [u64; N]) -> Answer<[u64; 3]> {
+    let mut all = [0; 17];
+    all[..N].copy_from_slice(&arguments);
+    let [x0, x1, x2, x3, ..] = smccc::hvc64(function, all);
+    if x0 as i64 == status::OK { Ok([x1, x2, x3]) } else { Err(hypervisor::Refused(x0 as i64)) }
+}
+
+/// Returns the address of what EL2 reads.
+fn from<T: ?Sized>(what: &T) -> u64 {
+    (&raw const *what).cast::<u8>().expose_provenance() as u64
+}
+
+/// Returns the address of what EL2 writes.
+fn to<T: ?Sized>(what: &mut T) -> u64 {
+    (&raw mut *what).cast::<u8>().expose_provenance() as u64
+}
+
+/// Makes a call that writes a record.
+fn record<T: FromZeros, const N: usize>(function: u32, arguments: impl FnOnce(u64) -> [u64; N]) -> Answer<T> {
+    let mut record = T::new_zeroed();
+    call(function, arguments(to(&mut record)))?;
+    Ok(record)
 }
 
 impl Hypervisor for Calls {
@@ -33,8 +65,18 @@ impl Hypervisor for Calls {
     }
 
     fn clone_vm(&mut self, request: &Cloning<'_>) -> Answer<(u64, u64)> {
-        let call = Request::new(request.source, request.count, name(request.name)).config(request.config);
-        answer(salp::vm_clone(&call)).map(|clones| (clones.first, clones.last))
+        let record = CloneRequest {
+            source: request.source.into(),
+            count: request.count.into(),
+            reserve: 0.into(),
+            name: padded(request.name),
+            uuid: request.uuid.unwrap_or_default(),
+            flags: if request.disconnected { CLONE_DISCONNECTED } else { 0 }.into(),
+            reserved: 0.into(),
+        };
+        let whole = [record.as_bytes(), request.config.as_bytes()].concat();
+        let [_, first, last] = call(VM_CLONE, [from(&*whole), whole.len() as u64])?;
+        Ok((first, last))
     }
 
     fn freeze(&mut self, id: u64) -> Answer<()> {
@@ -55,5 +97,88 @@ impl Hypervisor for Calls {
 
     fn revert(&mut self, id: u64, snapshot: u64) -> Answer<()> {
         answer(salp::vm_revert(id, snapshot))
+    }
+
+    fn create(&mut self, description: &[u8]) -> Answer<u64> {
+        call(manager::VM_CREATE, [from(description), description.len() as u64]).map(|[id, ..]| id)
+    }
+
+    fn change(&mut self, id: u64, description: &[u8]) -> Answer<()> {
+        call(manager::VM_CHANGE, [id, from(description), description.len() as u64]).map(drop)
+    }
+
+    fn start(&mut self, id: u64) -> Answer<()> {
+        call(manager::VM_START, [id]).map(drop)
+    }
+
+    fn stop(&mut self, id: u64) -> Answer<()> {
+        call(manager::VM_STOP, [id]).map(drop)
+    }
+
+    fn reset(&mut self, id: u64) -> Answer<()> {
+        call(manager::VM_RESET, [id]).map(drop)
+    }
+
+    fn signal(&mut self, id: u64, signal: Signal) -> Answer<()> {
+        call(manager::VM_SIGNAL, [id, signal as u64]).map(drop)
+    }
+
+    fn nic(&self, id: u64, index: u64) -> Answer<NicInfo> {
+        record(manager::VM_NIC, |address| [id, index, address])
+    }
+
+    fn change_nic(&mut self, id: u64, index: u64, change: &NicChange) -> Answer<()> {
+        call(manager::VM_NIC_CHANGE, [id, index, from(change)]).map(drop)
+    }
+
+    fn create_image(&mut self, size: u64, label: &Label) -> Answer<u64> {
+        let info = ImageInfo { id: 0.into(), size: size.into(), users: 0.into(), finished: 0.into(), label: *label };
+        call(manager::IMAGE_CREATE, [from(&info)]).map(|[id, ..]| id)
+    }
+
+    fn write_image(&mut self, id: u64, offset: u64, bytes: &[u8]) -> Answer<()> {
+        // A large image is unpacked in one go: that is life, too.
+        life::beat();
+        call(manager::IMAGE_WRITE, [id, offset, from(bytes), bytes.len() as u64]).map(drop)
+    }
+
+    fn read_image(&self, id: u64, offset: u64, bytes: &mut [u8]) -> Answer<()> {
+        call(manager::IMAGE_READ, [id, offset, to(bytes), bytes.len() as u64]).map(drop)
+    }
+
+    fn finish_image(&mut self, id: u64) -> Answer<()> {
+        call(manager::IMAGE_FINISH, [id]).map(drop)
+    }
+
+    fn delete_image(&mut self, id: u64) -> Answer<()> {
+        call(manager::IMAGE_DELETE, [id]).map(drop)
+    }
+
+    fn next_image(&self, after: u64) -> Answer<ImageInfo> {
+        record(manager::IMAGE_NEXT, |address| [after, address])
+    }
+
+    fn label_image(&mut self, id: u64, label: &Label) -> Answer<()> {
+        call(manager::IMAGE_LABEL, [id, from(label)]).map(drop)
+    }
+
+    fn read_console(&self, id: u64, position: u64, bytes: &mut [u8]) -> Answer<Heard> {
+        let arguments = [id, position, to(bytes), bytes.len() as u64];
+        let [count, first, end] = call(manager::CONSOLE_READ, arguments)?;
+        Ok(Heard { count: (count as usize).min(bytes.len()), first, end })
+    }
+
+    fn write_console(&mut self, id: u64, bytes: &[u8]) -> Answer<usize> {
+        let [taken, ..] = call(manager::CONSOLE_WRITE, [id, from(bytes), bytes.len() as u64])?;
+        Ok((taken as usize).min(bytes.len()))
+    }
+
+    fn keep(&mut self, record: u64, bytes: &[u8]) -> Answer<()> {
+        call(manager::KEEP, [record, from(bytes), bytes.len() as u64]).map(drop)
+    }
+
+    fn recall(&self, record: u64, bytes: &mut [u8]) -> Answer<usize> {
+        let [size, ..] = call(manager::RECALL, [record, to(bytes), bytes.len() as u64])?;
+        Ok((size as usize).min(bytes.len()))
     }
 }

@@ -4,16 +4,44 @@
 //! Who moves the bytes asks [`Connection::room`] before it reads, so that a peer that sends faster than it is served, or
 //! does not read its answers, is held back by TCP and not by memory.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt::Write;
 
-use super::decoder::{Decoded, Decoder, MAX_HEAD};
+use super::decoder::{Decoded, Decoder, MAX_HEAD, Malformed, Step};
 use super::request::{Method, Request};
-use super::response::Response;
+use super::response::{Framing, Response};
+use crate::flow::{Live, Sink, Then};
 
 /// How long a connection may be silent between requests, in milliseconds.
 pub const IDLE: u64 = 60_000;
 /// How long a request may take to come, or an answer to be read on, in milliseconds.
 pub const SLOW: u64 = 15_000;
+
+/// Who answers.
+pub trait Serve {
+    /// Answers a whole request.
+    fn handle(&mut self, request: &Request) -> Response;
+
+    /// Looks at the head of a request that brings bytes: the answer has a place for them
+    /// ([`Then::Body`]), or refuses them.
+    fn begin(&mut self, request: &Request) -> Response {
+        self.handle(request)
+    }
+
+    /// Gives bytes of a body to who takes them.
+    ///
+    /// # Errors
+    ///
+    /// The answer, if no more are taken.
+    fn take(&mut self, sink: &mut dyn Sink, bytes: &[u8]) -> Result<(), Response>;
+
+    /// Answers a request whose body was taken.
+    fn finish(&mut self, sink: Box<dyn Sink>) -> Response;
+
+    /// Lets a flow go on; returns false if it is over.
+    fn drive(&mut self, live: &mut Live, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool;
+}
 
 /// Bytes that wait to be understood or sent, and how long they may.
 #[derive(Debug)]
@@ -22,6 +50,10 @@ pub struct Connection {
     outbox: Vec<u8>,
     sent: usize,
     decoder: Decoder,
+    /// Who takes the body that is coming.
+    sink: Option<Box<dyn Sink>>,
+    /// The answer that goes on, and how its pieces are framed.
+    live: Option<(Live, Framing)>,
     /// Nothing more is read: the last answer is being sent.
     is_closing: bool,
     /// Since when it waits for the same thing.
@@ -36,6 +68,8 @@ impl Connection {
             outbox: Vec::new(),
             sent: 0,
             decoder: Decoder::default(),
+            sink: None,
+            live: None,
             is_closing: false,
             since: now,
         }
@@ -51,38 +85,145 @@ impl Connection {
         if self.is_closing {
             return;
         }
-        if self.is_idle() {
+        // Of a request that is collected only the first byte counts, of a stream each.
+        if self.is_idle() || self.sink.is_some() {
             self.since = now;
         }
         self.inbox.extend_from_slice(bytes);
     }
 
     /// Answers what has come, one request at a time: the next one is looked at when this answer is sent.
-    pub fn serve(&mut self, now: u64, service: &mut dyn FnMut(&Request) -> Response) {
+    pub fn serve(&mut self, now: u64, service: &mut dyn Serve) {
         if self.is_closing || !self.outgoing().is_empty() {
             return;
         }
-        match self.decoder.next(&mut self.inbox) {
-            Ok(Some(Decoded { request, close })) => {
-                self.is_closing = close;
-                let response = service(&request);
-                response.write(request.method != Method::Head, close, &mut self.outbox);
-                self.since = now;
+        if self.live.is_some() {
+            return self.go_on(now, service);
+        }
+        if let Err(why) = self.read(now, service) {
+            self.give_up(&crate::message::malformed(why), now);
+        }
+    }
+
+    /// Reads on in the stream, up to the next answer.
+    fn read(&mut self, now: u64, service: &mut dyn Serve) -> Result<(), Malformed> {
+        loop {
+            match self.decoder.next(&mut self.inbox)? {
+                Step::Head => {
+                    let Some(request) = self.decoder.request() else { return Ok(()) };
+                    if !request.is_streamed() {
+                        self.decoder.go_on(false)?;
+                        continue;
+                    }
+                    let response = service.begin(request);
+                    match response.then {
+                        Then::Body(sink) => {
+                            self.sink = Some(sink);
+                            self.decoder.go_on(true)?;
+                        }
+                        _ if self.decoder.is_last() => {
+                            self.give_up(&response, now);
+                            return Ok(());
+                        }
+                        _ => {
+                            self.decoder.forget();
+                            self.answer(response, Method::Put, false, true, now);
+                            return Ok(());
+                        }
+                    }
+                }
+                Step::Whole(whole) => {
+                    let Decoded { request, close, knows_chunks } = *whole;
+                    let response = match self.sink.take() {
+                        None => service.handle(&request),
+                        Some(mut sink) => match service.take(&mut *sink, &request.body) {
+                            Ok(()) => service.finish(sink),
+                            Err(response) => response,
+                        },
+                    };
+                    self.answer(response, request.method, close, knows_chunks, now);
+                    return Ok(());
+                }
+                Step::More => {
+                    if let Some(sink) = &mut self.sink {
+                        let bytes = self.decoder.take_body();
+                        if !bytes.is_empty()
+                            && let Err(response) = service.take(&mut **sink, &bytes)
+                        {
+                            self.give_up(&response, now);
+                            return Ok(());
+                        }
+                    }
+                    if self.decoder.wants_continue() {
+                        self.outbox.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                    }
+                    return Ok(());
+                }
             }
-            Ok(None) if self.decoder.wants_continue() => {
-                self.outbox.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n")
+        }
+    }
+
+    /// Sends an answer, and what follows it.
+    fn answer(&mut self, response: Response, method: Method, close: bool, knows_chunks: bool, now: u64) {
+        self.since = now;
+        let is_live = method != Method::Head && matches!(response.then, Then::Flow(_));
+        let framing = match () {
+            () if !is_live => Framing::Length,
+            () if response.status == 101 || !knows_chunks => Framing::Close,
+            () => Framing::Chunks,
+        };
+        response.write(method != Method::Head, framing, close && response.status != 101, &mut self.outbox);
+        match response.then {
+            Then::Flow(live) if is_live => self.live = Some((live, framing)),
+            _ => {}
+        }
+        self.is_closing = close && !is_live;
+    }
+
+    /// Lets the answer go on.
+    fn go_on(&mut self, now: u64, service: &mut dyn Serve) {
+        let Some((live, framing)) = &mut self.live else { return };
+        let (mut piece, mut nothing) = (Vec::new(), Vec::new());
+        // What comes behind a request whose answer is long is the next request.
+        let input = if *framing == Framing::Close { &mut self.inbox } else { &mut nothing };
+        let goes_on = service.drive(live, input, &mut piece);
+        if *framing == Framing::Chunks {
+            let mut line = alloc::string::String::new();
+            if !piece.is_empty() {
+                // A string takes everything.
+                let _ = write!(line, "{:x}\r\n", piece.len());
+                piece.extend_from_slice(b"\r\n");
             }
-            Ok(None) => {}
-            Err(why) => self.give_up(&crate::message::malformed(why), now),
+            self.outbox.extend_from_slice(line.as_bytes());
+            self.outbox.append(&mut piece);
+            if !goes_on {
+                self.outbox.extend_from_slice(b"0\r\n\r\n");
+            }
+        } else {
+            self.outbox.append(&mut piece);
+        }
+        if !self.outbox.is_empty() {
+            self.since = now;
+        }
+        if !goes_on {
+            self.is_closing = true;
+            self.live = None;
+            self.inbox = Vec::new();
         }
     }
 
     /// Sends one more answer, and ends.
     fn give_up(&mut self, response: &Response, now: u64) {
-        response.write(true, true, &mut self.outbox);
+        response.write(true, Framing::Length, true, &mut self.outbox);
         self.is_closing = true;
         self.inbox = Vec::new();
+        self.sink = None;
         self.since = now;
+    }
+
+    /// Returns true if something may be to send though nothing has come.
+    pub fn is_live(&self) -> bool {
+        self.live.is_some()
     }
 
     /// Returns what is to be sent.
@@ -115,13 +256,19 @@ impl Connection {
 
     /// Returns true if the peer was waited for long enough.
     pub fn is_overdue(&self, now: u64) -> bool {
-        now.saturating_sub(self.since) > if self.is_idle() { IDLE } else { SLOW }
+        let waits = now.saturating_sub(self.since);
+        // A console may be silent for long; TCP knows whether the peer is there.
+        if self.is_live() && self.outgoing().is_empty() {
+            return false;
+        }
+        waits > if self.is_idle() { IDLE } else { SLOW }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::Answering;
     use alloc::string::String;
 
     /// Gives the connection `bytes`, and returns all that it answers.
@@ -131,7 +278,8 @@ mod tests {
             let (now, later) = rest.split_at(connection.room().min(rest.len()));
             connection.receive(now, 0);
             rest = later;
-            connection.serve(0, &mut |request| Response::new(200).content("text/plain", request.path.as_bytes()));
+            let answer = |request: &Request| Response::new(200).content("text/plain", request.path.as_bytes());
+            connection.serve(0, &mut Answering(answer));
             let sent = connection.outgoing().len();
             out.extend_from_slice(connection.outgoing());
             connection.sent(sent, 0);
@@ -172,7 +320,7 @@ mod tests {
     fn who_does_not_read_answers_is_not_read_either() {
         let mut connection = Connection::new(0);
         connection.receive(b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n", 0);
-        connection.serve(0, &mut |_| Response::new(204));
+        connection.serve(0, &mut Answering(|_: &Request| Response::new(204)));
         assert_eq!(connection.room(), 0);
         assert!(connection.is_overdue(SLOW + 1));
     }
@@ -191,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_body_larger_than_the_room_comes_in_pieces() {
-        let mut stream = Vec::from(*b"PUT /p HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n");
+        let mut stream = Vec::from(*b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 65536\r\n\r\n");
         stream.resize(stream.len() + 65536, b'x');
         assert!(talk(&mut Connection::new(0), &stream).ends_with("/p"));
     }
@@ -199,7 +347,7 @@ mod tests {
     #[test]
     fn a_value_of_a_field_cannot_start_another_field() {
         let mut out = Vec::new();
-        Response::new(200).field("Location", "/a\r\nSet-Cookie: x").write(true, false, &mut out);
+        Response::new(200).field("Location", "/a\r\nSet-Cookie: x").write(true, Framing::Length, false, &mut out);
         assert!(!String::from_utf8(out).unwrap().contains("Set-Cookie"));
     }
 }

@@ -4,7 +4,7 @@
 //! lines that end in a bare line feed, two lengths, a length and chunks, codings other than `chunked`, spaces around a
 //! field's name. The rest is httparse's strict defaults.
 
-use alloc::string::ToString;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::request::{Method, Request};
@@ -34,13 +34,26 @@ const fn malformed(status: u16, why: &'static str) -> Malformed {
 const CHUNK: Malformed = malformed(400, "A chunk of the body is malformed.");
 const TOO_LARGE: Malformed = malformed(413, "The body is larger than 65,536 bytes.");
 
-/// A whole request, and what it asks of the connection.
+/// A request, and what it asks of the connection.
 #[derive(Debug)]
 pub struct Decoded {
     /// The request.
     pub request: Request,
     /// Whether the connection ends with the answer.
     pub close: bool,
+    /// Whether the peer knows chunks: HTTP/1.0 does not.
+    pub knows_chunks: bool,
+}
+
+/// How far a reader has come.
+#[derive(Debug)]
+pub enum Step {
+    /// More bytes have to come.
+    More,
+    /// A head is here: [`Decoder::go_on`] says what becomes of the body.
+    Head,
+    /// A request is whole.
+    Whole(Box<Decoded>),
 }
 
 #[derive(Debug)]
@@ -64,11 +77,13 @@ pub struct Decoder {
     state: State,
     pending: Option<Decoded>,
     expects: bool,
+    /// The body is taken away as it comes.
+    streams: bool,
 }
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self { state: State::Head, pending: None, expects: false }
+        Self { state: State::Head, pending: None, expects: false, streams: false }
     }
 }
 
@@ -83,33 +98,62 @@ impl Decoder {
         core::mem::take(&mut self.expects) && !matches!(self.state, State::Whole | State::Head)
     }
 
-    /// Takes from the front of `inbox` what belongs to the next request; returns the request when it is whole.
+    /// Returns the request whose head is here.
+    pub fn request(&self) -> Option<&Request> {
+        self.pending.as_ref().map(|pending| &pending.request)
+    }
+
+    /// Returns whether the request whose head is here asks for the end of the connection, or brings a body.
+    pub fn is_last(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| pending.close) || !matches!(self.state, State::Whole)
+    }
+
+    /// Says what becomes of the body: it is collected, or taken away as it comes.
+    ///
+    /// # Errors
+    ///
+    /// If it is too large to be collected.
+    pub fn go_on(&mut self, streams: bool) -> Result<(), Malformed> {
+        self.streams = streams;
+        match self.state {
+            State::Length(length) if !streams && length > MAX_BODY => Err(TOO_LARGE),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes away what has come of the body.
+    pub fn take_body(&mut self) -> Vec<u8> {
+        self.pending.as_mut().map(|pending| core::mem::take(&mut pending.request.body)).unwrap_or_default()
+    }
+
+    /// Forgets the request whose head is here, and is between requests again.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Takes from the front of `inbox` what belongs to the next request.
     ///
     /// # Errors
     ///
     /// For a stream that means nothing, or more than one thing, from here on.
-    pub fn next(&mut self, inbox: &mut Vec<u8>) -> Result<Option<Decoded>, Malformed> {
+    pub fn next(&mut self, inbox: &mut Vec<u8>) -> Result<Step, Malformed> {
         loop {
             let body = self.pending.as_mut().map(|pending| &mut pending.request.body);
             match (&mut self.state, body) {
-                (State::Head, _) | (_, None) => {
-                    if !self.head(inbox)? {
-                        return Ok(None);
-                    }
-                }
+                (State::Head, _) | (_, None) => return Ok(if self.head(inbox)? { Step::Head } else { Step::More }),
                 (State::Length(0), _) => self.state = State::Whole,
                 (State::Length(left), Some(body)) => {
                     let taken = (*left).min(inbox.len());
                     body.extend(inbox.drain(..taken));
                     *left -= taken;
                     if *left > 0 {
-                        return Ok(None);
+                        return Ok(Step::More);
                     }
                 }
                 (State::ChunkLine, Some(body)) => {
-                    let Some(line) = line(inbox)? else { return Ok(None) };
+                    let Some(line) = line(inbox)? else { return Ok(Step::More) };
                     let size = chunk_size(&line)?;
-                    if size > MAX_BODY - body.len() {
+                    if !self.streams && size > MAX_BODY - body.len() {
                         return Err(TOO_LARGE);
                     }
                     self.state = if size == 0 { State::Trailer } else { State::Chunk(size) };
@@ -120,14 +164,14 @@ impl Decoder {
                         self.state = State::ChunkLine;
                     }
                     Some(_) => return Err(CHUNK),
-                    None => return Ok(None),
+                    None => return Ok(Step::More),
                 },
                 (State::Chunk(left), Some(body)) => {
                     let taken = (*left).min(inbox.len());
                     body.extend(inbox.drain(..taken));
                     *left -= taken;
                     if *left > 0 {
-                        return Ok(None);
+                        return Ok(Step::More);
                     }
                 }
                 (State::Trailer, _) => match line(inbox)? {
@@ -136,12 +180,12 @@ impl Decoder {
                         return Err(malformed(400, "Fields behind the body are refused."));
                     }
                     Some(_) => self.state = State::Whole,
-                    None => return Ok(None),
+                    None => return Ok(Step::More),
                 },
                 (State::Whole, _) => {
-                    self.state = State::Head;
-                    self.expects = false;
-                    return Ok(self.pending.take());
+                    let whole = self.pending.take();
+                    self.forget();
+                    return Ok(whole.map_or(Step::More, |whole| Step::Whole(Box::new(whole))));
                 }
             }
         }
@@ -204,7 +248,7 @@ fn parse(head: &[u8]) -> Result<(Decoded, State, bool), Malformed> {
         let text = str::from_utf8(field.value).ok().filter(|text| !text.bytes().any(|byte| byte.is_ascii_control()));
         let Some(text) = text else {
             // Fields that nobody reads may hold any text.
-            if request.field(field.name).is_none() && !is_framing(field.name) {
+            if !request.keeps(field.name) && !is_framing(field.name) {
                 continue;
             }
             return Err(malformed(400, "A field is no text."));
@@ -212,6 +256,7 @@ fn parse(head: &[u8]) -> Result<(Decoded, State, bool), Malformed> {
         let text = text.trim_matches(' ');
         if field.name.eq_ignore_ascii_case("host") {
             hosts += 1;
+            request.keep(field.name, text);
         } else if field.name.eq_ignore_ascii_case("content-length") {
             let digits = !text.is_empty() && text.len() <= 18 && text.bytes().all(|byte| byte.is_ascii_digit());
             let (true, Ok(value), None) = (digits, text.parse::<usize>(), length) else {
@@ -228,28 +273,27 @@ fn parse(head: &[u8]) -> Result<(Decoded, State, bool), Malformed> {
             is_chunked = true;
         } else if field.name.eq_ignore_ascii_case("connection") {
             close |= text.split(',').any(|option| option.trim().eq_ignore_ascii_case("close"));
+            request.keep(field.name, text);
         } else if field.name.eq_ignore_ascii_case("expect") {
             if !text.eq_ignore_ascii_case("100-continue") {
                 return Err(malformed(417, "The only expectation is 100-continue."));
             }
             expects = version == 1;
-        } else if let Some(place) = request.field(field.name)
-            && place.replace(text.to_string()).is_some()
-        {
+        } else if !request.keep(field.name, text) {
             return Err(malformed(400, "A field that can be given once is given twice."));
         }
     }
     if hosts > 1 || (hosts == 0 && version == 1) {
         return Err(malformed(400, "Host must be given once."));
     }
+    request.length = if is_chunked { None } else { Some(length.unwrap_or(0) as u64) };
     let state = match (length, is_chunked) {
         (Some(_), true) => return Err(malformed(400, "Content-Length and Transfer-Encoding exclude each other.")),
-        (Some(length), false) if length > MAX_BODY => return Err(TOO_LARGE),
         (Some(length), false) => State::Length(length),
         (None, true) => State::ChunkLine,
         (None, false) => State::Whole,
     };
-    Ok((Decoded { request, close }, state, expects))
+    Ok((Decoded { request, close, knows_chunks: version == 1 }, state, expects))
 }
 
 fn is_framing(name: &str) -> bool {
@@ -298,13 +342,18 @@ mod tests {
             rest = later;
             loop {
                 match decoder.next(&mut inbox) {
-                    Ok(Some(Decoded { request, close })) => found.push(format!(
-                        "{} {} {:?} {close}",
-                        request.method,
-                        request.path,
-                        String::from_utf8_lossy(&request.body)
+                    Ok(Step::Head) => match decoder.go_on(false) {
+                        Ok(()) => {}
+                        Err(why) => return (found, Some(why)),
+                    },
+                    Ok(Step::Whole(whole)) => found.push(format!(
+                        "{} {} {:?} {}",
+                        whole.request.method,
+                        whole.request.path,
+                        String::from_utf8_lossy(&whole.request.body),
+                        whole.close
                     )),
-                    Ok(None) => break,
+                    Ok(Step::More) => break,
                     Err(why) => return (found, Some(why)),
                 }
             }
@@ -414,12 +463,34 @@ mod tests {
     fn who_waits_with_the_body_is_told_once() {
         let (mut decoder, mut inbox) = (Decoder::default(), Vec::new());
         inbox.extend_from_slice(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n");
-        assert!(decoder.next(&mut inbox).unwrap().is_none());
+        assert!(matches!(decoder.next(&mut inbox), Ok(Step::Head)));
+        assert!(matches!(decoder.next(&mut inbox), Ok(Step::More)));
         assert!(decoder.wants_continue());
         assert!(!decoder.wants_continue());
         inbox.extend_from_slice(b"ab");
-        assert_eq!(decoder.next(&mut inbox).unwrap().unwrap().request.body, b"ab");
+        let Ok(Step::Whole(decoded)) = decoder.next(&mut inbox) else { panic!("the request is whole") };
+        assert_eq!(decoded.request.body, b"ab");
         assert_eq!(refused("PUT / HTTP/1.1\r\nHost: x\r\nExpect: 200-ok\r\n\r\n"), 417);
+    }
+
+    #[test]
+    fn a_body_that_is_streamed_may_be_larger_than_what_is_collected() {
+        for (head, behind) in [
+            ("PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n", ""),
+            ("PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n30d40\r\n", "\r\n0\r\n\r\n"),
+        ] {
+            let (mut decoder, mut inbox, mut body) = (Decoder::default(), Vec::from(head), 0);
+            assert!(matches!(decoder.next(&mut inbox), Ok(Step::Head)));
+            decoder.go_on(true).unwrap();
+            for _ in 0..200 {
+                inbox.extend_from_slice(&[7; 1000]);
+                assert!(matches!(decoder.next(&mut inbox), Ok(Step::More | Step::Whole(_))));
+                body += decoder.take_body().len();
+            }
+            inbox.extend_from_slice(behind.as_bytes());
+            assert!(behind.is_empty() || matches!(decoder.next(&mut inbox), Ok(Step::Whole(_))));
+            assert!(body == 200_000 || behind.is_empty() && body == 199_000, "{body}");
+        }
     }
 
     proptest! {

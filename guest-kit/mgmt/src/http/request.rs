@@ -73,9 +73,31 @@ pub struct Request {
     pub odata_version: Option<String>,
     /// `Content-Type`.
     pub content_type: Option<String>,
-    /// The body.
+    /// Fields of [`OTHERS`].
+    pub others: Vec<(&'static str, String)>,
+    /// How long the body is, if that was said.
+    pub length: Option<u64>,
+    /// The body; what is [streamed](Self::is_streamed) has none here.
     pub body: Vec<u8>,
 }
+
+/// Names of fields that few resources ask for.
+const OTHERS: [&str; 14] = [
+    "accept",
+    "content-digest",
+    "content-range",
+    "digest",
+    "repr-digest",
+    "sec-websocket-key",
+    "sec-websocket-version",
+    "upgrade",
+    "x-content-sha256",
+    "x-salp-kind",
+    "x-salp-size",
+    "connection",
+    "host",
+    "origin",
+];
 
 impl Request {
     /// Returns a request without fields and body.
@@ -90,12 +112,42 @@ impl Request {
             if_none_match: None,
             odata_version: None,
             content_type: None,
+            others: Vec::new(),
+            length: None,
             body: Vec::new(),
         }
     }
 
-    /// Returns where the field of this name is kept, if it is.
-    pub(super) fn field(&mut self, name: &str) -> Option<&mut Option<String>> {
+    /// Returns the value of one of [`OTHERS`].
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.others.iter().find(|(known, _)| *known == name).map(|(_, value)| &**value)
+    }
+
+    /// Returns whether the body is bytes that are taken as they come, not a document: of PUT, and of PATCH that says which
+    /// part of the whole it brings.
+    pub fn is_streamed(&self) -> bool {
+        self.method == Method::Put || (self.method == Method::Patch && self.get("content-range").is_some())
+    }
+
+    /// Returns whether the field of this name is kept.
+    pub(super) fn keeps(&mut self, name: &str) -> bool {
+        self.field(name).is_some() || OTHERS.iter().any(|other| name.eq_ignore_ascii_case(other))
+    }
+
+    /// Keeps a field, if it is one that anybody asks for; returns false if it was there before.
+    pub(super) fn keep(&mut self, name: &str, value: &str) -> bool {
+        if let Some(place) = self.field(name) {
+            return place.replace(value.to_string()).is_none();
+        }
+        let Some(&name) = OTHERS.iter().find(|other| name.eq_ignore_ascii_case(other)) else { return true };
+        let is_new = self.get(name).is_none();
+        self.others.push((name, value.to_string()));
+        // Lists may be given in parts.
+        is_new || matches!(name, "accept" | "connection" | "upgrade")
+    }
+
+    /// Returns where the field of this name is kept, if it has a place of its own.
+    fn field(&mut self, name: &str) -> Option<&mut Option<String>> {
         let kept = [
             ("authorization", &mut self.authorization),
             ("x-auth-token", &mut self.token),

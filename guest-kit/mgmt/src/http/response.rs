@@ -4,8 +4,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Write;
 
+use crate::flow::{Live, Then};
+
 /// An answer.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Response {
     /// The status code.
     pub status: u16,
@@ -13,12 +15,25 @@ pub struct Response {
     pub fields: Vec<(&'static str, String)>,
     /// The body.
     pub body: Vec<u8>,
+    /// What comes after it.
+    pub then: Then,
+}
+
+/// How the end of a body is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// By its length.
+    Length,
+    /// By the last chunk.
+    Chunks,
+    /// By the end of the connection.
+    Close,
 }
 
 impl Response {
     /// Returns an answer without fields and body.
     pub fn new(status: u16) -> Self {
-        Self { status, fields: Vec::new(), body: Vec::new() }
+        Self { status, fields: Vec::new(), body: Vec::new(), then: Then::End }
     }
 
     /// Adds a field.
@@ -32,13 +47,18 @@ impl Response {
         Self { body: body.into(), ..self.field("Content-Type", kind) }
     }
 
+    /// Lets the body go on.
+    pub fn live(self, live: Live) -> Self {
+        Self { then: Then::Flow(live), ..self }
+    }
+
     /// Returns the first field of this name.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
     }
 
     /// Appends the bytes of this answer, head and body in one piece: two writes would cost a delayed acknowledgement.
-    pub(super) fn write(&self, with_body: bool, close: bool, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, with_body: bool, framing: Framing, close: bool, out: &mut Vec<u8>) {
         let mut head = String::with_capacity(512);
         // A string takes everything.
         let _ = write!(head, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
@@ -47,8 +67,12 @@ impl Response {
             let value = value.split(['\r', '\n', '\0']).next().unwrap_or_default();
             let _ = write!(head, "{name}: {value}\r\n");
         }
-        if !matches!(self.status, 204 | 304) {
-            let _ = write!(head, "Content-Length: {}\r\n", self.body.len());
+        match framing {
+            Framing::Length if !matches!(self.status, 204 | 304) => {
+                let _ = write!(head, "Content-Length: {}\r\n", self.body.len());
+            }
+            Framing::Chunks => head.push_str("Transfer-Encoding: chunked\r\n"),
+            _ => {}
         }
         head.push_str(if close { "Connection: close\r\n\r\n" } else { "\r\n" });
         out.extend_from_slice(head.as_bytes());
@@ -62,6 +86,7 @@ impl Response {
 pub fn reason(status: u16) -> &'static str {
     match status {
         100 => "Continue",
+        101 => "Switching Protocols",
         200 => "OK",
         201 => "Created",
         202 => "Accepted",
@@ -74,10 +99,13 @@ pub fn reason(status: u16) -> &'static str {
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         409 => "Conflict",
+        411 => "Length Required",
         412 => "Precondition Failed",
         413 => "Content Too Large",
         415 => "Unsupported Media Type",
+        416 => "Range Not Satisfiable",
         417 => "Expectation Failed",
+        426 => "Upgrade Required",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         501 => "Not Implemented",

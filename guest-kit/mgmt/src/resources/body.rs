@@ -16,6 +16,8 @@ use crate::message::{Failure, Message};
 pub struct Body {
     /// The action whose parameters these are; none for properties of a resource.
     action: Option<&'static str>,
+    /// The way here from the outermost object, each name with a slash behind it.
+    way: String,
     members: Map<String, Value>,
     wrong: Vec<Message>,
 }
@@ -45,11 +47,12 @@ impl Body {
                 Err(_) => return Err(Failure::new(400, "MalformedJSON", &[])),
             }
         };
-        Ok(Self { action, members, wrong: Vec::new() })
+        Ok(Self { action, way: String::new(), members, wrong: Vec::new() })
     }
 
     /// Says that the value of a member is wrong: of another type, or in another way.
     fn complain(&mut self, what: &str, name: &str, value: &Value) {
+        let name = &*(self.way.clone() + name);
         let value = match value {
             Value::String(text) => text.clone(),
             other => other.to_string(),
@@ -67,6 +70,7 @@ impl Body {
     /// Says that a member has to be there.
     fn require<T>(&mut self, name: &str, value: Option<T>) -> Option<T> {
         if value.is_none() && self.wrong.is_empty() {
+            let name = &*(self.way.clone() + name);
             self.wrong.push(match self.action {
                 Some(action) => Message::new("ActionParameterMissing", &[action, name]),
                 None => Message::new("PropertyMissing", &[name]).about(name),
@@ -112,13 +116,85 @@ impl Body {
         })
     }
 
+    /// Takes yes or no.
+    pub fn flag(&mut self, name: &str) -> Option<bool> {
+        self.take(name, |value| value.as_bool().ok_or("type"))
+    }
+
+    /// Takes GiB, as bytes: whole pages, in a range.
+    pub fn gibibytes(&mut self, name: &str, range: core::ops::RangeInclusive<u64>) -> Option<u64> {
+        const PAGES: f64 = (1u64 << 18) as f64;
+        self.take(name, |value| {
+            let pages = value.as_f64().ok_or("type")? * PAGES;
+            // What is no number of pages, or none of them, becomes another number on its way there and back.
+            let bytes = (pages as u64).checked_mul(4096).filter(|bytes| range.contains(bytes));
+            if (pages as u64) as f64 == pages { bytes.ok_or("format") } else { Err("format") }
+        })
+    }
+
+    /// Takes a text that `read` makes something of.
+    pub fn parsed<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        self.take(name, |value| read(value.as_str().ok_or("type")?).ok_or("format"))
+    }
+
+    /// Takes a link.
+    pub fn link(&mut self, name: &str) -> Option<String> {
+        self.take(name, |value| link(value).ok_or("type"))
+    }
+
+    /// Takes a link, or null.
+    pub fn link_or_none(&mut self, name: &str) -> Option<Option<String>> {
+        self.take(name, |value| if value.is_null() { Ok(None) } else { link(value).map(Some).ok_or("type") })
+    }
+
     /// Takes a link, which has to be there.
     pub fn needed_link(&mut self, name: &str) -> Option<String> {
-        let link = self.take(name, |value| {
-            let path = value.as_object().filter(|map| map.len() == 1).and_then(|map| map.get("@odata.id"));
-            path.and_then(Value::as_str).map(ToString::to_string).ok_or("type")
-        });
+        let link = self.link(name);
         self.require(name, link)
+    }
+
+    /// Says that a member has to be there, if what was read of it is not, and nothing else is wrong.
+    pub fn needed<T>(&mut self, name: &str, value: &Option<T>) {
+        self.require(name, value.as_ref());
+    }
+
+    /// Takes an object and reads its members.
+    pub fn inside<T>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let value = self.members.remove(name)?;
+        self.enter(name, value, read)
+    }
+
+    fn enter<T>(&mut self, name: &str, value: Value, read: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let Value::Object(members) = value else {
+            self.complain("type", name, &value);
+            return None;
+        };
+        let way = [&self.way, name, "/"].concat();
+        let mut inner = Self { action: self.action, way, members, wrong: Vec::new() };
+        let result = read(&mut inner);
+        inner.reject();
+        self.wrong.append(&mut inner.wrong);
+        Some(result)
+    }
+
+    /// Takes a list of objects, at most so many, and reads the members of each.
+    pub fn each<T>(&mut self, name: &str, most: usize, mut read: impl FnMut(&mut Self) -> T) -> Option<Vec<T>> {
+        let value = self.members.remove(name)?;
+        let Value::Array(items) = value else {
+            self.complain("type", name, &value);
+            return None;
+        };
+        if items.len() > most {
+            self.complain("format", name, &Value::from(items.len()));
+            return None;
+        }
+        let place = |index| alloc::format!("{name}/{index}");
+        items.into_iter().enumerate().map(|(index, item)| self.enter(&place(index), item, &mut read)).collect()
+    }
+
+    /// Returns whether nothing is left and nothing was wrong: an empty body.
+    pub fn is_empty(&self) -> bool {
+        self.wrong.is_empty() && self.members.keys().all(|name| name.starts_with('@'))
     }
 
     /// Takes a list of `{"Key": …, "Value": …}`, as lines `key=value`.
@@ -140,18 +216,29 @@ impl Body {
         })
     }
 
+    /// Complains about what was not asked for.
+    fn reject(&mut self) {
+        for name in self.members.keys().filter(|name| !name.starts_with('@')) {
+            let name = &*(self.way.clone() + name);
+            self.wrong.push(match self.action {
+                Some(action) => Message::new("ActionParameterUnknown", &[action, name]),
+                None => Message::new("PropertyUnknown", &[name]).about(name),
+            });
+        }
+    }
+
     /// Ends the reading.
     ///
     /// # Errors
     ///
     /// If anything was wrong, or there is a member that was not asked for.
     pub fn finish(mut self) -> Result<(), Failure> {
-        for name in self.members.keys().filter(|name| !name.starts_with('@')) {
-            self.wrong.push(match self.action {
-                Some(action) => Message::new("ActionParameterUnknown", &[action, name]),
-                None => Message::new("PropertyUnknown", &[name]).about(name),
-            });
-        }
+        self.reject();
         if self.wrong.is_empty() { Ok(()) } else { Err(Failure { status: 400, messages: self.wrong }) }
     }
+}
+
+fn link(value: &Value) -> Option<String> {
+    let path = value.as_object().filter(|map| map.len() == 1).and_then(|map| map.get("@odata.id"));
+    path.and_then(Value::as_str).map(ToString::to_string)
 }

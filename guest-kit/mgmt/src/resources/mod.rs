@@ -1,14 +1,22 @@
 //! What each path says and does. Before: [`table`](crate::table). After: [`hypervisor`](crate::hypervisor),
 //! [`auth`](crate::auth).
 
+pub mod accounts;
 pub mod body;
+pub mod clones;
+pub mod console;
+pub mod images;
+pub mod making;
 pub mod managers;
 pub mod metrics;
+pub mod nics;
+pub mod power;
 pub mod root;
 pub mod sessions;
 pub mod snapshots;
 pub mod systems;
 
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -16,7 +24,8 @@ use alloc::vec::Vec;
 use serde_json::{Value, json};
 
 use crate::auth::{Auth, Who, hex};
-use crate::http::Request;
+use crate::flow::Sink;
+use crate::http::{Request, Response};
 use crate::hypervisor::Hypervisor;
 use crate::message::Failure;
 use crate::service::Facts;
@@ -45,6 +54,12 @@ pub struct Call<'a> {
 /// What a resource answers.
 #[derive(Debug)]
 pub enum Outcome {
+    /// The request is good so far: its body goes here.
+    Body(Box<dyn Sink>),
+    /// An answer as it is, which may go on behind its head.
+    Answer(Response),
+    /// A part of something has come, and what there is of it now.
+    Accepted(Value),
     /// A resource, or the answer of an action.
     Resource(Value),
     /// A new resource.
@@ -100,6 +115,15 @@ pub fn collection(path: &str, kind: &str, name: &str, members: impl Iterator<Ite
 pub fn uuid(bytes: &[u8; 16]) -> String {
     let digits = hex(bytes);
     format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
+}
+
+/// Reads a UUID.
+pub fn read_uuid(text: &str) -> Option<[u8; 16]> {
+    let digits: Vec<u32> = text.chars().filter(|&c| c != '-').map(|c| c.to_digit(16)).collect::<Option<_>>()?;
+    let bytes: Vec<u8> =
+        digits.chunks(2).map(|pair| pair.iter().fold(0, |sum, digit| sum << 4 | *digit as u8)).collect();
+    let bytes = <[u8; 16]>::try_from(bytes).ok().filter(|bytes| digits.len() == 32 && *bytes != [0; 16])?;
+    text.eq_ignore_ascii_case(&uuid(&bytes)).then_some(bytes)
 }
 
 /// Returns a time as text (RFC 3339), from seconds since 1970.

@@ -9,15 +9,22 @@ use super::{Call, Outcome, uuid};
 use crate::message::Failure;
 
 /// Schemas of resources with their versions, and of collections without.
-const SCHEMAS: [(&str, &str); 8] = [
+const SCHEMAS: [(&str, &str); 15] = [
     ("ServiceRoot", "v1_20_0"),
     ("SessionService", "v1_2_0"),
     ("SessionCollection", ""),
+    ("AccountService", "v1_18_1"),
+    ("ManagerAccountCollection", ""),
+    ("ManagerAccount", "v1_14_1"),
+    ("RoleCollection", ""),
+    ("Role", "v1_3_3"),
     ("Session", "v1_8_0"),
     ("ManagerCollection", ""),
     ("Manager", "v1_24_0"),
     ("ComputerSystemCollection", ""),
     ("ComputerSystem", "v1_27_0"),
+    ("EthernetInterfaceCollection", ""),
+    ("EthernetInterface", "v1_12_4"),
 ];
 
 /// Answers `/redfish`.
@@ -47,9 +54,11 @@ pub fn root(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "Systems": { "@odata.id": "/redfish/v1/Systems" },
         "Managers": { "@odata.id": "/redfish/v1/Managers" },
         "SessionService": { "@odata.id": "/redfish/v1/SessionService" },
+        "AccountService": { "@odata.id": "/redfish/v1/AccountService" },
         "Links": { "Sessions": { "@odata.id": "/redfish/v1/SessionService/Sessions" } },
         "Oem": { "Salp": {
             "@odata.type": "#SalpServiceRoot.v1_0_0.ServiceRoot",
+            "Images": { "@odata.id": "/redfish/v1/Oem/Salp/Images" },
             "Snapshots": { "@odata.id": "/redfish/v1/Oem/Salp/Snapshots" },
         } },
     })))
@@ -62,6 +71,7 @@ pub fn odata(_: &mut Call<'_>) -> Result<Outcome, Failure> {
         ("Systems", "/redfish/v1/Systems"),
         ("Managers", "/redfish/v1/Managers"),
         ("SessionService", "/redfish/v1/SessionService"),
+        ("AccountService", "/redfish/v1/AccountService"),
         ("Sessions", "/redfish/v1/SessionService/Sessions"),
     ];
     let value = children.map(|(name, url)| json!({ "name": name, "kind": "Singleton", "url": url }));

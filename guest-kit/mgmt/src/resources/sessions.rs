@@ -31,6 +31,7 @@ pub fn patch_service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let timeout = body.number("SessionTimeout", 30..=86400);
     body.finish()?;
     call.auth.timeout = timeout.ok_or(Failure::new(400, "NoOperation", &[]))?;
+    call.auth.mark_changed();
     service(call)
 }
 

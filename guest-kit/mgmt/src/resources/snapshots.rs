@@ -7,7 +7,7 @@ use alloc::string::String;
 use salp_hvc::calls::{STATE_SNAPSHOT, VmInfo};
 use serde_json::{Value, json};
 
-use super::{Call, Outcome, collection, systems};
+use super::{Call, Outcome, clones, collection};
 use crate::hypervisor::{self, name_text};
 use crate::message::Failure;
 
@@ -64,5 +64,5 @@ pub fn delete(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 /// Makes clones of a snapshot.
 pub fn instant_clone(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let source = find(call)?.id.get();
-    systems::clones(call, source, "SalpSnapshot.InstantClone")
+    clones::clones(call, source, "SalpSnapshot.InstantClone")
 }

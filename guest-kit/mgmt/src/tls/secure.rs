@@ -11,7 +11,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus};
 
 use crate::http::connection::SLOW;
-use crate::http::{Connection, Request, Response};
+use crate::http::{Connection, Serve};
 
 /// The greatest record, with its head.
 const MAX_RECORD: usize = 16384 + 256 + 5;
@@ -77,12 +77,12 @@ impl Secure {
     }
 
     /// Does all that can be done with what has come.
-    pub fn drive(&mut self, now: u64, service: &mut dyn FnMut(&Request) -> Response) {
+    pub fn drive(&mut self, now: u64, service: &mut dyn Serve) {
         while self.step(now, service) {}
     }
 
     /// Does one thing; returns false if there is nothing to do before bytes come or go.
-    fn step(&mut self, now: u64, service: &mut dyn FnMut(&Request) -> Response) -> bool {
+    fn step(&mut self, now: u64, service: &mut dyn Serve) -> bool {
         let moved = self.http.room().min(self.plain.len());
         if moved > 0 {
             self.http.receive(&self.plain[..moved], now);
@@ -188,6 +188,11 @@ impl Secure {
         self.state == State::Closing && self.outgoing().is_empty()
     }
 
+    /// Returns true if something may be to send though nothing has come.
+    pub fn is_live(&self) -> bool {
+        self.http.is_live()
+    }
+
     /// Returns true if the peer was waited for long enough.
     pub fn is_overdue(&self, now: u64) -> bool {
         let is_slow = self.state == State::Handshake && now.saturating_sub(self.opened) > SLOW;
@@ -211,7 +216,8 @@ fn encode<Data>(mut data: EncodeTlsData<'_, Data>, outgoing: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Counting;
+    use crate::http::{Request, Response};
+    use crate::testing::{Answering, Counting};
     use crate::tls::certificate::Identity;
     use crate::tls::{provider, server};
     use alloc::string::String;
@@ -342,10 +348,11 @@ mod tests {
             let taken = wire.len().min(piece).min(secure.room());
             secure.receive(&wire[..taken]);
             wire.drain(..taken);
-            secure.drive(0, &mut |request| {
+            let answer = |request: &Request| {
                 let body: Vec<u8> = core::iter::repeat_n(b'z', request.path.len() * 10000).collect();
                 Response::new(200).content("text/plain", body)
-            });
+            };
+            secure.drive(0, &mut Answering(answer));
             let sent = secure.outgoing().len().min(piece);
             client.incoming.extend_from_slice(&secure.outgoing()[..sent]);
             secure.sent(sent, 0);
@@ -370,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_body_in_one_record_passes_though_http_has_less_room() {
-        let mut text = Vec::from(*b"PUT /a HTTP/1.1\r\nHost: x\r\nContent-Length: 16000\r\n\r\n");
+        let mut text = Vec::from(*b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 16000\r\n\r\n");
         text.resize(text.len() + 16000, b'y');
         assert!(talk(&text, 100_000).0.starts_with("HTTP/1.1 200 OK"));
     }
@@ -379,7 +386,7 @@ mod tests {
     fn plain_http_is_answered_with_an_alert_and_the_end() {
         let mut secure = Secure::new(config(), 0).unwrap();
         secure.receive(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-        secure.drive(0, &mut |_| Response::new(200));
+        secure.drive(0, &mut Answering(|_: &Request| Response::new(200)));
         assert_eq!(secure.outgoing()[0], 21, "the record is an alert");
         secure.sent(secure.outgoing().len(), 0);
         assert!(secure.is_finished());
@@ -389,7 +396,7 @@ mod tests {
     fn who_does_not_shake_hands_is_overdue() {
         let mut secure = Secure::new(config(), 0).unwrap();
         secure.receive(&[22, 3, 1]);
-        secure.drive(0, &mut |_| Response::new(200));
+        secure.drive(0, &mut Answering(|_: &Request| Response::new(200)));
         assert!(!secure.is_finished() && !secure.is_overdue(SLOW) && secure.is_overdue(SLOW + 1));
     }
 
@@ -404,7 +411,7 @@ mod tests {
             stream.extend(bytes);
             for piece in stream.chunks(100) {
                 secure.receive(&piece[..piece.len().min(secure.room())]);
-                secure.drive(0, &mut |_| panic!("a request came out of noise"));
+                secure.drive(0, &mut Answering(|_: &Request| panic!("a request came out of noise")));
                 secure.sent(secure.outgoing().len(), 0);
             }
         }

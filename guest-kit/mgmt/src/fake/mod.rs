@@ -1,0 +1,382 @@
+//! A hypervisor that is only a list. Before: tests, and the guest on plain QEMU. After: nothing.
+//!
+//! It keeps the rules that clients see (names are unique, identifiers are never used twice, states allow or forbid) and
+//! no more: no VM of it runs. [`images`] are what VMs are made from, [`machine`] is what one VM has.
+
+pub mod images;
+pub mod machine;
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::vec::Vec;
+
+use salp_hvc::calls::{
+    MAX_CLONES, MachineInfo, STATE_FROZEN, STATE_OFF, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, VmMemory,
+};
+use salp_hvc::manager::{
+    CONSOLE_SIZE, ImageInfo, LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, MAX_RECORD, NicChange, NicInfo, RECORDS,
+};
+use salp_hvc::status;
+use zerocopy::FromZeros;
+
+use crate::hypervisor::{
+    Answer, Cloning, Heard, Hypervisor, Label, Refused, Signal, is_config, is_name, name_text, padded,
+};
+use images::Images;
+use machine::{Console, Machine};
+
+/// The greatest number of VMs and snapshots.
+pub const MAX_VMS: usize = 1000;
+/// The room for images, in bytes, unless it is said.
+const IMAGE_ROOM: usize = 64 << 20;
+/// How much more than a console keeps it takes at once.
+const KEYS: usize = 1024;
+
+/// VMs as entries of a list.
+#[derive(Debug)]
+pub struct Fake {
+    entries: BTreeMap<u64, Machine>,
+    last: u64,
+    images: Images,
+    records: BTreeMap<u64, Vec<u8>>,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        Self::new(IMAGE_ROOM)
+    }
+}
+
+/// The entry that is this VM itself.
+const OWN: u64 = 1;
+
+impl Fake {
+    /// Returns a machine with a VM `web` that runs and has a NIC, a VM `base` that is frozen, and room for so many bytes of
+    /// images.
+    pub fn new(room: usize) -> Self {
+        let mut fake = Self { entries: BTreeMap::new(), last: 0, images: Images::new(room), records: BTreeMap::new() };
+        let manager = fake.boot("mgmt", 32 << 20, STATE_RUNNING);
+        debug_assert_eq!(manager, OWN);
+        let web = fake.boot("web", 512 << 20, STATE_RUNNING);
+        fake.boot("base", 256 << 20, STATE_FROZEN);
+        if let Some(web) = fake.entries.get_mut(&web) {
+            let mut nic = NicInfo::new_zeroed();
+            (nic.segment, nic.mac, nic.ipv4) = (padded("lan"), web.info.mac, [10, 0, 0, 2]);
+            nic.link = LINK_UP.into();
+            web.nics.push(nic);
+            web.info.nics = 1.into();
+            web.console.write(b"web login: ");
+        }
+        fake
+    }
+
+    fn boot(&mut self, name: &str, memory: u64, state: u32) -> u64 {
+        let mut info = VmInfo::new_zeroed();
+        info.family = (self.last + 1).into();
+        info.vcpus = 1.into();
+        info.memory = memory.into();
+        let model = Machine { info, nics: Vec::new(), images: Vec::new(), console: Console::default() };
+        self.add(model, name, state)
+    }
+
+    /// Adds an entry like `model` with an identity of its own.
+    fn add(&mut self, model: Machine, name: &str, state: u32) -> u64 {
+        self.last += 1;
+        let mut machine = model;
+        let info = &mut machine.info;
+        info.id = self.last.into();
+        info.name = padded(name);
+        info.uuid = u128::from(self.last).to_be_bytes();
+        info.uuid[6] = 0x40;
+        info.uuid[8] = 0x80;
+        info.mac = [0x52, 0x54, 0, 0, (self.last >> 8) as u8, self.last as u8];
+        info.state = state.into();
+        for (index, nic) in machine.nics.iter_mut().enumerate() {
+            nic.mac = [0x52, 0x54, 0, index as u8, (self.last >> 8) as u8, self.last as u8];
+        }
+        self.entries.insert(self.last, machine);
+        self.last
+    }
+
+    fn get(&mut self, id: u64) -> Answer<&mut Machine> {
+        if id == OWN {
+            return Err(Refused(status::INVALID));
+        }
+        self.entries.get_mut(&id).ok_or(Refused(status::NOT_FOUND))
+    }
+
+    fn is_taken(&self, name: &str) -> bool {
+        self.entries.values().any(|machine| name_text(&machine.info.name) == name)
+    }
+
+    fn change_state(&mut self, id: u64, from: &[u32], to: u32) -> Answer<()> {
+        let info = &mut self.get(id)?.info;
+        if !from.contains(&info.state.get()) {
+            return Err(Refused(status::WRONG_STATE));
+        }
+        info.state = to.into();
+        Ok(())
+    }
+
+    /// Gives a VM what a description says.
+    fn describe(&mut self, id: u64, description: machine::Description) {
+        let Some(machine) = self.entries.get_mut(&id) else { return };
+        machine.info.vcpus = description.vm.vcpus;
+        machine.info.memory = description.vm.memory;
+        machine.info.name = description.vm.name;
+        machine.info.nics = (description.nics.len() as u32).into();
+        let mac = machine.info.mac;
+        machine.nics = description.nics.iter().map(machine::nic).collect();
+        for (index, nic) in machine.nics.iter_mut().enumerate().filter(|(_, nic)| nic.mac == [0; 6]) {
+            nic.mac = mac;
+            nic.mac[3] = index as u8;
+        }
+        machine.images = description.images;
+    }
+}
+
+/// States of VMs that are not off.
+const ALIVE: [u32; 2] = [STATE_RUNNING, STATE_FROZEN];
+
+impl Hypervisor for Fake {
+    fn own_uuid(&self) -> Option<[u8; 16]> {
+        self.entries.get(&OWN).map(|machine| machine.info.uuid)
+    }
+
+    fn machine(&self) -> Answer<MachineInfo> {
+        let mut info = MachineInfo::new_zeroed();
+        info.total = (4 << 30).into();
+        info.free = (3 << 30).into();
+        info.vms = (self.entries.len() as u32).into();
+        Ok(info)
+    }
+
+    fn next(&self, after: u64) -> Answer<VmInfo> {
+        let from = after.checked_add(1).ok_or(Refused(status::NOT_FOUND))?;
+        self.entries.range(from..).next().map(|(_, machine)| machine.info).ok_or(Refused(status::NOT_FOUND))
+    }
+
+    fn memory(&self, id: u64) -> Answer<VmMemory> {
+        let machine = self.entries.get(&id).ok_or(Refused(status::NOT_FOUND))?;
+        let mut memory = VmMemory::new_zeroed();
+        memory.private = (machine.info.memory.get() / 2).into();
+        Ok(memory)
+    }
+
+    fn clone_vm(&mut self, request: &Cloning<'_>) -> Answer<(u64, u64)> {
+        let source = self.get(request.source)?.clone();
+        let is_one = request.count == 1 || request.uuid.is_none();
+        if !(1..=MAX_CLONES).contains(&request.count) || !is_one || !is_config(request.config) {
+            return Err(Refused(status::INVALID));
+        }
+        if source.info.state.get() == STATE_OFF {
+            return Err(Refused(status::WRONG_STATE));
+        }
+        if self.entries.len() + request.count as usize > MAX_VMS {
+            return Err(Refused(status::TOO_MANY));
+        }
+        let begin = if request.name.is_empty() { name_text(&source.info.name) } else { request.name };
+        let name = |index| if request.count == 1 { begin.into() } else { format!("{begin}-{index}") };
+        for index in 1..=request.count {
+            if !is_name(&name(index)) {
+                return Err(Refused(status::INVALID));
+            }
+            if self.is_taken(&name(index)) {
+                return Err(Refused(status::NAME_TAKEN));
+            }
+        }
+        let first = self.last + 1;
+        for index in 1..=request.count {
+            let mut model = source.clone();
+            (model.info.source, model.info.index) = (source.info.id, index.into());
+            let link = if request.disconnected { LINK_DISCONNECTED | LINK_QUARANTINED } else { LINK_QUARANTINED };
+            model.nics.iter_mut().for_each(|nic| nic.link = link.into());
+            let id = self.add(model, &name(index), STATE_RUNNING);
+            if let (Some(uuid), Some(machine)) = (request.uuid, self.entries.get_mut(&id)) {
+                machine.info.uuid = uuid;
+            }
+        }
+        Ok((first, self.last))
+    }
+
+    fn freeze(&mut self, id: u64) -> Answer<()> {
+        self.change_state(id, &[STATE_RUNNING], STATE_FROZEN)
+    }
+
+    fn unfreeze(&mut self, id: u64) -> Answer<()> {
+        self.change_state(id, &[STATE_FROZEN], STATE_RUNNING)
+    }
+
+    fn destroy(&mut self, id: u64) -> Answer<()> {
+        self.get(id)?;
+        self.entries.remove(&id);
+        Ok(())
+    }
+
+    fn snapshot(&mut self, id: u64, name: &str) -> Answer<u64> {
+        let source = self.get(id)?.clone();
+        if !is_name(name) {
+            return Err(Refused(status::INVALID));
+        }
+        if source.info.state.get() == STATE_OFF {
+            return Err(Refused(status::WRONG_STATE));
+        }
+        if self.is_taken(name) {
+            return Err(Refused(status::NAME_TAKEN));
+        }
+        if self.entries.len() >= MAX_VMS {
+            return Err(Refused(status::TOO_MANY));
+        }
+        let mut kept = source;
+        kept.info.source = id.into();
+        Ok(self.add(kept, name, STATE_SNAPSHOT))
+    }
+
+    fn revert(&mut self, id: u64, snapshot: u64) -> Answer<()> {
+        let kept = self.get(snapshot)?.info;
+        let vm = &mut self.get(id)?.info;
+        if kept.state.get() != STATE_SNAPSHOT || vm.state.get() == STATE_SNAPSHOT || kept.family != vm.family {
+            return Err(Refused(status::WRONG_STATE));
+        }
+        vm.state = STATE_RUNNING.into();
+        Ok(())
+    }
+
+    fn create(&mut self, description: &[u8]) -> Answer<u64> {
+        let description = machine::describe(description, &self.images)?;
+        let name = description.vm.name;
+        if self.is_taken(name_text(&name)) {
+            return Err(Refused(status::NAME_TAKEN));
+        }
+        if self.entries.len() >= MAX_VMS {
+            return Err(Refused(status::TOO_MANY));
+        }
+        let id = self.boot(name_text(&name), 0, STATE_OFF);
+        self.describe(id, description);
+        Ok(id)
+    }
+
+    fn change(&mut self, id: u64, description: &[u8]) -> Answer<()> {
+        let description = machine::describe(description, &self.images)?;
+        let old = self.get(id)?.info;
+        if old.state.get() != STATE_OFF {
+            return Err(Refused(status::WRONG_STATE));
+        }
+        if old.name != description.vm.name && self.is_taken(name_text(&description.vm.name)) {
+            return Err(Refused(status::NAME_TAKEN));
+        }
+        self.describe(id, description);
+        Ok(())
+    }
+
+    fn start(&mut self, id: u64) -> Answer<()> {
+        self.change_state(id, &[STATE_OFF], STATE_RUNNING)?;
+        self.get(id)?.console = Console::default();
+        Ok(())
+    }
+
+    fn stop(&mut self, id: u64) -> Answer<()> {
+        self.change_state(id, &ALIVE, STATE_OFF)
+    }
+
+    fn reset(&mut self, id: u64) -> Answer<()> {
+        self.change_state(id, &ALIVE, STATE_RUNNING)
+    }
+
+    fn signal(&mut self, id: u64, signal: Signal) -> Answer<()> {
+        let to = if signal == Signal::Shutdown { STATE_OFF } else { STATE_RUNNING };
+        self.change_state(id, &[STATE_RUNNING], to)
+    }
+
+    fn nic(&self, id: u64, index: u64) -> Answer<NicInfo> {
+        let machine = self.entries.get(&id).ok_or(Refused(status::NOT_FOUND))?;
+        let index = usize::try_from(index).map_err(|_| Refused(status::NOT_FOUND))?;
+        machine.nics.get(index).copied().ok_or(Refused(status::NOT_FOUND))
+    }
+
+    fn change_nic(&mut self, id: u64, index: u64, change: &NicChange) -> Answer<()> {
+        let nic = usize::try_from(index).ok().and_then(|index| self.get(id).ok()?.nics.get_mut(index));
+        let nic = nic.ok_or(Refused(status::NOT_FOUND))?;
+        if change.segment != [0; 16] {
+            nic.segment = change.segment;
+        }
+        (nic.vlan, nic.rate) = (change.vlan, change.rate);
+        let quarantined = nic.link.get() & LINK_QUARANTINED;
+        nic.link = match (change.connected.get(), quarantined) {
+            (0, _) => LINK_DISCONNECTED | quarantined,
+            (_, 0) => LINK_UP,
+            _ => quarantined,
+        }
+        .into();
+        Ok(())
+    }
+
+    fn create_image(&mut self, size: u64, label: &Label) -> Answer<u64> {
+        self.images.create(size, label)
+    }
+
+    fn write_image(&mut self, id: u64, offset: u64, bytes: &[u8]) -> Answer<()> {
+        self.images.write(id, offset, bytes)
+    }
+
+    fn read_image(&self, id: u64, offset: u64, bytes: &mut [u8]) -> Answer<()> {
+        self.images.read(id, offset, bytes)
+    }
+
+    fn finish_image(&mut self, id: u64) -> Answer<()> {
+        self.images.finish(id)
+    }
+
+    fn delete_image(&mut self, id: u64) -> Answer<()> {
+        if self.entries.values().any(|machine| machine.images.contains(&id)) {
+            return Err(Refused(status::IN_USE));
+        }
+        self.images.delete(id)
+    }
+
+    fn next_image(&self, after: u64) -> Answer<ImageInfo> {
+        let mut info = self.images.next(after)?;
+        let id = info.id.get();
+        let users = self.entries.values().filter(|machine| machine.images.contains(&id)).count();
+        info.users = (users as u32).into();
+        Ok(info)
+    }
+
+    fn label_image(&mut self, id: u64, label: &Label) -> Answer<()> {
+        self.images.label(id, label)
+    }
+
+    fn read_console(&self, id: u64, position: u64, bytes: &mut [u8]) -> Answer<Heard> {
+        let machine = self.entries.get(&id).ok_or(Refused(status::NOT_FOUND))?;
+        Ok(machine.console.read(position, bytes))
+    }
+
+    fn write_console(&mut self, id: u64, bytes: &[u8]) -> Answer<usize> {
+        const { assert!(KEYS < CONSOLE_SIZE) }
+        let machine = self.get(id)?;
+        if machine.info.state.get() != STATE_RUNNING {
+            return Ok(0);
+        }
+        let taken = bytes.len().min(KEYS);
+        machine.console.write(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn keep(&mut self, record: u64, bytes: &[u8]) -> Answer<()> {
+        if record >= RECORDS || bytes.len() as u64 > MAX_RECORD {
+            return Err(Refused(status::INVALID));
+        }
+        if bytes.is_empty() {
+            self.records.remove(&record);
+        } else {
+            self.records.insert(record, bytes.to_vec());
+        }
+        Ok(())
+    }
+
+    fn recall(&self, record: u64, bytes: &mut [u8]) -> Answer<usize> {
+        let Some(kept) = self.records.get(&record) else { return Ok(0) };
+        bytes.get_mut(..kept.len()).ok_or(Refused(status::INVALID))?.copy_from_slice(kept);
+        Ok(kept.len())
+    }
+}

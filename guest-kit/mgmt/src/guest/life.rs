@@ -1,0 +1,48 @@
+//! This guest's own life: the checkpoint that EL2 brings it back to, and the heartbeat that tells that it is well. Before:
+//! `main` and the loop. After: EL2. On plain QEMU there is nobody to tell.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use salp_hvc::manager;
+
+use super::{calls, clock};
+
+/// How often it beats, in milliseconds.
+pub const BEAT: u64 = 500;
+/// How long EL2 waits for a beat, in milliseconds: the slowest thing that is done in one go fits many times.
+const PATIENCE: u64 = 10_000;
+
+/// When the next beat is due; 0 for never: nobody listens.
+static DUE: AtomicU64 = AtomicU64::new(0);
+
+/// Why this guest is at its checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    /// It has just made it.
+    First,
+    /// It was brought back to it: for the how manieth time, and why.
+    Again(u64, u64),
+    /// There are no checkpoints.
+    Mortal,
+}
+
+/// Makes the present state the checkpoint; returns again whenever this guest is brought back to it.
+pub fn checkpoint() -> Begin {
+    let begin = match calls::call(manager::CHECKPOINT, []) {
+        Ok([0, ..]) => Begin::First,
+        Ok([count, why, _]) => Begin::Again(count, why),
+        Err(_) => return Begin::Mortal,
+    };
+    DUE.store(clock::milliseconds().max(1), Ordering::Relaxed);
+    begin
+}
+
+/// Tells that this guest is well, if it is time to.
+pub fn beat() {
+    let (due, now) = (DUE.load(Ordering::Relaxed), clock::milliseconds());
+    if due != 0 && now >= due {
+        DUE.store(now + BEAT, Ordering::Relaxed);
+        // Who does not listen any more needs no heartbeat.
+        let _ = calls::call(manager::HEARTBEAT, [PATIENCE]);
+    }
+}

@@ -1,0 +1,68 @@
+//! Images: what VMs are made from. Before: [`resources`](crate::resources). After: [`hypervisor`](crate::hypervisor).
+//!
+//! Their bytes and labels lie at EL2 and outlive this guest; here is nothing but what labels mean ([`label`]), how bytes
+//! come in ([`upload`]), and a hash that can be interrupted ([`hash`]).
+
+pub mod hash;
+pub mod label;
+pub mod upload;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use salp_hvc::manager::ImageInfo;
+
+use crate::hypervisor::{self, Hypervisor};
+use label::Label;
+
+/// Where images are.
+pub const IMAGES: &str = "/redfish/v1/Oem/Salp/Images";
+
+/// The longest name.
+pub const MAX_NAME: usize = label::NAME - 1;
+
+/// How long an image may stay without its next byte, in seconds.
+pub const PATIENCE: u64 = 3600;
+
+/// Returns whether this can be an image's name.
+pub fn is_name(text: &str) -> bool {
+    let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_good) && !text.starts_with('.')
+}
+
+/// Returns the images that people see.
+pub fn visible(hypervisor: &dyn Hypervisor) -> impl Iterator<Item = (ImageInfo, Label)> + '_ {
+    let known = |info: ImageInfo| Label::read(&info.label).map(|label| (info, label));
+    hypervisor::images(hypervisor).filter_map(known).filter(|(_, label)| label.kind().is_visible())
+}
+
+/// Returns the image with this name.
+pub fn find(hypervisor: &dyn Hypervisor, name: &str) -> Option<(ImageInfo, Label)> {
+    visible(hypervisor).find(|(_, label)| label.name() == name)
+}
+
+/// Removes what nobody waits for any more: images without their next byte for long, and what was made for VMs that are gone.
+pub fn sweep(hypervisor: &mut dyn Hypervisor, now: u64) {
+    let is_over = |info: &ImageInfo| {
+        Label::read(&info.label).is_some_and(|label| match label.kind() {
+            kind if kind.is_visible() => info.finished.get() == 0 && now.saturating_sub(label.time.get()) > PATIENCE,
+            _ => info.users.get() == 0,
+        })
+    };
+    let over: Vec<u64> = hypervisor::images(hypervisor).filter(is_over).map(|info| info.id.get()).collect();
+    for id in over {
+        // One that got a user meanwhile stays.
+        let _ = hypervisor.delete_image(id);
+    }
+}
+
+/// Returns the image that a link leads to.
+pub fn by_link(hypervisor: &dyn Hypervisor, link: &str) -> Option<(ImageInfo, Label)> {
+    let name = link.strip_prefix(IMAGES)?.strip_prefix('/')?;
+    find(hypervisor, name.strip_suffix('/').unwrap_or(name))
+}
+
+/// Returns where the image with this label is.
+pub fn path(label: &Label) -> String {
+    [IMAGES, label.name()].join("/")
+}

@@ -1,0 +1,367 @@
+//! VMs that are made and changed. Before: [`table`](crate::table). After: [`systems`](crate::systems).
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::{Ipv4Addr, Ipv6Addr};
+
+use salp_board::kernel::FlatPlace;
+use salp_hvc::bootset::{MAX_NICS, MAX_RAM, MAX_VCPUS, NicRecord};
+use salp_hvc::calls::STATE_OFF;
+
+use super::body::Body;
+use super::nics::{MAX_RATE, vlan};
+use super::systems::{find, path, value};
+use super::{Call, Outcome};
+use crate::hypervisor::{Hypervisor, is_name, is_segment, padded};
+use crate::images;
+use crate::message::Failure;
+use crate::systems::build;
+use crate::systems::definition::{Definition, MAX_COMMAND_LINE};
+
+/// The least RAM.
+const MIN_RAM: u64 = 1 << 20;
+/// The RAM of a VM that does not say how much it wants.
+const DEFAULT_RAM: u64 = 512 << 20;
+
+/// Returns the word for what happens when a VM crashes.
+pub fn restart_policy(restarts: bool) -> &'static str {
+    if restarts { "OnCrash" } else { "Never" }
+}
+
+/// What somebody wants a VM to be.
+#[derive(Default)]
+struct Wish {
+    name: Option<String>,
+    vcpus: Option<u64>,
+    memory: Option<u64>,
+    oem: Option<Oem>,
+}
+
+#[derive(Default)]
+struct Oem {
+    kernel: Option<String>,
+    initrd: Option<Option<String>>,
+    command_line: Option<String>,
+    restarts: Option<bool>,
+    small_pages: Option<bool>,
+    load: Option<u64>,
+    entry: Option<u64>,
+    nics: Option<Vec<NicRecord>>,
+}
+
+/// Reads what is wanted; a new VM needs a name and a kernel.
+fn wish(body: &mut Body, is_new: bool) -> Wish {
+    let wish = Wish {
+        name: body.text("Name", is_name),
+        vcpus: body.inside("ProcessorSummary", |body| body.number("Count", 1..=MAX_VCPUS.into())).flatten(),
+        memory: body
+            .inside("MemorySummary", |body| body.gibibytes("TotalSystemMemoryGiB", MIN_RAM..=MAX_RAM))
+            .flatten(),
+        oem: body.inside("Oem", |body| body.inside("Salp", oem)).flatten(),
+    };
+    if is_new {
+        body.needed("Name", &wish.name);
+        body.needed("Oem/Salp/Kernel", &wish.oem.as_ref().and_then(|oem| oem.kernel.as_ref()));
+    }
+    wish
+}
+
+fn oem(body: &mut Body) -> Oem {
+    let is_line = |text: &str| text.len() <= MAX_COMMAND_LINE && !text.contains(|c: char| c.is_control());
+    Oem {
+        kernel: body.link("Kernel"),
+        initrd: body.link_or_none("Initrd"),
+        command_line: body.text("CommandLine", is_line),
+        restarts: body.parsed("RestartPolicy", |text| [true, false].into_iter().find(|&on| restart_policy(on) == text)),
+        small_pages: body.flag("SmallPages"),
+        load: body.number("LoadAddress", 1..=u64::MAX),
+        entry: body.number("EntryAddress", 1..=u64::MAX),
+        nics: body.each("NetworkInterfaces", MAX_NICS as usize, nic),
+    }
+}
+
+fn nic(body: &mut Body) -> NicRecord {
+    let segment = body.text("Segment", is_segment);
+    body.needed("Segment", &segment);
+    NicRecord {
+        vm: 0.into(),
+        vlan: vlan(body).unwrap_or(0).into(),
+        mac: body.parsed("MACAddress", read_mac).unwrap_or_default(),
+        segment: padded(segment.as_deref().unwrap_or_default()),
+        ipv4: body.parsed("IPv4Address", |text| text.parse::<Ipv4Addr>().ok()).map_or([0; 4], |ip| ip.octets()),
+        reserved: 0.into(),
+        ipv6: body.parsed("IPv6Address", |text| text.parse::<Ipv6Addr>().ok()).map_or([0; 16], |ip| ip.octets()),
+        rate: body.number("RateBytesPerSecond", 0..=MAX_RATE).unwrap_or(0).into(),
+    }
+}
+
+/// Reads the MAC address of one NIC.
+fn read_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split([':', '-']);
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+'))?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    (parts.next().is_none() && mac[0] & 1 == 0 && mac != [0; 6]).then_some(mac)
+}
+
+/// Returns the image that a link leads to.
+fn image(hypervisor: &dyn Hypervisor, link: &str) -> Result<u64, Failure> {
+    let (info, _) =
+        images::by_link(hypervisor, link).ok_or_else(|| Failure::new(400, "ResourceNotFound", &["SalpImage", link]))?;
+    match info.finished.get() {
+        1 => Ok(info.id.get()),
+        _ => Err(Failure::because(409, "The image is not whole yet.")),
+    }
+}
+
+impl Wish {
+    /// Makes a definition what is wanted.
+    fn apply(self, definition: &mut Definition, hypervisor: &dyn Hypervisor) -> Result<(), Failure> {
+        let oem = self.oem.unwrap_or_default();
+        if let Some(link) = oem.kernel {
+            definition.kernel = image(hypervisor, &link)?;
+            // The place of the old one is not that of the new one.
+            definition.flat = FlatPlace::default();
+        }
+        if let Some(link) = oem.initrd {
+            definition.initrd = link.map(|link| image(hypervisor, &link)).transpose()?;
+        }
+        definition.name = self.name.unwrap_or(core::mem::take(&mut definition.name));
+        // The ranges above fit.
+        definition.vcpus = self.vcpus.map_or(definition.vcpus, |count| count as u32);
+        definition.memory = self.memory.unwrap_or(definition.memory);
+        definition.command_line = oem.command_line.unwrap_or(core::mem::take(&mut definition.command_line));
+        definition.restarts = oem.restarts.unwrap_or(definition.restarts);
+        definition.small_pages = oem.small_pages.unwrap_or(definition.small_pages);
+        definition.flat.load = oem.load.or(definition.flat.load);
+        definition.flat.entry = oem.entry.or(definition.flat.entry);
+        definition.nics = oem.nics.unwrap_or(core::mem::take(&mut definition.nics));
+        Ok(())
+    }
+}
+
+/// Makes a VM. It is off.
+pub fn create(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let mut body = Body::of_resource(call.request)?;
+    let wish = wish(&mut body, true);
+    body.finish()?;
+    let mut definition = Definition {
+        name: String::new(),
+        vcpus: 1,
+        memory: DEFAULT_RAM,
+        kernel: 0,
+        initrd: None,
+        command_line: String::new(),
+        flat: FlatPlace::default(),
+        restarts: false,
+        small_pages: false,
+        nics: Vec::new(),
+    };
+    wish.apply(&mut definition, call.hypervisor)?;
+    let id = build::create(call.hypervisor, &definition, call.now)?;
+    let info = call.hypervisor.find(id).map_err(|refused| Failure::refused(refused, &call.request.path))?;
+    Ok(Outcome::Created { value: value(call.hypervisor, &info), location: path(id), token: None })
+}
+
+/// Changes a VM that is off.
+pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let info = find(call)?;
+    let mut body = Body::of_resource(call.request)?;
+    let is_empty = body.is_empty();
+    let wish = wish(&mut body, false);
+    body.finish()?;
+    if is_empty {
+        return Err(Failure::new(400, "NoOperation", &[]));
+    }
+    if info.state.get() != STATE_OFF {
+        return Err(Failure::because(409, "The VM has to be off for that. NICs can be changed at any time."));
+    }
+    let why = "The VM was started with the machine, not made here: delete it and make one.";
+    let mut definition =
+        crate::systems::definition(call.hypervisor, &info).ok_or_else(|| Failure::because(409, why))?;
+    wish.apply(&mut definition, call.hypervisor)?;
+    build::change(call.hypervisor, info.id.get(), &definition, call.now)?;
+    let info = find(call)?;
+    Ok(Outcome::Resource(value(call.hypervisor, &info)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Role;
+    use crate::http::{Method, Response};
+    use crate::testing::{Client, json, keys};
+    use alloc::format;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    const KERNEL: &str = r#""Kernel":{"@odata.id":"/redfish/v1/Oem/Salp/Images/k"}"#;
+
+    fn client() -> Client {
+        let mut client = Client::new(Role::Operator);
+        for name in ["k", "i"] {
+            let mut request = client.request(Method::Put, &format!("/redfish/v1/Oem/Salp/Images/{name}"), "");
+            request.body = [0x80; 100].into();
+            request.length = Some(100);
+            assert_eq!(client.send(&request).status, 201);
+        }
+        client
+    }
+
+    fn make(client: &mut Client, oem: &str, rest: &str) -> Response {
+        client.post("/redfish/v1/Systems", &format!(r#"{{"Name":"new","Oem":{{"Salp":{{{KERNEL}{oem}}}}}{rest}}}"#))
+    }
+
+    fn patch(client: &mut Client, body: &str) -> Response {
+        client.send(&client.request(Method::Patch, "/redfish/v1/Systems/4", body))
+    }
+
+    #[test]
+    fn a_vm_is_what_was_asked_for() {
+        let mut client = client();
+        let oem = r#","Initrd":{"@odata.id":"/redfish/v1/Oem/Salp/Images/i"},"CommandLine":"quiet","RestartPolicy":"OnCrash",
+            "NetworkInterfaces":[{"Segment":"lan","VLAN":{"VLANId":7},"MACAddress":"52:54:00:00:00:99","RateBytesPerSecond":5}]"#;
+        let rest = r#","ProcessorSummary":{"Count":2},"MemorySummary":{"TotalSystemMemoryGiB":0.25}"#;
+        let answer = make(&mut client, oem, rest);
+        assert_eq!((answer.status, answer.get("Location")), (201, Some("/redfish/v1/Systems/4")), "{answer:?}");
+        let vm = client.read("/redfish/v1/Systems/4");
+        assert_eq!((&vm["PowerState"], &vm["ProcessorSummary"]["Count"]), (&json!("Off"), &json!(2)));
+        assert_eq!(vm["MemorySummary"]["TotalSystemMemoryGiB"], 0.25);
+        let salp = &vm["Oem"]["Salp"];
+        assert_eq!((&salp["CommandLine"], &salp["RestartPolicy"]), (&json!("quiet"), &json!("OnCrash")));
+        assert_eq!(salp["Initrd"]["@odata.id"], "/redfish/v1/Oem/Salp/Images/i");
+        let nic = client.read("/redfish/v1/Systems/4/EthernetInterfaces/0");
+        assert_eq!((&nic["MACAddress"], &nic["VLAN"]["VLANId"]), (&json!("52:54:00:00:00:99"), &json!(7)));
+    }
+
+    #[test]
+    fn images_are_in_use_until_their_vm_is_removed() {
+        let mut client = client();
+        assert_eq!(make(&mut client, "", "").status, 201);
+        // A flat binary lies at a page boundary: it is used as it is.
+        let image = client.request(Method::Delete, "/redfish/v1/Oem/Salp/Images/k", "");
+        assert_eq!(client.send(&image).status, 409);
+        assert_eq!(client.send(&client.request(Method::Delete, "/redfish/v1/Systems/4", "")).status, 204);
+        assert_eq!(client.send(&image).status, 204);
+        assert_eq!(client.read("/redfish/v1/Oem/Salp/Images")["Members@odata.count"], 1);
+    }
+
+    #[test]
+    fn a_vm_is_changed_while_it_is_off() {
+        let mut client = client();
+        make(&mut client, r#","CommandLine":"old""#, "");
+        let answer =
+            patch(&mut client, r#"{"ProcessorSummary":{"Count":4},"Oem":{"Salp":{"RestartPolicy":"OnCrash"}}}"#);
+        let vm = json(&answer);
+        assert_eq!((answer.status, &vm["ProcessorSummary"]["Count"]), (200, &json!(4)), "{answer:?}");
+        assert_eq!((&vm["Oem"]["Salp"]["CommandLine"], &vm["Name"]), (&json!("old"), &json!("new")));
+        client.post("/redfish/v1/Systems/4/Actions/ComputerSystem.Reset", r#"{"ResetType":"On"}"#);
+        assert_eq!(patch(&mut client, r#"{"ProcessorSummary":{"Count":1}}"#).status, 409);
+        assert_eq!(client.read("/redfish/v1/Systems/4")["ProcessorSummary"]["Count"], 4);
+    }
+
+    #[test]
+    fn a_bad_vm_is_refused_with_all_that_is_wrong() {
+        let mut client = client();
+        let answer = client.post("/redfish/v1/Systems", r#"{"Name":"a b","Speed":1,"Oem":{"Salp":{"Kernel":7}}}"#);
+        assert_eq!(keys(&answer), ["PropertyValueFormatError", "PropertyValueTypeError", "PropertyUnknown"]);
+        for (oem, rest, status) in [
+            ("", r#","ProcessorSummary":{"Count":9}"#, 400),
+            ("", r#","ProcessorSummary":2"#, 400),
+            ("", r#","MemorySummary":{"TotalSystemMemoryGiB":1e300}"#, 400),
+            ("", r#","MemorySummary":{"TotalSystemMemoryGiB":-1}"#, 400),
+            ("", r#","MemorySummary":{"TotalSystemMemoryGiB":0.0000001}"#, 400),
+            (r#","CommandLine":"a\nb""#, "", 400),
+            (r#","Initrd":{"@odata.id":"/redfish/v1/Oem/Salp/Images/x"}"#, "", 400),
+            (r#","Initrd":{"@odata.id":"/redfish/v1/Systems/2"}"#, "", 400),
+            (r#","LoadAddress":16"#, "", 400),
+            (r#","NetworkInterfaces":[{}]"#, "", 400),
+            (r#","NetworkInterfaces":[{"Segment":"a","MACAddress":"ff:ff:ff:ff:ff:ff"}]"#, "", 400),
+            (r#","NetworkInterfaces":[1]"#, "", 400),
+        ] {
+            let answer = make(&mut client, oem, rest);
+            assert_eq!(answer.status, status, "{oem} {rest} {answer:?}");
+        }
+        let long = format!(r#","CommandLine":"{}""#, "x".repeat(MAX_COMMAND_LINE + 1));
+        assert_eq!(make(&mut client, &long, "").status, 400);
+        let five = r#"{"Segment":"a"}"#;
+        let five = format!(r#","NetworkInterfaces":[{}]"#, [five; 5].join(","));
+        assert_eq!(make(&mut client, &five, "").status, 400);
+        assert_eq!(client.read("/redfish/v1/Systems")["Members@odata.count"], 2);
+        assert_eq!(crate::hypervisor::images(&crate::fake::Fake::default()).count(), 0);
+        assert_eq!(make(&mut client, "", "").status, 201);
+        assert_eq!(make(&mut client, "", "").status, 409);
+        assert_eq!(patch(&mut client, "{}").status, 400);
+        assert_eq!(patch(&mut client, r#"{"UUID":"x"}"#).status, 400);
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            "[ -~]{0,12}".prop_map(Value::from),
+            Just(json!({ "@odata.id": "/redfish/v1/Oem/Salp/Images/k" })),
+        ];
+        let name = prop::sample::select(
+            &[
+                "Name",
+                "ProcessorSummary",
+                "Count",
+                "MemorySummary",
+                "TotalSystemMemoryGiB",
+                "Oem",
+                "Salp",
+                "Kernel",
+                "Initrd",
+                "CommandLine",
+                "RestartPolicy",
+                "LoadAddress",
+                "EntryAddress",
+                "NetworkInterfaces",
+                "Segment",
+                "VLAN",
+                "VLANId",
+                "NicsToUpdate",
+                "Id",
+                "Config",
+                "Key",
+                "Value",
+                "UUID",
+                "DisconnectAllNics",
+                "InterfaceEnabled",
+                "X",
+            ][..],
+        );
+        leaf.prop_recursive(4, 24, 4, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+                prop::collection::vec((name.clone(), inner), 0..6)
+                    .prop_map(|pairs| pairs.into_iter().map(|(name, value)| (String::from(name), value)).collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_carried_out_or_refused_and_changes_nothing_then(body in any_json(), which in 0usize..4) {
+            let mut client = client();
+            make(&mut client, "", "");
+            let (method, target) = [
+                (Method::Post, "/redfish/v1/Systems"),
+                (Method::Patch, "/redfish/v1/Systems/4"),
+                (Method::Post, "/redfish/v1/Systems/2/Actions/Oem/SalpComputerSystem.InstantClone"),
+                (Method::Patch, "/redfish/v1/Systems/2/EthernetInterfaces/0"),
+            ][which];
+            let before = client.read("/redfish/v1/Systems?$expand=.");
+            let answer = client.send(&client.request(method, target, &format!("{body}")));
+            prop_assert!(matches!(answer.status, 200 | 201 | 400 | 409 | 507), "{} {answer:?}", body);
+            if answer.status >= 400 {
+                prop_assert_eq!(client.read("/redfish/v1/Systems?$expand=."), before);
+            }
+        }
+    }
+}

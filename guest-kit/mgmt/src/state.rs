@@ -1,0 +1,161 @@
+//! What outlives this guest, as records that the hypervisor keeps: accounts, sessions, the server's key. Before:
+//! [`service`](crate::service) and `main`. After: [`hypervisor`](crate::hypervisor).
+//!
+//! The hypervisor keeps records in memory that no VM but this one can ask for. Tokens are in them as hashes.
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use p256::ecdsa::SigningKey;
+use salp_hvc::manager::MAX_RECORD;
+use zerocopy::little_endian::U64;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::auth::{self, Auth, Role};
+use crate::hypervisor::{Answer, Hypervisor, name_text, padded};
+use crate::tls::certificate::Identity;
+
+/// Record numbers.
+const ACCOUNTS: u64 = 0;
+const SESSIONS: u64 = 1;
+const IDENTITY: u64 = 2;
+
+/// An account, as it is kept.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct KeptAccount {
+    /// The name, padded with zeros.
+    pub user: [u8; 64],
+    /// The salt of the hash.
+    pub salt: [u8; 16],
+    /// The hash of the password.
+    pub hash: [u8; 32],
+    /// The role.
+    pub role: u8,
+}
+
+/// A session, as it is kept.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub struct KeptSession {
+    /// The name of the account, padded with zeros.
+    pub user: [u8; 64],
+    /// The identifier, 16 hexadecimal digits.
+    pub id: [u8; 16],
+    /// The hash of the token.
+    pub token: [u8; 32],
+    /// When it was made, in seconds since 1970.
+    pub created: U64,
+}
+
+const _: () = assert!(size_of::<KeptSession>() * auth::MAX_SESSIONS + size_of::<U64>() <= MAX_RECORD as usize);
+const _: () = assert!(size_of::<KeptAccount>() * auth::MAX_ACCOUNTS <= MAX_RECORD as usize);
+
+/// Returns the number that stands for a role.
+pub fn role_code(role: Role) -> u8 {
+    Role::ALL.iter().position(|&(_, known)| known == role).unwrap_or(Role::ALL.len()) as u8
+}
+
+/// Returns the role that a number stands for.
+pub fn role_of(code: u8) -> Option<Role> {
+    Role::ALL.get(usize::from(code)).map(|&(_, role)| role)
+}
+
+fn recall(hypervisor: &dyn Hypervisor, record: u64) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; MAX_RECORD as usize];
+    let size = hypervisor.recall(record, &mut bytes).ok().filter(|&size| size > 0)?;
+    bytes.truncate(size);
+    Some(bytes)
+}
+
+/// Keeps accounts and sessions.
+///
+/// # Errors
+///
+/// If the hypervisor does not keep records, or has no memory for them.
+pub fn keep_auth(hypervisor: &mut dyn Hypervisor, auth: &Auth) -> Answer<()> {
+    let (accounts, sessions) = auth.kept();
+    hypervisor.keep(ACCOUNTS, accounts.as_bytes())?;
+    let timeout = U64::from(auth.timeout);
+    hypervisor.keep(SESSIONS, &[timeout.as_bytes(), sessions.as_bytes()].concat())
+}
+
+/// Puts accounts and sessions in place that were kept; returns false if there are no accounts.
+pub fn recall_auth(hypervisor: &dyn Hypervisor, auth: &mut Auth, now: u64) -> bool {
+    let Some(accounts) = recall(hypervisor, ACCOUNTS) else { return false };
+    let sessions = recall(hypervisor, SESSIONS).unwrap_or_default();
+    let (timeout, sessions) = sessions
+        .split_first_chunk::<8>()
+        .map_or((auth.timeout, &[][..]), |(timeout, rest)| (u64::from_le_bytes(*timeout), rest));
+    let (Ok(accounts), Ok(sessions)) =
+        (<[KeptAccount]>::ref_from_bytes(&accounts), <[KeptSession]>::ref_from_bytes(sessions))
+    else {
+        return false;
+    };
+    auth.timeout = timeout;
+    auth.put_back(accounts, sessions, now)
+}
+
+/// Keeps the server's key and certificate, and the service's UUID.
+///
+/// # Errors
+///
+/// If the hypervisor does not keep records, or has no memory for them.
+pub fn keep_identity(hypervisor: &mut dyn Hypervisor, identity: &Identity, uuid: [u8; 16]) -> Answer<()> {
+    let key = identity.key.to_bytes();
+    hypervisor.keep(IDENTITY, &[&uuid[..], &key, &identity.certificate].concat())
+}
+
+/// Returns the server's key and certificate, and the service's UUID, if they were kept.
+pub fn recall_identity(hypervisor: &dyn Hypervisor) -> Option<(Identity, [u8; 16])> {
+    let bytes = recall(hypervisor, IDENTITY)?;
+    let (uuid, rest) = bytes.split_first_chunk::<16>()?;
+    let (key, certificate) = rest.split_first_chunk::<32>()?;
+    let key = SigningKey::from_slice(key).ok()?;
+    Some((Identity { key, certificate: certificate.to_vec() }, *uuid))
+}
+
+/// Returns a name as it is kept.
+pub fn user_bytes(user: &str) -> [u8; 64] {
+    padded(user)
+}
+
+/// Returns a name that was kept.
+pub fn user_text(user: &[u8; 64]) -> String {
+    name_text(user).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+    use crate::testing::Counting;
+
+    #[test]
+    fn who_was_logged_in_still_is() {
+        let (mut fake, mut auth) = (Fake::default(), Auth::new(&Counting));
+        assert!(!recall_auth(&fake, &mut auth, 0));
+        assert!(auth.set("admin", "right", Role::Administrator) && auth.set("me", "right", Role::ReadOnly));
+        let (id, token) = auth.open("me", "right", 5).unwrap().unwrap();
+        auth.timeout = 99;
+        keep_auth(&mut fake, &auth).unwrap();
+        let mut later = Auth::new(&Counting);
+        assert!(recall_auth(&fake, &mut later, 1000));
+        let who = later.token(&token, 1001).unwrap();
+        assert_eq!((&*who.user, who.role, who.session.as_deref()), ("me", Role::ReadOnly, Some(&*id)));
+        assert_eq!((later.timeout, later.session(&id).unwrap().created), (99, 5));
+        assert!(later.open("admin", "right", 1002).is_ok());
+    }
+
+    #[test]
+    fn the_server_stays_who_it_is() {
+        let mut fake = Fake::default();
+        assert!(recall_identity(&fake).is_none());
+        let identity = Identity::new(&Counting, 0, &["salp"], &[]);
+        keep_identity(&mut fake, &identity, [7; 16]).unwrap();
+        let (later, uuid) = recall_identity(&fake).unwrap();
+        assert_eq!((later.certificate, later.key.to_bytes()), (identity.certificate, identity.key.to_bytes()));
+        assert_eq!(uuid, [7; 16]);
+    }
+}
