@@ -1,14 +1,14 @@
 //! The packed area: what the image carries behind its own code and data.
 //!
-//! The flat image covers `__image_start` to `__image_end` of the linked firmware, its zeroed data included. The packed
-//! area starts at `__image_end`, a page boundary, and is made by whoever makes the image:
+//! The flat image covers `__image_start` to `__packed_start` of the linked firmware. The packed area starts there, at a page
+//! boundary, and is made by whoever makes the image:
 //!
 //! ```text
 //! Header | Symbols | Symbol × count | names | padding | boot set, at a page boundary | padding to a whole page
 //! ```
 //!
-//! Offsets are in bytes from the header unless said otherwise, little endian. The arm64 `Image` header at the image's
-//! start counts the packed area in its `image_size`.
+//! Offsets are in bytes from the header unless said otherwise, little endian. It ends before `__zeros_start`, where memory
+//! begins that is not in the file; `image_size` of the arm64 `Image` header at the image's start counts that too.
 
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -30,7 +30,6 @@ pub const BUDGET: u64 = 384 << 10;
 
 /// Where the fields of the arm64 `Image` header are.
 const HEADER_SIZE: usize = 64;
-const IMAGE_SIZE: std::ops::Range<usize> = 16..24;
 const MAGIC: std::ops::Range<usize> = 56..60;
 
 /// A built image and what is in it.
@@ -193,8 +192,9 @@ fn flatten(file: &[u8], set: Option<&[u8]>) -> Result<Flat> {
         let found = elf.symbols().find(|symbol| symbol.name() == Ok(name));
         found.map(|symbol| symbol.address()).with_context(|| format!("it has no symbol {name}"))
     };
-    let (start, end) = (symbol("__image_start")?, symbol("__image_end")?);
-    ensure!(start < end && (end - start).is_multiple_of(bootset::PAGE), "__image_end is not at a page boundary");
+    let (start, end) = (symbol("__image_start")?, symbol("__packed_start")?);
+    ensure!(start < end && (end - start).is_multiple_of(bootset::PAGE), "__packed_start is not at a page boundary");
+    let limit = symbol("__zeros_start")? - start;
     let mut flat = vec![0; (end - start) as usize];
     for segment in elf.segments() {
         let data = segment.data()?;
@@ -223,8 +223,11 @@ fn flatten(file: &[u8], set: Option<&[u8]>) -> Result<Flat> {
     parts.push(("symbols".into(), packed.len() as u64 - set_size));
     parts.push(("boot set".into(), set_size));
     flat.extend(packed);
-    let size = flat.len() as u64;
-    flat[IMAGE_SIZE].copy_from_slice(&size.to_le_bytes());
+    ensure!(
+        flat.len() as u64 <= limit,
+        "it has {} bytes with what is packed, and there is room for {limit}",
+        flat.len()
+    );
     let map = functions.iter().fold(String::new(), |mut map, function| {
         let _ = writeln!(map, "{:016x} {:6} {}", function.address, function.size, function.name);
         map

@@ -23,9 +23,9 @@ const PACKED_HEADER: u64 = 32;
 pub struct Loaded {
     /// Where the image was loaded.
     pub image: Pa,
-    /// The end of the image proper: code, data, bss.
-    pub image_end: Pa,
-    /// The end of all that was loaded: the packed area follows the image.
+    /// Where the image proper is: code and data, then what was zero. The packed area is in between.
+    pub parts: [Range<u64>; 2],
+    /// The end of the packed area.
     pub end: Pa,
     /// The device tree.
     pub device_tree: &'static [u8],
@@ -41,26 +41,28 @@ pub struct Loaded {
 ///
 /// Called once, by the first CPU, with the values that it was started with.
 unsafe fn loaded(device_tree: u64, image: u64) -> Loaded {
-    let image_end = layout::to_physical(Pa(image), layout::image_end());
+    let at = |address| layout::to_physical(Pa(image), address).0;
+    let area = at(layout::packed_start());
+    let parts = [image..area, at(layout::zeros_start())..at(layout::image_end())];
     // SAFETY: the boot protocol puts a device tree at x0; its header is 40 bytes, the total size is the second word.
     let header = unsafe { memory::bytes(device_tree..device_tree + 8) };
     let size = u32::from_be_bytes([header[4], header[5], header[6], header[7]]).min(2 << 20);
     // SAFETY: the boot protocol allows 2 MiB for it; the early map covers that.
     let device_tree = unsafe { memory::bytes(device_tree..device_tree + u64::from(size)) };
-    // SAFETY: the packer pads the image file: a header or zeros follow the image in the same 2 MiB.
-    let packed = unsafe { memory::bytes(image_end.0..image_end.0 + PACKED_HEADER) };
-    let mut loaded = Loaded { image: Pa(image), image_end, end: image_end, device_tree, symbols: &[], boot_set: None };
+    // SAFETY: in the same 2 MiB, which the loader has set aside (`image_size`) and the early map covers.
+    let packed = unsafe { memory::bytes(area..area + PACKED_HEADER) };
+    let mut loaded = Loaded { image: Pa(image), parts, end: Pa(area), device_tree, symbols: &[], boot_set: None };
     if packed[..8] == PACKED_MAGIC {
         let word =
             |at: usize| u64::from(u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]));
-        let symbols = image_end.0 + word(8);
+        let symbols = area + word(8);
         // SAFETY: the packer's own offsets, inside the area.
         loaded.symbols = unsafe { memory::bytes(symbols..symbols + word(12)) };
         loaded.boot_set = (word(20) != 0).then(|| {
-            let start = image_end.0 + word(16);
+            let start = area + word(16);
             start..start + word(20).next_multiple_of(PAGE_SIZE)
         });
-        loaded.end = Pa(image_end.0 + (word(24) | word(28) << 32));
+        loaded.end = Pa(area + (word(24) | word(28) << 32));
     }
     loaded
 }
@@ -130,6 +132,7 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
     // The packed boot set is the last thing packed. It is not part of what stays reserved: VMs use its frames.
     let packed_end = loaded.boot_set.as_ref().map_or(loaded.end.0, |set| set.start);
     take(loaded.image.0..page_up(packed_end));
+    take(loaded.parts[1].clone());
     let tree = loaded.device_tree.as_ptr() as u64;
     take(tree / PAGE_SIZE * PAGE_SIZE..page_up(tree + loaded.device_tree.len() as u64));
     let sets = board.boot_set.iter().chain(&loaded.boot_set);
@@ -163,7 +166,7 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
     let mut map = Map::new(tables, stacks_and_scratch);
     // The packed area is read, never written, as RAM; the image proper has no alias.
     for bank in &board.ram {
-        map.map_ram(bank.clone(), loaded.image.0..loaded.image_end.0);
+        map.map_ram(bank.clone(), &loaded.parts);
     }
     map.map_image(loaded.image);
     map.map_device(board.gic.distributor.clone());

@@ -18,7 +18,7 @@ _start:
     b       first_cpu                   // arm64 Image header
     .word   0
     .quad   0                           // text_offset
-    .quad   __image_size                // image_size: the packer adds what it appends
+    .quad   __image_size                // image_size: with what is packed, and the zeros behind it
     .quad   0xa                         // flags: little endian, 4 KiB, anywhere
     .quad   0
     .quad   0

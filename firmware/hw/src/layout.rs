@@ -23,7 +23,11 @@ symbols! {
     text_end = __text_end;
     /// Returns the end of constants; data follows.
     rodata_end = __rodata_end;
-    /// Returns the end of the image, bss included; what the packer appended follows.
+    /// Returns the end of data; what the packer appended follows.
+    packed_start = __packed_start;
+    /// Returns the start of what is not in the file: early tables, the first CPU's stack, bss.
+    zeros_start = __zeros_start;
+    /// Returns the end of the image.
     image_end = __image_end;
     /// Returns the page that is mapped as itself and executable.
     idmap = __idmap_start;

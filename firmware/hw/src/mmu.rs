@@ -107,13 +107,13 @@ impl Map {
     }
 
     /// Maps RAM as itself, writable and never executable, without the frames of the image.
-    pub fn map_ram(&mut self, bank: Range<u64>, image: Range<u64>) {
-        if image.start < bank.end && bank.start < image.end {
-            self.map(bank.start..image.start, bank.start, DATA);
-            self.map(image.end..bank.end, image.end, DATA);
-        } else {
-            self.map(bank.clone(), bank.start, DATA);
+    pub fn map_ram(&mut self, bank: Range<u64>, image: &[Range<u64>]) {
+        let mut start = bank.start;
+        for part in image.iter().filter(|part| part.start < bank.end && bank.start < part.end) {
+            self.map(start..part.start, start, DATA);
+            start = part.end;
         }
+        self.map(start..bank.end, start, DATA);
     }
 
     /// Maps device registers as themselves.
@@ -127,7 +127,8 @@ impl Map {
         for (from, to, attributes) in [
             (layout::image_start(), layout::text_end(), CODE),
             (layout::text_end(), layout::rodata_end(), CONSTANTS),
-            (layout::rodata_end(), layout::boot_stack_guard(), DATA),
+            (layout::rodata_end(), layout::packed_start(), DATA),
+            (layout::zeros_start(), layout::boot_stack_guard(), DATA),
             (Va(layout::boot_stack_guard().0 + PAGE_SIZE), layout::image_end(), DATA),
         ] {
             let (va, pa) = part(from, to);
