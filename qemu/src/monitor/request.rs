@@ -50,7 +50,7 @@ const fn option(name: &'static str, kind: Kind, option: &'static str) -> Field {
 }
 
 /// What can be asked for, each with the fields besides `op`, in the order of the line.
-const OPERATIONS: [(&str, &[Field]); 13] = [
+const OPERATIONS: [(&str, &[Field]); 17] = [
     ("list", &[]),
     ("info", &[word("vm")]),
     (
@@ -68,6 +68,10 @@ const OPERATIONS: [(&str, &[Field]); 13] = [
     ("snapshot", &[word("vm"), word("name")]),
     ("revert", &[word("vm"), word("to")]),
     ("destroy", &[word("vm")]),
+    ("start", &[word("vm")]),
+    ("stop", &[word("vm")]),
+    ("reset", &[word("vm")]),
+    ("images", &[]),
     ("stats", &[Field { name: "vm", kind: Kind::Text, place: Place::MaybeWord }]),
     ("net", &[Field { name: "vm", kind: Kind::Text, place: Place::MaybeWord }]),
     ("console", &[word("vm")]),
@@ -216,6 +220,10 @@ mod tests {
             "snapshot web before",
             "revert web before",
             "destroy web",
+            "start web",
+            "stop web",
+            "reset #7",
+            "images",
             "stats",
             "stats web",
             "net",
