@@ -21,7 +21,8 @@ fn vms_are_made_started_stopped_and_changed_as_described() {
 fn a_vm_is_turned_on_and_off_at_the_monitor() {
     let busy = guest("spin").named("busy").cpus(2);
     let once = guest("tiny").named("once").stays().off();
-    let mut machine = Setup::of(busy).vm(once).monitor().start();
+    let last = guest("tiny").named("last").frozen();
+    let mut machine = Setup::of(busy).vm(once).vm(last).monitor().start();
     machine.expect("busy| spin: 2 vCPUs");
     assert_eq!(state(&mut machine, "once"), "off");
     for _ in 0..2 {
@@ -33,8 +34,11 @@ fn a_vm_is_turned_on_and_off_at_the_monitor() {
     assert_eq!(state(&mut machine, "once"), "off");
     assert!(!machine.monitor("stop once").is_ok() && !machine.monitor("start busy").is_ok());
     assert!(machine.monitor("images").rows.is_empty());
-    // Whatever it was at first, what is stopped stays; and when nothing runs any more the machine is off.
+    // Whatever it was at first, what is stopped stays.
     assert!(machine.monitor("stop busy").is_ok());
+    assert_eq!(state(&mut machine, "busy"), "off");
+    // When nothing runs any more the machine is off.
+    assert!(machine.monitor("unfreeze last").is_ok());
     let ended = machine.finish().all_off();
     ended.check(ended.kib_left() == [0], "memory of guests is still in use");
 }
