@@ -366,7 +366,7 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
     drop(guard);
     // What is not in the slot goes. What its description names is the caller's, if that is the new one.
     if renamed.is_ok() {
-        images::release(&fresh.spec);
+        images::count_user(&fresh.spec, false);
     }
     give_back(fresh);
     renamed.map_err(|error| VmError::from(error).status())
@@ -523,7 +523,7 @@ impl Machine {
         net::unplug(&vm);
         // Its memory first: an image that nobody uses may be deleted.
         vm.give_memory_back();
-        images::release(&vm.spec);
+        images::count_user(&vm.spec, false);
         give_back(vm);
         if did_count {
             // Last: who finds that none is left finds all memory given back.
