@@ -4,6 +4,7 @@
 //! [`crate::operation`] and [`crate::manage`], which serve managers' calls too.
 
 use crate::console;
+use crate::images;
 use crate::life;
 use crate::machine;
 use crate::manage;
@@ -77,6 +78,7 @@ pub fn carry_out(line: &mut [u8], out: &mut dyn Write) {
 fn answer(command: Command<'_>, out: &mut dyn Write) -> fmt::Result {
     let target = match command {
         Command::List => return list(out),
+        Command::Images => return list_images(out),
         Command::Help => return reply::help(out).and_then(|()| reply::Row::ok(out).end()),
         Command::Stats(None) => {
             let vms = manage::all_memory();
@@ -100,6 +102,9 @@ fn answer(command: Command<'_>, out: &mut dyn Write) -> fmt::Result {
         | Command::Unfreeze(vm)
         | Command::Shutdown(vm)
         | Command::Destroy(vm)
+        | Command::Start(vm)
+        | Command::Stop(vm)
+        | Command::Reset(vm)
         | Command::Stats(Some(vm))
         | Command::Net(Some(vm))
         | Command::Console(vm)
@@ -155,6 +160,9 @@ fn on<'a>(id: u64, command: Command<'a>, target: Target<'a>, out: &mut dyn Write
         Command::Unfreeze(_) => simple(Some(operation::unfreeze(id))),
         Command::Shutdown(_) => simple(Some(life::signal(id, SIGNAL_SHUTDOWN))),
         Command::Destroy(_) => simple(operation::end(id, Fate::Destroyed, Asker::Monitor)),
+        Command::Start(_) => simple(Some(operation::start(id))),
+        Command::Stop(_) => simple(operation::end(id, Fate::Stopped, Asker::Monitor)),
+        Command::Reset(_) => simple(operation::end(id, Fate::Restarted, Asker::Monitor)),
         Command::Console(_) => simple(Some(operation::with(id, |vm| {
             console::attach(Some(vm.slot), vm.name());
             Ok([0; 3])
@@ -169,7 +177,7 @@ fn on<'a>(id: u64, command: Command<'a>, target: Target<'a>, out: &mut dyn Write
             Ok(Done::Written(reply::memory_row(out, &info, &memory)))
         }
         Command::Net(_) => nics(id, out).map(Done::Written).map_err(here),
-        Command::List | Command::Help | Command::Log => Ok(Done::Nothing),
+        Command::List | Command::Images | Command::Help | Command::Log => Ok(Done::Nothing),
     }
 }
 
@@ -198,6 +206,15 @@ fn list(out: &mut dyn Write) -> fmt::Result {
         reply::list_row(out, &info)?;
     }
     reply::Row::ok(out).number("count", count).end()
+}
+
+fn list_images(out: &mut dyn Write) -> fmt::Result {
+    let mut last = 0;
+    while let Some(info) = images::next(last) {
+        last = info.id.get();
+        reply::image_row(out, &info)?;
+    }
+    reply::Row::ok(out).end()
 }
 
 fn identifier(target: Target<'_>) -> Result<u64, i64> {

@@ -295,7 +295,7 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
     };
     let copy = frames.fill(Vm::put_together(machine, birth.place, &source.spec, parts));
     frames.give_back();
-    images::share(&source.spec);
+    images::count_user(&source.spec, true);
     Ok(copy)
 }
 

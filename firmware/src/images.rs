@@ -125,22 +125,11 @@ pub fn hold(spec: &VmSpec) -> Result<(), i64> {
     images().write().hold(spec)
 }
 
-/// Counts a user more of what a description names, for a copy of a user.
-pub fn share(spec: &VmSpec) {
-    if is_of_images(spec) {
-        images().write().share(spec);
+/// Counts a user more of what a description names, for a copy of a user, or a user less.
+pub fn count_user(spec: &VmSpec, is_more: bool) {
+    if spec.segments().any(|segment| segment.image != 0) {
+        images().write().count_user(spec, is_more);
     }
-}
-
-/// Counts a user less of what a description names.
-pub fn release(spec: &VmSpec) {
-    if is_of_images(spec) {
-        images().write().release(spec);
-    }
-}
-
-fn is_of_images(spec: &VmSpec) -> bool {
-    spec.segments().any(|segment| segment.image != 0)
 }
 
 /// Maps a segment of an image into a VM's new memory.

@@ -368,7 +368,7 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
     drop(guard);
     // What is not in the slot goes. What its description names is the caller's, if that is the new one.
     if renamed.is_ok() {
-        images::release(&fresh.spec);
+        images::count_user(&fresh.spec, false);
     }
     vm::discard(fresh);
     renamed.map_err(|error| VmError::from(error).status())
@@ -528,7 +528,7 @@ impl Machine {
         net::unplug(&vm);
         // Its memory first: an image that nobody uses may be deleted.
         vm.give_memory_back();
-        images::release(&vm.spec);
+        images::count_user(&vm.spec, false);
         vm::discard(vm);
         if did_count {
             // Last: who finds that none is left finds all memory given back.

@@ -53,7 +53,7 @@ fn create(manager: &Vm, from: Ipa, size: u64) -> Result<u64, i64> {
     let spec = read_spec(manager, from, size)?;
     images::hold(&spec)?;
     machine::add_vm(machine::get(), &spec).map(|place| place.id).map_err(|error| {
-        images::release(&spec);
+        images::count_user(&spec, false);
         VmError::status(error)
     })
 }
@@ -61,5 +61,5 @@ fn create(manager: &Vm, from: Ipa, size: u64) -> Result<u64, i64> {
 fn change(manager: &Vm, vm: u64, from: Ipa, size: u64) -> Result<(), i64> {
     let spec = read_spec(manager, from, size)?;
     images::hold(&spec)?;
-    machine::change_vm(vm, &spec).inspect_err(|_| images::release(&spec))
+    machine::change_vm(vm, &spec).inspect_err(|_| images::count_user(&spec, false))
 }

@@ -69,7 +69,7 @@ pub const FLAG_FROZEN: u32 = 1 << 3;
 /// [`VmRecord::flags`]: the VM stays when it is off, and can be started again by a manager; without it it is gone then.
 pub const FLAG_STAYS: u32 = 1 << 4;
 
-/// [`VmRecord::flags`]: the VM is off at first.
+/// [`VmRecord::flags`]: the VM is off at first, and without memory.
 pub const FLAG_OFF: u32 = 1 << 5;
 
 /// The start of a boot set.
@@ -116,11 +116,12 @@ pub struct VmRecord {
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct SegmentRecord {
-    /// The guest physical address; page aligned, inside the VM's RAM.
+    /// The guest physical address; page aligned, inside the VM's RAM. Segments of a VM do not overlap.
     pub ipa: U64,
     /// Where the bytes are in the set, or in the image; page aligned.
     pub offset: U64,
-    /// How many bytes, before the padding with zeros to whole pages; not zero.
+    /// How many bytes, not zero, before the padding to whole pages: with zeros in the set; of an image the rest of the page is
+    /// there too.
     pub length: U64,
     /// Zero in a boot set; the image's identifier in [`VM_CREATE`](crate::manager::VM_CREATE).
     pub image: U64,

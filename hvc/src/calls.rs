@@ -124,9 +124,9 @@ pub const fn state_word(state: u32) -> &'static str {
 pub struct VmInfo {
     /// Its identifier.
     pub id: U64,
-    /// The VM that it was cloned from, or that it is a snapshot of; 0 for one of the boot set.
+    /// The VM that it was cloned from, or that it is a snapshot of; 0 for one of the boot set or of a manager's description.
     pub source: U64,
-    /// The identifier of the VM of the boot set that it descends from.
+    /// The identifier of the VM without a source that it descends from.
     pub family: U64,
     /// Its name, padded with zeros.
     pub name: [u8; NAME],
@@ -195,7 +195,7 @@ pub struct MachineInfo {
     pub nodes: U64,
     /// Data of EL2.
     pub hypervisor: U64,
-    /// Images of the boot set.
+    /// Images: the boot set, and finished ones of managers.
     pub images: U64,
     /// How many VMs, snapshots included.
     pub vms: U32,

@@ -11,16 +11,16 @@ const BASE: u32 = 0xc600_0000;
 
 /// Makes a VM that is off. x1 is the address of a [`VmRecord`](crate::bootset::VmRecord) with its
 /// [`SegmentRecord`](crate::bootset::SegmentRecord)s and then its [`NicRecord`](crate::bootset::NicRecord)s behind it, x2 the
-/// size of all that, at most [`MAX_DESCRIPTION`]. Segments name finished images; those are in use from then on. x1: its
-/// identifier.
+/// size of all that, at most [`MAX_DESCRIPTION`]. Segments name finished images; those are in use from then on. The VM stays
+/// when it is off, whatever its flags say, and is no manager. x1: its identifier.
 pub const VM_CREATE: u32 = BASE | 0x30;
 /// Describes the VM x1, which is off, anew: x2 and x3 as x1 and x2 of [`VM_CREATE`]. Identifier, UUID and family stay.
 pub const VM_CHANGE: u32 = BASE | 0x31;
 /// Starts the VM x1, which is off, from its first state.
 pub const VM_START: u32 = BASE | 0x32;
-/// Turns the VM x1 off at once, whatever it does. It stays, without memory.
+/// Turns the VM x1 off at once, whatever it does. It stays, without memory, whatever its flags say.
 pub const VM_STOP: u32 = BASE | 0x33;
-/// Starts the VM x1 again from its first state, whatever it does.
+/// Starts the VM x1 again from its first state, whatever it does. It is off if the machine has no memory for that.
 pub const VM_RESET: u32 = BASE | 0x34;
 /// Asks the guest in VM x1 to do something: x2 is one of `SIGNAL_…`. The answer says that the request is there, not that the
 /// guest follows it.
@@ -100,9 +100,9 @@ pub const MAX_RECORD: u64 = 16 << 10;
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub struct ImageInfo {
-    /// Its identifier, never used twice.
+    /// Its identifier, never used twice. [`IMAGE_CREATE`] chooses it, and counts users.
     pub id: U64,
-    /// Its size, in bytes: 1 to [`MAX_IMAGE`].
+    /// Its size, in bytes: 1 to [`MAX_IMAGE`]. So much memory is set aside for it at once.
     pub size: U64,
     /// How many VMs and snapshots are made from it.
     pub users: U32,

@@ -47,6 +47,8 @@ const VMS: &str = "A VM is described by key=value with commas between; a comma i
   restart=no|on-crash
   pages=any|small   prefer blocks of 2 MiB, or give memory in pages of 4 KiB only
   frozen=yes|no     freeze it before its first instruction, for cloning (default no)
+  stays=yes|no      keep it when it is off, so that `monitor start` can start it again (default no)
+  off=yes|no        leave it off at first (default no)
   nic=SEGMENT[:MAC][+vlan=N][+ip=ADDRESS]...[+rate=BYTES]
                     a NIC, up to 4 of them: it reaches those of the same segment and VLAN; ip= are the only addresses that
                     it may send with, rate= is in bytes per second

@@ -592,6 +592,8 @@ mod tests {
             small_pages: false,
             frozen: false,
             manager: false,
+            stays: false,
+            off: false,
             nics: Vec::new(),
             segments: vec![
                 Piece { ipa: RAM_BASE, bytes: vec![1; 100] },

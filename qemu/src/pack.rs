@@ -6,8 +6,8 @@ use crate::place::Placed;
 use crate::vm::{Restart, Size, check_name};
 use anyhow::{Result, ensure};
 use salp_hvc::bootset::{
-    FLAG_FROZEN, FLAG_MANAGER, FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, Header, MAGIC, NicRecord, PAGE, SegmentRecord,
-    VERSION, VmRecord,
+    FLAG_FROZEN, FLAG_MANAGER, FLAG_OFF, FLAG_RESTART_ON_CRASH, FLAG_SMALL_PAGES, FLAG_STAYS, Header, MAGIC, NicRecord,
+    PAGE, SegmentRecord, VERSION, VmRecord,
 };
 use std::collections::HashMap;
 use zerocopy::IntoBytes;
@@ -92,6 +92,8 @@ fn flags(vm: &Placed) -> u32 {
         (vm.small_pages, FLAG_SMALL_PAGES),
         (vm.manager, FLAG_MANAGER),
         (vm.frozen, FLAG_FROZEN),
+        (vm.stays, FLAG_STAYS),
+        (vm.off, FLAG_OFF),
     ];
     flags.into_iter().filter(|&(is_set, _)| is_set).map(|(_, flag)| flag).sum()
 }
@@ -176,6 +178,8 @@ mod tests {
             small_pages: true,
             frozen: name == "b",
             manager: false,
+            stays: false,
+            off: false,
             nics: Vec::new(),
             segments,
         }

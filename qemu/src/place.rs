@@ -31,6 +31,10 @@ pub struct Placed {
     pub frozen: bool,
     /// Whether it may make management calls.
     pub manager: bool,
+    /// Whether it stays when it is off.
+    pub stays: bool,
+    /// Whether it is off at first.
+    pub off: bool,
     /// Its NICs.
     pub nics: Vec<Nic>,
     /// Page-aligned pieces in ascending order, not overlapping.
@@ -100,6 +104,8 @@ pub fn place(vm: &VmRequest, kernel: Kernel, initrd: Option<Vec<u8>>, append: &s
         small_pages: vm.small_pages,
         frozen: vm.frozen,
         manager: vm.manager,
+        stays: vm.stays,
+        off: vm.off,
         nics: vm.nics.clone(),
         segments: whole_pages(pieces)?,
     })

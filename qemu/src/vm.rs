@@ -46,6 +46,10 @@ pub struct VmRequest {
     pub frozen: bool,
     /// Whether it may make management calls.
     pub manager: bool,
+    /// Whether it stays when it is off, to be started again.
+    pub stays: bool,
+    /// Whether it is off at first.
+    pub off: bool,
     /// Its NICs.
     pub nics: Vec<Nic>,
 }
@@ -69,6 +73,8 @@ impl VmRequest {
             small_pages: false,
             frozen: false,
             manager: false,
+            stays: false,
+            off: false,
             nics: Vec::new(),
         }
     }
@@ -151,10 +157,12 @@ impl FromStr for VmRequest {
                 }
                 "frozen" => vm.frozen = yes_or_no(value).with_context(|| format!("frozen={value}"))?,
                 "manager" => vm.manager = yes_or_no(value).with_context(|| format!("manager={value}"))?,
+                "stays" => vm.stays = yes_or_no(value).with_context(|| format!("stays={value}"))?,
+                "off" => vm.off = yes_or_no(value).with_context(|| format!("off={value}"))?,
                 "nic" => vm.nics.push(value.parse().with_context(|| format!("nic={value}"))?),
                 _ => bail!(
                     "{key}= is not known: a VM has name, kernel, initrd, cpus, memory, append, restart, load, entry, \
-                     pages, frozen, manager, nic (write a comma inside a value twice: `,,`)"
+                     pages, frozen, manager, stays, off, nic (write a comma inside a value twice: `,,`)"
                 ),
             }
         }
@@ -243,13 +251,13 @@ mod tests {
     fn a_vm_says_all_that_it_wants() {
         let text = "name=web,kernel=/boot/Image,initrd=x.img,cpus=4,memory=2G,append=console=ttyAMA0,,115200 quiet,\
                     restart=on-crash,load=0x40200000,entry=1075838976,pages=small,\
-                    frozen=yes,manager=yes,nic=lan,nic=dmz:52:54:00:00:00:01";
+                    frozen=yes,manager=yes,stays=yes,off=yes,nic=lan,nic=dmz:52:54:00:00:00:01";
         let vm: VmRequest = text.parse().expect("a VM");
         assert_eq!(vm.name, "web");
         assert_eq!(vm.append.as_deref(), Some("console=ttyAMA0,115200 quiet"));
         assert_eq!((vm.cpus, vm.memory, vm.restart), (4, 2 << 30, Restart::OnCrash));
         assert_eq!((vm.load, vm.entry, vm.small_pages), (Some(0x4020_0000), Some(0x4020_0000), true));
-        assert!(vm.frozen && vm.manager && vm.nics.len() == 2);
+        assert!(vm.frozen && vm.manager && vm.stays && vm.off && vm.nics.len() == 2);
         assert_eq!("kernel=x,frozen=no,manager=no".parse::<VmRequest>().ok(), Some(VmRequest::new("x", "x")));
     }
 

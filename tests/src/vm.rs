@@ -127,6 +127,18 @@ impl Vm {
         self
     }
 
+    /// Keeps it when it is off.
+    pub fn stays(mut self) -> Self {
+        self.request.stays = true;
+        self
+    }
+
+    /// Leaves it off at first.
+    pub fn off(mut self) -> Self {
+        self.request.off = true;
+        self
+    }
+
     /// Lets it make management calls.
     pub fn manager(mut self) -> Self {
         self.request.manager = true;

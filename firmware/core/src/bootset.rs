@@ -125,7 +125,7 @@ impl<'a> BootSet<'a> {
     }
 
     fn check(&self, record: &VmRecord) -> Result<(), &'static str> {
-        check_vm(record, self.segments_of(record).ok_or("it names segments that do not exist")?, |segment| {
+        check_vm(record, self.segments_of(record).ok_or("it names segments that do not exist")?, &|segment| {
             // It was not too long when its place in RAM was looked at.
             let end = segment.offset.get().checked_add(segment.length.get().next_multiple_of(PAGE));
             match segment.image.get() {
@@ -174,7 +174,7 @@ impl<'a> BootSet<'a> {
 fn check_vm(
     record: &VmRecord,
     segments: &[SegmentRecord],
-    has: impl Fn(&SegmentRecord) -> Result<(), &'static str>,
+    has: &dyn Fn(&SegmentRecord) -> Result<(), &'static str>,
 ) -> Result<(), &'static str> {
     name(record).ok_or("its name is not 1 to 31 characters of A-Z a-z 0-9 . _ -")?;
     if !(1..=MAX_VCPUS).contains(&record.vcpus.get()) {
@@ -268,7 +268,7 @@ impl VmSpec {
             0 => Err("a segment is of no image"),
             _ => Ok(()),
         };
-        check_vm(record, segments, of_image).ok()?;
+        check_vm(record, segments, &of_image).ok()?;
         let is_nic = |nic: &NicRecord| nic.vm.get() == 0 && check_nic(nic).is_ok();
         let is_good = record.flags.get() & FLAG_MANAGER == 0
             && record.first_segment.get() == 0

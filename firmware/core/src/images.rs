@@ -177,26 +177,17 @@ impl Images {
                 return Err(status::INVALID);
             }
         }
-        self.share(spec);
+        self.count_user(spec, true);
         Ok(())
     }
 
-    /// Counts one more user of each image that a description names, which has one already.
-    pub fn share(&mut self, spec: &VmSpec) {
-        self.count(spec, |users| users.saturating_add(1));
-    }
-
-    /// Counts a user less of each image that a description names.
-    pub fn release(&mut self, spec: &VmSpec) {
-        self.count(spec, |users| users.saturating_sub(1));
-    }
-
-    /// Changes the number of users of each image that a description names, once if several of its segments do.
-    fn count(&mut self, spec: &VmSpec, change: impl Fn(u32) -> u32) {
+    /// Counts one user more, or less, of each image that a description names, once if several of its segments do.
+    pub fn count_user(&mut self, spec: &VmSpec, is_more: bool) {
         for (index, segment) in spec.segments().enumerate() {
             let is_first = spec.segments().take(index).all(|earlier| earlier.image != segment.image);
             if is_first && let Ok(image) = self.find_mut(segment.image) {
-                image.info.users = change(image.info.users.get()).into();
+                let users = image.info.users.get();
+                image.info.users = if is_more { users.saturating_add(1) } else { users.saturating_sub(1) }.into();
             }
         }
     }
@@ -368,9 +359,9 @@ mod tests {
             images.hold(&both).unwrap();
             images.hold(&both).unwrap();
             assert_eq!(users(images), [2, 2], "once for each VM");
-            images.release(&both);
+            images.count_user(&both, false);
             assert_eq!(images.remove(a).err(), Some(status::IN_USE));
-            images.release(&both);
+            images.count_user(&both, false);
             assert_eq!(users(images), [0, 0]);
         });
     }

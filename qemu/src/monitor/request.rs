@@ -50,7 +50,7 @@ const fn option(name: &'static str, kind: Kind, option: &'static str) -> Field {
 }
 
 /// What can be asked for, each with the fields besides `op`, in the order of the line.
-const OPERATIONS: [(&str, &[Field]); 14] = [
+const OPERATIONS: [(&str, &[Field]); 18] = [
     ("list", &[]),
     ("info", &[word("vm")]),
     (
@@ -69,6 +69,10 @@ const OPERATIONS: [(&str, &[Field]); 14] = [
     ("revert", &[word("vm"), word("to")]),
     ("shutdown", &[word("vm")]),
     ("destroy", &[word("vm")]),
+    ("start", &[word("vm")]),
+    ("stop", &[word("vm")]),
+    ("reset", &[word("vm")]),
+    ("images", &[]),
     ("stats", &[Field { name: "vm", kind: Kind::Text, place: Place::MaybeWord }]),
     ("net", &[Field { name: "vm", kind: Kind::Text, place: Place::MaybeWord }]),
     ("console", &[word("vm")]),
@@ -218,6 +222,10 @@ mod tests {
             "revert web before",
             "shutdown web",
             "destroy web",
+            "start web",
+            "stop web",
+            "reset #7",
+            "images",
             "stats",
             "stats web",
             "net",

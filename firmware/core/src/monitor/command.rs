@@ -69,6 +69,14 @@ pub enum Command<'a> {
     Shutdown(Target<'a>),
     /// Destroy a VM or a snapshot.
     Destroy(Target<'a>),
+    /// Start a VM that is off.
+    Start(Target<'a>),
+    /// Turn a VM off.
+    Stop(Target<'a>),
+    /// Start a VM again.
+    Reset(Target<'a>),
+    /// List images.
+    Images,
     /// Count the memory of a VM, or of the machine.
     Stats(Option<Target<'a>>),
     /// Show the NICs of a VM, or of all.
@@ -99,7 +107,7 @@ impl Form {
 }
 
 /// Every command: [`parse`] reads by this table, and `help` shows it.
-pub static FORMS: [Form; 14] = [
+pub static FORMS: [Form; 18] = [
     Form { usage: "list", about: "lists VMs and snapshots", read: |_| Ok(Command::List) },
     Form {
         usage: "info VM",
@@ -142,6 +150,22 @@ pub static FORMS: [Form; 14] = [
         about: "destroys a VM or snapshot",
         read: |arguments| Ok(Command::Destroy(arguments.target()?)),
     },
+    Form {
+        usage: "start VM",
+        about: "starts a VM that is off",
+        read: |arguments| Ok(Command::Start(arguments.target()?)),
+    },
+    Form {
+        usage: "stop VM",
+        about: "turns a VM off at once; it stays",
+        read: |arguments| Ok(Command::Stop(arguments.target()?)),
+    },
+    Form {
+        usage: "reset VM",
+        about: "starts a VM again at once",
+        read: |arguments| Ok(Command::Reset(arguments.target()?)),
+    },
+    Form { usage: "images", about: "lists what VMs are made from", read: |_| Ok(Command::Images) },
     Form {
         usage: "stats [VM]",
         about: "counts the memory of a VM, or of the machine",
@@ -412,6 +436,10 @@ mod tests {
         is("snapshot web before.update", Command::Snapshot { vm: web, name: "before.update" });
         is("revert web #9", Command::Revert { vm: web, to: Target::Id(9) });
         is("destroy web", Command::Destroy(web));
+        is("start web", Command::Start(web));
+        is("stop web", Command::Stop(web));
+        is("reset web", Command::Reset(web));
+        is("images", Command::Images);
         is("stats", Command::Stats(None));
         is("stats web", Command::Stats(Some(web)));
         is("net", Command::Net(None));

@@ -9,6 +9,7 @@ use super::words::{Plain, Quoted};
 use crate::dev::net::Nic;
 use core::fmt::{self, Display, Write};
 use salp_hvc::calls::{MachineInfo, VmInfo, VmMemory, state_word};
+use salp_hvc::manager::ImageInfo;
 use salp_hvc::status;
 
 /// A line of a reply as it is written. Whatever fails to be written is told at the end.
@@ -191,6 +192,21 @@ pub fn nic_row(out: &mut dyn Write, vm: &str, index: usize, nic: &Nic) -> fmt::R
         .number("limited", counters.limited)
         .number("malformed", counters.malformed)
         .number("breaches", counters.breaches)
+        .end()
+}
+
+/// Writes the row of an image in a list.
+///
+/// # Errors
+///
+/// If the writer fails.
+pub fn image_row(out: &mut dyn Write, image: &ImageInfo) -> fmt::Result {
+    Row::new(out)
+        .number("id", image.id)
+        .text("label", name(&image.label))
+        .number("size", image.size)
+        .number("users", image.users)
+        .flag("finished", image.finished.get() != 0)
         .end()
 }
 

@@ -42,6 +42,15 @@ impl From<NotImage> for MapError {
     }
 }
 
+/// Where what is mapped comes from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// Image frames in a row, from here on.
+    Frames(Pa),
+    /// A finished image, from here on.
+    Image(&'a AddressSpace, Ipa),
+}
+
 impl AddressSpace {
     /// Maps image frames: `bytes` bytes from `pa`, rounded up to whole pages, appear at `ipa`, in blocks where both lie so.
     /// For an address space that no vCPU has run in and that was not forked.
@@ -57,13 +66,7 @@ impl AddressSpace {
         pa: Pa,
         bytes: u64,
     ) -> Result<(), MapError> {
-        if !pa.is_aligned(PAGE_SIZE) {
-            return Err(MapError::Unaligned);
-        }
-        self.map_parts(ipa, bytes, |this, at, offset, part| {
-            pa.checked_add(offset + part).ok_or(MapError::NotImage)?;
-            frames.with(|frames| this.map_part(frames, mem, at, Pa(pa.0 + offset), part))
-        })
+        self.map(frames, mem, ipa, Source::Frames(pa), bytes)
     }
 
     /// Maps a finished image: `bytes` bytes from `from` in it, rounded up to whole pages, appear at `ipa`, as
@@ -81,36 +84,19 @@ impl AddressSpace {
         from: Ipa,
         bytes: u64,
     ) -> Result<(), MapError> {
-        if !from.is_aligned(PAGE_SIZE) {
-            return Err(MapError::Unaligned);
-        }
-        self.map_parts(ipa, bytes, |this, at, offset, part| {
-            let from = from.checked_add(offset).ok_or(MapError::NotImage)?;
-            frames.with(|frames| {
-                if part == BLOCK_SIZE
-                    && let Some(block) = image.block_of(mem, from)
-                {
-                    return this.map_part(frames, mem, at, block, part);
-                }
-                (0..part).step_by(PAGE_SIZE as usize).try_for_each(|page| {
-                    match image.translate(mem, Ipa(from.0 + page)) {
-                        Some((pa, _)) => this.map_part(frames, mem, Ipa(at.0 + page), pa, PAGE_SIZE),
-                        None => Ok(()),
-                    }
-                })
-            })
-        })
+        self.map(frames, mem, ipa, Source::Image(image, from), bytes)
     }
 
-    /// Checks a range, rounded up to whole pages, and calls `map` for what lies in each block of the address space: where it
-    /// is there, how far from the start of the range, and its size.
-    fn map_parts(
+    fn map(
         &mut self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
         ipa: Ipa,
+        source: Source<'_>,
         bytes: u64,
-        mut map: impl FnMut(&mut Self, Ipa, u64, u64) -> Result<(), MapError>,
     ) -> Result<(), MapError> {
-        if !ipa.is_aligned(PAGE_SIZE) {
+        let (Source::Frames(Pa(start)) | Source::Image(_, Ipa(start))) = source;
+        if !ipa.is_aligned(PAGE_SIZE) || !start.is_multiple_of(PAGE_SIZE) {
             return Err(MapError::Unaligned);
         }
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).ok_or(MapError::OutsideRam)?;
@@ -118,15 +104,42 @@ impl AddressSpace {
         if ipa < self.ram_start || end > self.ram_end {
             return Err(MapError::OutsideRam);
         }
+        if start.checked_add(bytes).is_none() {
+            return Err(MapError::NotImage);
+        }
         self.version = 0;
         let mut done = 0;
         while done < bytes {
             let at = Ipa(ipa.0 + done);
             let part = (BLOCK_SIZE - at.0 % BLOCK_SIZE).min(bytes - done);
-            map(self, at, done, part)?;
+            frames.with(|frames| match source {
+                Source::Frames(pa) => self.map_part(frames, mem, at, Pa(pa.0 + done), part),
+                Source::Image(image, from) => self.map_part_from(frames, mem, at, image, Ipa(from.0 + done), part),
+            })?;
             done += part;
         }
         Ok(())
+    }
+
+    /// Maps what lies in one block of the address space, of an image.
+    fn map_part_from(
+        &mut self,
+        frames: &mut Frames<'_>,
+        mem: &impl TableMem,
+        ipa: Ipa,
+        image: &Self,
+        from: Ipa,
+        bytes: u64,
+    ) -> Result<(), MapError> {
+        if bytes == BLOCK_SIZE
+            && let Some(block) = image.block_of(mem, from)
+        {
+            return self.map_part(frames, mem, ipa, block, bytes);
+        }
+        (0..bytes).step_by(PAGE_SIZE as usize).try_for_each(|page| match image.translate(mem, Ipa(from.0 + page)) {
+            Some((pa, _)) => self.map_part(frames, mem, Ipa(ipa.0 + page), pa, PAGE_SIZE),
+            None => Ok(()),
+        })
     }
 
     /// Returns the block of memory that the block at `from` of a finished image is, if it is one.
