@@ -120,6 +120,9 @@ pub fn wake_sleepers() {
 
 /// Makes CPUs look at their work.
 pub fn kick(cpus: CpuSet) {
+    if cpus == 0 {
+        return;
+    }
     for (index, mpidr) in MPIDR.iter().enumerate() {
         if cpus >> index & 1 != 0 {
             gic::kick(mpidr.load(Ordering::Relaxed));
@@ -137,7 +140,7 @@ pub fn wall_clock() -> u64 {
 /// Returns how long so many ticks of the counter are, in nanoseconds.
 pub fn nanoseconds(ticks: u64) -> u64 {
     let frequency = cpu::counter_frequency().max(1);
-    (u128::from(ticks) * 1_000_000_000 / u128::from(frequency)) as u64
+    (ticks / frequency) * 1_000_000_000 + ticks % frequency * 1_000_000_000 / frequency
 }
 
 /// Returns the wall-clock time, in nanoseconds since 1970.

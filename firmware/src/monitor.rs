@@ -33,7 +33,7 @@ struct Monitor {
 }
 
 struct Session {
-    line: Line,
+    line: Own<Line>,
     command: Vec<u8, MAX_LINE>,
     /// The line became longer than a command may be.
     overlong: bool,
@@ -41,16 +41,18 @@ struct Session {
 
 /// Takes the line, if the machine has one. Its interrupt comes to this CPU.
 pub fn init(machine: &Machine) {
-    let line = match Line::probe(|| Store.with(|frames| frames.alloc(Kind::Hyp)).ok()) {
+    let frame = || Store.with(|frames| frames.alloc(Kind::Hyp)).ok();
+    let line = match Line::probe(frame) {
         Ok(Some(line)) => line,
         Ok(None) => return,
         Err(error) => return log!("the monitor has no line: the virtio console is unusable: {error}"),
     };
     let interrupt = line.interrupt();
-    let Ok(frame) = Store.with(|frames| frames.alloc(Kind::Hyp)) else {
+    let (Some(first), Some(second)) = (frame(), frame()) else {
         return log!("the monitor has no line: no frame is free");
     };
-    let session = Own::new(frame, Session { line, command: Vec::new(), overlong: false });
+    let session = Session { line: Own::new(first, line), command: Vec::new(), overlong: false };
+    let session = Own::new(second, session);
     LINE.call_once(|| Monitor { interrupt: interrupt.id, session: Mutex::new(Some(session)) });
     machine.gic.lock().enable_shared(interrupt);
 }

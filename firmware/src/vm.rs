@@ -563,8 +563,11 @@ impl Vm {
 
     /// Tells vCPUs that their interrupts changed.
     pub fn notify(&self, set: VcpuSet) {
+        if set.is_empty() {
+            return;
+        }
         let mut kicks = 0;
-        if !set.is_empty() {
+        {
             let mut scheduler = machine::get().scheduler.lock();
             for index in set.iter() {
                 kicks |= scheduler.wake(VcpuRef::new(self.slot, index));

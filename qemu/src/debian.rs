@@ -148,6 +148,15 @@ pub fn stress_ng() -> Result<PathBuf> {
     root_of("stress-ng", &["stress-ng"])
 }
 
+/// Returns a directory with iperf3 for arm64 and all packages that it depends on, unpacked.
+///
+/// # Errors
+///
+/// Why it could not be had.
+pub fn iperf3() -> Result<PathBuf> {
+    root_of("iperf3", &["iperf3"])
+}
+
 /// Returns a directory with the named arm64 packages and all that they depend on, unpacked. `name` is what the
 /// directory is called.
 ///

@@ -1,12 +1,16 @@
 //! The virtual network: VMs that reach each other, VMs that do not, and clones that say nothing before they know who they are.
 
-use salp_qemu::debian::Stock;
+use anyhow::Result;
+use salp_qemu::debian::{self, Stock};
 use salp_qemu::initrd::Initrd;
+use salp_qemu::machine::Uplink;
 use salp_tests::machine::lines_of;
-use salp_tests::{Running, Setup, Vm, guest, vm};
+use salp_tests::{Running, Setup, Vm, guest, long, vm};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
-use std::thread;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
+use std::{fs, thread};
 
 /// Returns a Debian that has an address on its NIC and does this.
 fn debian(name: &str, address: u8, nics: &[&str], command: &str) -> Vm {
@@ -15,8 +19,13 @@ fn debian(name: &str, address: u8, nics: &[&str], command: &str) -> Vm {
 
 /// Returns a Debian whose NIC is up and which does this.
 fn debian_with(name: &str, nics: &[&str], command: &str) -> Vm {
+    debian_of(name, Initrd::busybox(), nics, command)
+}
+
+/// Returns a Debian with this besides, whose NIC is up and which does this.
+fn debian_of(name: &str, initrd: Result<Initrd>, nics: &[&str], command: &str) -> Vm {
     let stock = Stock::named("debian").expect("a stock guest");
-    let initrd = Initrd::busybox()
+    let initrd = initrd
         .and_then(|initrd| initrd.module(stock, "virtio_mmio"))
         .and_then(|initrd| initrd.module(stock, "virtio_net"))
         .unwrap_or_else(|error| panic!("{error:#}"));
@@ -31,6 +40,8 @@ fn take_from(address: u8) -> String {
     format!(
         "until ping -c 1 -W 1 10.9.0.{address} >/dev/null; do :; done; echo REACHED {address}\n\
          ping -c 5 -i 0.2 -s 3000 10.9.0.{address} | grep received\n\
+         until ping6 -c 1 fe80::5054:ff:fe00:{address}%eth0 >/dev/null 2>&1; do sleep 1; done\n\
+         ping6 -c 5 -i 0.2 -s 3000 fe80::5054:ff:fe00:{address}%eth0 | grep received\n\
          mkfifo /tmp/open; exec 3<>/tmp/open\n\
          until nc 10.9.0.{address} 7000 <&3 >/tmp/got; do sleep 1; done\n\
          echo SUM $(md5sum </tmp/got) $(wc -c </tmp/got)\n\
@@ -74,12 +85,12 @@ fn count(machine: &mut Running, vm: &str, key: &str) -> u64 {
 
 #[test]
 fn two_debians_reach_each_other() {
-    let giver = debian("giver", 1, &["lan"], GIVE);
+    let giver = debian("giver", 1, &["lan:52:54:00:00:00:01"], GIVE);
     let ended = Setup::of(giver).vm(debian("taker", 2, &["lan"], &take_from(1))).seconds(500).run().all_off();
     let taken = ended.lines("taker");
     ended.check(taken.contains(&"SUM 96995b58d4cbf6aaa9041b4f00c7f6ae - 8388608"), "8 MiB of zeroes did not arrive");
-    let pings = taken.iter().any(|line| line.contains("5 packets received"));
-    ended.check(pings, "echoes in fragments were lost");
+    let pings = taken.iter().filter(|line| line.contains("5 packets received")).count();
+    ended.check(pings == 2, "echoes in fragments were lost, of IPv4 or IPv6");
     ended.check(ended.kib_left() == [0], "memory of guests is still in use");
 }
 
@@ -102,6 +113,92 @@ fn a_debian_has_its_address_and_a_megabyte_from_outside_and_a_neighbour_too() {
         ended.lines("one").contains(&"SUM b561f87202d04959e37588ee05cf5b10 -"),
         "a megabyte of x did not arrive",
     );
+}
+
+/// Returns the sources of the frames in a capture.
+fn senders(capture: &Path) -> Vec<[u8; 6]> {
+    let bytes = fs::read(capture).expect("a capture");
+    let mut rest = bytes.get(24..).unwrap_or_default();
+    let mut senders = Vec::new();
+    while let Some((head, frames)) = rest.split_first_chunk::<16>() {
+        let length = u32::from_le_bytes([head[8], head[9], head[10], head[11]]) as usize;
+        let Some(frame) = frames.get(..length) else { break };
+        senders.push(frame[6..12].try_into().expect("a source"));
+        rest = &frames[length..];
+    }
+    senders
+}
+
+/// The source talks all the time, so its clones go on doing so until they know who they are.
+#[test]
+fn clones_say_nothing_outside_with_the_address_of_their_source_and_get_their_own() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let capture = directory.path().join("net.pcap");
+    let command = format!(
+        "{LEASE}\nping 10.0.2.2 >/dev/null &\nsalp-guest freeze 2>&1\nkill %1\n{LEASE}\necho MAC $(cat /sys/class/net/eth0/address)"
+    );
+    let source =
+        debian_of("web", Initrd::busybox().and_then(Initrd::salp_guest), &["uplink:52:54:00:00:00:01"], &command);
+    let uplink = Uplink { capture: Some(capture.clone()), ..Uplink::default() };
+    let mut machine = Setup::of(source).uplink(uplink).mib(1024).monitor().seconds(500).start();
+    machine.expect("salp| web: is frozen");
+    let before = senders(&capture);
+    let own = [0x52, 0x54, 0, 0, 0, 1];
+    assert!(before.contains(&own), "the source has said nothing");
+    assert!(machine.monitor("clone web --count 10").is_ok());
+    assert!(machine.monitor("destroy web").is_ok());
+    let ended = machine.finish().all_off();
+    let after = senders(&capture).split_off(before.len());
+    ended.check(!after.contains(&own), "a clone has spoken with the address of its source");
+    let said = |word: &str| -> BTreeSet<&str> {
+        (1..=10)
+            .filter_map(|n| ended.lines(&format!("web-{n}")).into_iter().rev().find(|line| line.starts_with(word)))
+            .collect()
+    };
+    ended.check(said("LEASE 10.0.2.").len() == 10, format_args!("leases: {:?}", said("LEASE")));
+    ended.check(said("MAC ").len() == 10, format_args!("addresses: {:?}", said("MAC")));
+    let speakers: BTreeSet<_> = after.into_iter().collect();
+    ended.check(speakers.len() > 10, "not every clone has spoken");
+}
+
+/// Returns the MB a second that the client of iperf3 tells of.
+fn iperf(lines: &[&str]) -> f64 {
+    // [  5]   0.00-10.00  sec   100 MBytes  10.0 MBytes/sec                  receiver
+    let receiver = lines.iter().find(|line| line.ends_with("receiver"));
+    let told = receiver.and_then(|line| line.split("Bytes").nth(1)?.split_whitespace().nth(0)?.parse().ok());
+    told.unwrap_or_else(|| panic!("{lines:#?}"))
+}
+
+/// A campaign: TCP from guest to guest, beside two guests without Salp, each on a user network of its own QEMU.
+#[test]
+fn tcp_between_guests_is_compared_with_a_user_network() {
+    if !long() {
+        return;
+    }
+    let with = |name: &str, nic: &str, command: &str| {
+        let root = debian::iperf3().expect("iperf3");
+        let initrd = Initrd::busybox().and_then(|initrd| initrd.program(&root, "usr/bin/iperf3"));
+        debian_of(name, initrd, &[nic], &format!("mkdir -p /tmp; export TMPDIR=/tmp\n{command}"))
+    };
+    let serve = "/usr/bin/iperf3 -s -1 >/dev/null; sleep 1";
+    let client =
+        |address: &str, port: u16| format!("until /usr/bin/iperf3 -c {address} -p {port} -t 10 -f M; do sleep 1; done");
+    let address = |last: u8| format!("ip address add 10.0.2.{last}/24 dev eth0");
+    let one = with("one", "lan", &format!("{}\n{serve}", address(15)));
+    let two = with("two", "lan", &format!("{}\n{}", address(16), client("10.0.2.15", 5201)));
+    let ended = Setup::of(one).vm(two).seconds(900).run().all_off();
+    let salp = iperf(&ended.lines("two"));
+
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+    let uplink = Uplink { forwards: vec![(port, Ipv4Addr::new(10, 0, 2, 15), 5201)], capture: None };
+    let one = with("one", "uplink", &format!("{}\n{serve}", address(15)));
+    let server = Setup::of(one).uplink(uplink).seconds(900).start_bare();
+    let two = with("two", "uplink", &format!("{}\n{}", address(15), client("10.0.2.2", port)));
+    let ended = Setup::of(two).seconds(900).start_bare().finish();
+    let text: Vec<&str> = ended.text.lines().map(str::trim_end).collect();
+    let plain = iperf(&text);
+    server.stop();
+    println!("guest to guest {salp} MB/s, by user networks {plain} MB/s: {:.2}", salp / plain);
 }
 
 #[test]

@@ -11,22 +11,37 @@
     .global memcpy
 memcpy:
     mov     x3, x0
-    subs    x2, x2, #64
+    subs    x2, x2, #128
     b.lo    2f
-1:  ldp     x4, x5, [x1]
-    ldp     x6, x7, [x1, #16]
-    ldp     x8, x9, [x1, #32]
-    ldp     x10, x11, [x1, #48]
-    add     x1, x1, #64
-    stp     x4, x5, [x3]
-    stp     x6, x7, [x3, #16]
-    stp     x8, x9, [x3, #32]
-    stp     x10, x11, [x3, #48]
-    add     x3, x3, #64
-    subs    x2, x2, #64
+1:  ldp     x4, x5, [x1], #128
+    ldp     x6, x7, [x1, #-112]
+    ldp     x8, x9, [x1, #-96]
+    ldp     x10, x11, [x1, #-80]
+    stp     x4, x5, [x3], #128
+    stp     x6, x7, [x3, #-112]
+    stp     x8, x9, [x3, #-96]
+    stp     x10, x11, [x3, #-80]
+    ldp     x4, x5, [x1, #-64]
+    ldp     x6, x7, [x1, #-48]
+    ldp     x8, x9, [x1, #-32]
+    ldp     x10, x11, [x1, #-16]
+    stp     x4, x5, [x3, #-64]
+    stp     x6, x7, [x3, #-48]
+    stp     x8, x9, [x3, #-32]
+    stp     x10, x11, [x3, #-16]
+    subs    x2, x2, #128
     b.hs    1b
-    // The low six bits of x2 are those of what is left.
-2:  tbz     x2, #5, 3f
+    // The low seven bits of x2 are those of what is left.
+2:  tbz     x2, #6, 9f
+    ldp     x4, x5, [x1], #64
+    ldp     x6, x7, [x1, #-48]
+    ldp     x8, x9, [x1, #-32]
+    ldp     x10, x11, [x1, #-16]
+    stp     x4, x5, [x3], #64
+    stp     x6, x7, [x3, #-48]
+    stp     x8, x9, [x3, #-32]
+    stp     x10, x11, [x3, #-16]
+9:  tbz     x2, #5, 3f
     ldp     x4, x5, [x1]
     ldp     x6, x7, [x1, #16]
     add     x1, x1, #32

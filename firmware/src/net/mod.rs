@@ -8,10 +8,11 @@
 //! that is counted. An exit carries so much and no more; then the guest's store is done again, after whatever else is due.
 
 pub mod uplink;
+mod view;
 mod wait;
 
 use crate::console::log;
-use crate::machine::{self, Store};
+use crate::machine;
 use crate::merge;
 use crate::vcpu::Resident;
 use crate::vm::{Vm, hold};
@@ -20,20 +21,20 @@ use salp_core::addr::Ipa;
 use salp_core::bootset::VmSpec;
 use salp_core::calls::manage::NicOrder;
 use salp_core::dev::net::{Asks, Delivery, Nic, Taken};
-use salp_core::dev::virtq::{GuestMem, QueueError};
+use salp_core::dev::virtq::QueueError;
 use salp_core::identity::Identity;
 use salp_core::net::packet::{Addresses, Packet};
 use salp_core::net::port::Port;
 use salp_core::net::switch::{PORTS, Route, Switch};
-use salp_core::stage2::{AddressSpace, Fault};
+use salp_core::stage2::AddressSpace;
 use salp_core::vgic::{AccessSize, VcpuSet};
 use salp_hvc::bootset::{MAX_NICS, VIRTIO_INTID};
 use salp_hvc::manager::NicInfo;
 use salp_hvc::status;
 use salp_hw::lock::{Mutex, relax};
-use salp_hw::memory::{Ram, VmTlb};
 use salp_hw::{boot, cpu};
 use spin::Once;
+use view::View;
 
 const NICS: usize = MAX_NICS as usize;
 const _: () = assert!(PORTS >= salp_core::directory::MAX_VMS * NICS);
@@ -66,25 +67,6 @@ pub enum Access {
     Done(u64),
     /// The store is to be done again.
     Again,
-}
-
-/// A VM's memory, as its devices see it.
-struct View<'a> {
-    memory: &'a mut AddressSpace,
-    tlb: VmTlb,
-}
-
-impl GuestMem for View<'_> {
-    fn read(&mut self, at: Ipa, to: &mut [u8]) -> Result<(), Fault> {
-        if at < self.memory.ram().start { Err(Fault::OutsideRam) } else { self.memory.read(&Ram, at, to) }
-    }
-
-    fn write(&mut self, at: Ipa, from: &[u8]) -> Result<(), Fault> {
-        if at < self.memory.ram().start {
-            return Err(Fault::OutsideRam);
-        }
-        self.memory.write(&Store, &Ram, &self.tlb, at, from)
-    }
 }
 
 /// Returns the NICs that a VM has at its start.
@@ -275,7 +257,7 @@ fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
     let packet = &mut packet_of(this.cpu.index).lock();
     let (mut work, mut is_underway) = (0, false);
     let access = loop {
-        match take(vm, index, packet, core::mem::take(&mut is_underway)) {
+        match take(vm, index, Some(packet), core::mem::take(&mut is_underway)) {
             Ok(Taken::Frame(addresses, is_patient)) => {
                 let (cost, full) = forward(port_of(vm, index), &addresses, packet, is_patient);
                 work += cost;
@@ -288,9 +270,7 @@ fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
             Ok(Taken::Dropped) => work += 1,
             Ok(Taken::Nothing) | Err(QueueError::Breach(_)) => break Access::Done(0),
             Err(QueueError::NoMemory(at)) => {
-                if !merge::give_back() {
-                    vm.starve(at);
-                }
+                want_memory(vm, at);
                 break Access::Again;
             }
         }
@@ -298,8 +278,20 @@ fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
             break Access::Again;
         }
     };
-    finish(vm, index, is_underway);
-    access
+    match take(vm, index, None, is_underway) {
+        Err(QueueError::NoMemory(at)) => {
+            want_memory(vm, at);
+            Access::Again
+        }
+        _ => access,
+    }
+}
+
+/// Gets a VM memory, or lets it wait for some.
+fn want_memory(vm: &Vm, at: Ipa) {
+    if !merge::give_back() {
+        vm.starve(at);
+    }
 }
 
 /// Lets the queue of a NIC wait for a receiver.
@@ -324,52 +316,42 @@ fn microseconds() -> u64 {
     cpu::counter() / ticks_per_microsecond()
 }
 
-/// Does something with a NIC and its VM's memory; sets its interrupt line to what came of it. The caller holds no other VM's
-/// locks.
-fn with_nic<R>(
-    vm: &Vm,
-    memory: &mut Option<AddressSpace>,
-    index: usize,
-    act: impl FnOnce(&mut Nic, &mut View<'_>) -> Result<R, QueueError>,
-) -> Option<(Result<R, QueueError>, VcpuSet)> {
-    let mut view = View { memory: memory.as_mut()?, tlb: vm.tlb() };
+/// Does something with a NIC and its VM's memory; sets its interrupt line to what came of it. Returns whom to tell; `None` if
+/// there is no such NIC. The caller holds no other VM's locks.
+fn with_nic(vm: &Vm, memory: &mut Option<AddressSpace>, index: usize, act: &mut Act<'_>) -> Option<VcpuSet> {
+    let mut view = View::new(memory.as_mut()?, vm.tlb());
     let mut nics = vm.nics()?.lock();
     let nic = nics.get_mut(index)?.as_mut()?;
     let before = nic.interrupt();
-    let result = act(nic, &mut view);
-    if let Err(QueueError::Breach(breach)) = result
+    if let Err(QueueError::Breach(breach)) = act(nic, &mut view)
         && nic.give_up()
     {
         log!("{}: NIC {index} stands still: its driver broke the rules of its queues ({breach:?})", vm.name());
     }
     let after = nic.interrupt();
-    Some((result, if before == after { VcpuSet::EMPTY } else { set_line(vm, index, after) }))
+    Some(if before == after { VcpuSet::EMPTY } else { set_line(vm, index, after) })
 }
 
-/// Takes the next frame; the last one that was taken is settled if `is_underway`.
-fn take(vm: &Vm, index: usize, packet: &mut Packet, is_underway: bool) -> Result<Taken, QueueError> {
+/// What is done with a NIC and its VM's memory. One function whatever it is: there are several.
+type Act<'a> = dyn FnMut(&mut Nic, &mut View<'_>) -> Result<(), QueueError> + 'a;
+
+/// Takes the next frame; the last one that was taken is over if `is_underway`. Without a packet for it none is taken, and the
+/// guest is told of what was.
+fn take(vm: &Vm, index: usize, mut packet: Option<&mut Packet>, is_underway: bool) -> Result<Taken, QueueError> {
     let now = microseconds();
-    let done = with_nic(vm, &mut vm.memory.lock(), index, |nic, view| {
+    let mut taken = Ok(Taken::Nothing);
+    let told = with_nic(vm, &mut vm.memory.lock(), index, &mut |nic, view| {
         if is_underway {
-            nic.settle(view)?;
+            nic.settle();
         }
-        nic.take(view, packet, now)
+        taken = match packet.as_deref_mut() {
+            Some(packet) => nic.take(view, packet, now),
+            None => nic.finish_taking(view).map(|()| Taken::Nothing),
+        };
+        taken.map(drop)
     });
-    let Some((result, told)) = done else { return Ok(Taken::Nothing) };
-    vm.notify(told);
-    result
-}
-
-fn finish(vm: &Vm, index: usize, is_underway: bool) {
-    let done = with_nic(vm, &mut vm.memory.lock(), index, |nic, view| {
-        if is_underway {
-            nic.settle(view)?;
-        }
-        nic.finish_taking(view)
-    });
-    if let Some((_, told)) = done {
-        vm.notify(told);
-    }
+    vm.notify(told.unwrap_or(VcpuSet::EMPTY));
+    taken
 }
 
 /// Brings a frame to where it goes. Returns how much work that was, and the receiver that the frame may wait for.
@@ -394,15 +376,12 @@ fn forward(from: u16, addresses: &Addresses, packet: &mut Packet, may_wait: bool
     }
 }
 
-/// Does something with the NIC behind a port and its VM's memory. `None` if there is no such VM, or it is busy or stands
-/// still: what is done to a VM is done to its memory and its devices alike.
-fn with_port<R>(
-    port: u16,
-    act: impl FnOnce(&mut Nic, &mut View<'_>) -> Result<R, QueueError>,
-) -> Option<Result<R, QueueError>> {
+/// Does something with the NIC behind a port and its VM's memory. Returns false if there is no such VM, or it is busy or
+/// stands still: what is done to a VM is done to its memory and its devices alike.
+fn with_port(port: u16, act: &mut Act<'_>) -> bool {
     let (slot, index) = (usize::from(port) / NICS, usize::from(port) % NICS);
     let guard = machine::slot(slot).read();
-    let vm = guard.as_deref()?;
+    let Some(vm) = guard.as_deref() else { return false };
     let memory = (0..PATIENCE).find_map(|_| {
         let memory = vm.memory.try_lock();
         if memory.is_none() {
@@ -410,13 +389,12 @@ fn with_port<R>(
         }
         memory
     });
-    let mut memory = memory.filter(|_| vm.control() == 0)?;
+    let Some(mut memory) = memory.filter(|_| vm.control() == 0) else { return false };
     // The line is set before the memory is let go: a fork sees both or neither.
-    let done = with_nic(vm, &mut memory, index, act);
+    let told = with_nic(vm, &mut memory, index, act);
     drop(memory);
-    let (result, told) = done?;
-    vm.notify(told);
-    Some(result)
+    vm.notify(told.unwrap_or(VcpuSet::EMPTY));
+    told.is_some()
 }
 
 /// Gives a frame to the VM behind a port.
@@ -425,13 +403,15 @@ fn deliver(port: u16, packet: &mut Packet, may_wait: bool) -> Delivery {
         let vlan = switch().lock().place(port).map(|(_, vlan)| vlan);
         return uplink::send(vlan.unwrap_or(0), packet, may_wait);
     }
-    match with_port(port, |nic, view| nic.deliver(view, packet, may_wait)) {
-        Some(result) => result.unwrap_or(Delivery::Over),
-        None => {
-            count_miss(port);
-            Delivery::Over
-        }
+    let mut delivery = Delivery::Over;
+    let is_there = with_port(port, &mut |nic, view| {
+        delivery = nic.deliver(view, packet, may_wait)?;
+        Ok(())
+    });
+    if !is_there {
+        count_miss(port);
     }
+    delivery
 }
 
 /// Returns true if there is room at a port that was not there when a frame found none; it tells of the next else.
@@ -439,7 +419,12 @@ fn has_more_room(port: u16) -> bool {
     if Switch::is_trunk(port) {
         return uplink::has_all_room();
     }
-    with_port(port, |nic, view| nic.has_more_room(view)).is_none_or(|result| result != Ok(false))
+    let mut has_more = true;
+    let is_there = with_port(port, &mut |nic, view| {
+        has_more = nic.has_more_room(view)?;
+        Ok(())
+    });
+    has_more || !is_there
 }
 
 /// Counts a frame that a VM has missed because it stands still, or is busy.

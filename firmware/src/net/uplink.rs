@@ -18,8 +18,8 @@ use salp_hvc::bootset::UPLINK as SEGMENT;
 use salp_hw::cpu;
 use salp_hw::lock::Mutex;
 use salp_hw::own::Own;
-use salp_hw::virtio::Broken;
-use salp_hw::virtio::net::{Ethernet, QUEUE};
+use salp_hw::virtio::net::Ethernet;
+use salp_hw::virtio::{Broken, QUEUE};
 use spin::Once;
 
 /// How many frames are forwarded at once.
@@ -92,20 +92,28 @@ pub fn receive(cpu: usize) {
     }
     let packet = &mut packet_of(cpu).lock();
     // Taken before the first look: what comes later interrupts anew.
-    with_device(Ethernet::acknowledge);
+    with_device(&mut |device| device.acknowledge());
     if IS_FULL.swap(false, Ordering::Relaxed) {
-        with_device(|device| {
+        with_device(&mut |device| {
             device.tell_of_room(false);
             Ok(())
         });
         wait::end_for(Switch::is_trunk);
     }
     let mut count = 0;
-    while count < BATCH && with_device(|device| next(device, packet)) == Some(true) {
+    while count < BATCH {
+        let mut is_there = false;
+        with_device(&mut |device| {
+            is_there = next(device, packet)?;
+            Ok(())
+        });
+        if !is_there {
+            break;
+        }
         count += 1;
         accept(packet);
     }
-    with_device(Ethernet::lend_all);
+    with_device(&mut |device| device.lend_all());
     let due = if count == BATCH { cpu::counter() + cpu::counter_frequency() * PAUSE / 1_000_000 } else { 0 };
     DUE.store(due, Ordering::Relaxed);
 }
@@ -133,38 +141,43 @@ fn accept(packet: &mut Packet) {
 pub fn send(vlan: u16, packet: &mut Packet, may_wait: bool) -> Delivery {
     let tag = tag(vlan);
     let tag = if vlan == 0 { &[] } else { &tag[..] };
-    let sent = with_device(|device| {
+    let mut delivery = Delivery::Over;
+    with_device(&mut |device| {
         if device.room()? < packet.count().min(QUEUE) {
             if may_wait {
                 device.tell_of_room(true);
                 IS_FULL.store(true, Ordering::Relaxed);
+                delivery = Delivery::Full;
             }
-            return Ok(Delivery::Full);
+            return Ok(());
         }
         packet.plain(|first, rest| {
             let frame = first.get(HEADER..).and_then(|frame| frame.split_at_checked(12));
             let (addresses, body) = frame.unwrap_or_default();
             device.send(&[addresses, tag, body, rest])
         })?;
-        Ok(Delivery::Over)
+        Ok(())
     });
-    sent.filter(|_| may_wait).unwrap_or(Delivery::Over)
+    delivery
 }
 
 /// Returns true if no frame is on its way out any more: none will tell of room.
 pub fn has_all_room() -> bool {
-    with_device(Ethernet::room).is_none_or(|room| room == QUEUE)
+    let mut room = QUEUE;
+    with_device(&mut |device| {
+        room = device.room()?;
+        Ok(())
+    });
+    room == QUEUE
 }
 
-/// Does something with the device, which is given up if it breaks the rules. `None` if it is not there.
-fn with_device<R>(act: impl FnOnce(&mut Ethernet) -> Result<R, Broken>) -> Option<R> {
-    let mut place = UPLINK.get()?.device.lock();
-    match act(place.as_deref_mut()?) {
-        Ok(done) => Some(done),
-        Err(error) => {
-            log!("the uplink is given up: {error}");
-            *place = None;
-            None
-        }
+/// Does something with the device, if it is there. It is given up if it breaks the rules.
+fn with_device(act: &mut dyn FnMut(&mut Ethernet) -> Result<(), Broken>) {
+    let Some(mut place) = UPLINK.get().map(|uplink| uplink.device.lock()) else { return };
+    if let Some(device) = place.as_deref_mut()
+        && let Err(error) = act(device)
+    {
+        log!("the uplink is given up: {error}");
+        *place = None;
     }
 }

@@ -140,8 +140,10 @@ impl World {
             }
         }
         for chain in 0..receive.size {
+            ram.write(buffers + chain * buffer, 0);
             receive.describe(ram, chain, buffers + chain * buffer, buffer, WRITE);
         }
+        (0..payload + 512).step_by(8).for_each(|offset| ram.write(frame + offset, offset));
         write_frame(ram, frame, payload);
         [0, 1].into_iter().for_each(|nic| write(nic, STATUS, 15));
         Self { ram, send, receive, buffers: (HEADER + HEADERS + payload).div_ceil(buffer) }

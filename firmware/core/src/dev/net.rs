@@ -236,15 +236,12 @@ impl Nic {
             return Ok(Taken::Nothing);
         }
         let queue = &mut self.transport.queues[TRANSMIT];
-        if queue.is_behind() {
-            queue.publish(mem)?;
-        }
         let mark = queue.mark();
         let Some(mut chain) = queue.pop(mem)? else {
             return Ok(if queue.arm(mem)? { Taken::Dropped } else { Taken::Nothing });
         };
         let length = chain.read(mem, packet.room())?;
-        let is_whole = !chain.has_more_to_read(mem)?;
+        let is_whole = length < packet.room().len() || !chain.has_more_to_read(mem)?;
         if let Err(error) = queue.push(mem, chain.head, 0) {
             queue.rewind(mark);
             return Err(error);
@@ -257,24 +254,19 @@ impl Nic {
             None
         };
         let is_patient = since.is_none_or(|since| now.saturating_sub(since) < PATIENCE);
-        match admitted {
-            Some(addresses) => Ok(Taken::Frame(addresses, is_patient)),
-            None => self.settle(mem).map(|()| Taken::Dropped),
-        }
+        Ok(match admitted {
+            Some(addresses) => Taken::Frame(addresses, is_patient),
+            None => {
+                self.settle();
+                Taken::Dropped
+            }
+        })
     }
 
-    /// Gives the guest the buffers of the frame back that was taken last.
-    ///
-    /// # Errors
-    ///
-    /// The driver broke the rules, or there is no memory: they are given back later.
-    pub fn settle(&mut self, mem: &mut impl GuestMem) -> Result<(), QueueError> {
-        match core::mem::take(&mut self.sending) {
-            Sending::Underway { .. } => self.transport.queues[TRANSMIT].publish(mem),
-            other => {
-                self.sending = other;
-                Ok(())
-            }
+    /// Notes that the frame that was taken last is over.
+    pub const fn settle(&mut self) {
+        if let Sending::Underway { .. } = self.sending {
+            self.sending = Sending::Idle;
         }
     }
 
@@ -295,13 +287,18 @@ impl Nic {
         }
     }
 
-    /// Tells the guest that its frames were taken, if it wants to know.
+    /// Gives the guest the buffers of frames back that are over, and tells it of them if it wants to know.
     ///
     /// # Errors
     ///
-    /// The driver broke the rules.
+    /// The driver broke the rules, or there is no memory: they are given back later.
     pub fn finish_taking(&mut self, mem: &mut impl GuestMem) -> Result<(), QueueError> {
-        if self.transport.queues[TRANSMIT].should_interrupt(mem)? {
+        let is_over = !matches!(self.sending, Sending::Underway { .. });
+        let queue = &mut self.transport.queues[TRANSMIT];
+        if is_over && queue.is_behind() {
+            queue.publish(mem)?;
+        }
+        if queue.should_interrupt(mem)? {
             self.transport.tell_used();
         }
         Ok(())
@@ -487,7 +484,8 @@ mod tests {
             self.transmit.chain(&mut self.mem, 0, &[(DATA, 12 + frame.len() as u32, 0)]);
             self.transmit.offer(&mut self.mem, 0);
             let taken = self.nic.take(&mut self.mem, &mut self.packet, 0);
-            self.nic.settle(&mut self.mem).and(taken)
+            self.nic.settle();
+            self.nic.finish_taking(&mut self.mem).and(taken)
         }
 
         fn offer(&mut self, buffers: u16, size: u32) {
@@ -536,7 +534,6 @@ mod tests {
         assert_eq!(world.packet.frame(), sent);
         assert_eq!(world.transmit.take(&world.mem), Some((0, 0)));
         assert_eq!(world.nic.take(&mut world.mem, &mut world.packet, 0), Ok(Taken::Nothing));
-        world.nic.finish_taking(&mut world.mem).unwrap();
         assert!(world.nic.interrupt());
         assert_eq!(world.nic.port.counters.sent_bytes, 900);
     }
@@ -586,7 +583,8 @@ mod tests {
         world.nic.retry();
         assert!(matches!(take(&mut world.nic, 5 + PATIENCE), Taken::Frame(_, false)));
         assert_eq!(world.transmit.take(&world.mem), None, "its buffers are the device's");
-        world.nic.settle(&mut world.mem).unwrap();
+        world.nic.settle();
+        world.nic.finish_taking(&mut world.mem).unwrap();
         assert_eq!(world.transmit.take(&world.mem), Some((0, 0)));
         assert_eq!((world.nic.port.counters.sent, world.nic.port.counters.sent_bytes), (1, 900));
     }

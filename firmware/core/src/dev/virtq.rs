@@ -10,6 +10,7 @@
 use crate::addr::Ipa;
 use crate::stage2::Fault;
 use core::sync::atomic::{Ordering, fence};
+use zerocopy::IntoBytes;
 
 /// A guest's memory, by copy.
 pub trait GuestMem {
@@ -74,14 +75,10 @@ fn failed(fault: Fault, at: Ipa) -> QueueError {
     }
 }
 
-fn read<const N: usize>(mem: &mut impl GuestMem, at: Ipa) -> Result<[u8; N], QueueError> {
-    let mut bytes = [0; N];
-    mem.read(at, &mut bytes).map_err(|fault| failed(fault, at))?;
-    Ok(bytes)
-}
-
 fn read_u16(mem: &mut impl GuestMem, at: Ipa) -> Result<u16, QueueError> {
-    read(mem, at).map(u16::from_le_bytes)
+    let mut bytes = [0; 2];
+    mem.read(at, &mut bytes).map_err(|fault| failed(fault, at))?;
+    Ok(u16::from_le_bytes(bytes))
 }
 
 fn write(mem: &mut impl GuestMem, at: Ipa, from: &[u8]) -> Result<(), QueueError> {
@@ -333,10 +330,11 @@ impl Chain {
                 return Err(Breach::Index.into());
             }
             self.left = self.left.checked_sub(1).ok_or(Breach::Loop)?;
-            let word: [u8; DESCRIPTOR as usize] =
-                read(mem, plus(self.table, u64::from(index) * u64::from(DESCRIPTOR)))?;
-            let word = u128::from_le_bytes(word);
-            let (at, bytes, flags, next) = (Ipa(word as u64), (word >> 64) as u32, (word >> 96) as u16, word >> 112);
+            let place = plus(self.table, u64::from(index) * u64::from(DESCRIPTOR));
+            let mut words = [0u64; 2];
+            mem.read(place, words.as_mut_bytes()).map_err(|fault| failed(fault, place))?;
+            let [at, word] = words.map(u64::from_le);
+            let (at, bytes, flags, next) = (Ipa(at), word as u32, (word >> 32) as u16, word >> 48);
             self.next = (flags & NEXT != 0).then_some(next as u16);
             if bytes == 0 {
                 return Err(Breach::Empty.into());

@@ -172,7 +172,7 @@ pub fn machine_row(out: &mut dyn Write, machine: &MachineInfo, vms: &VmMemory) -
 pub fn nic_row(out: &mut dyn Write, vm: &str, index: usize, nic: &Nic) -> fmt::Result {
     let counters = &nic.port.counters;
     let [a, b, c, d] = nic.port.ipv4;
-    Row::new(out)
+    let mut row = Row::new(out)
         .text("vm", vm)
         .number("nic", index as u64)
         .text("segment", name(&nic.port.segment))
@@ -181,18 +181,22 @@ pub fn nic_row(out: &mut dyn Write, vm: &str, index: usize, nic: &Nic) -> fmt::R
         .pair("ip", format_args!("{a}.{b}.{c}.{d}"))
         .flag("link", nic.is_link_up())
         .flag("driver", nic.is_live())
-        .flag("broken", nic.is_broken())
-        .number("sent", counters.sent)
-        .number("sent_bytes", counters.sent_bytes)
-        .number("received", counters.received)
-        .number("received_bytes", counters.received_bytes)
-        .number("missed", counters.missed)
-        .number("quarantined", counters.quarantined)
-        .number("spoofed", counters.spoofed)
-        .number("limited", counters.limited)
-        .number("malformed", counters.malformed)
-        .number("breaches", counters.breaches)
-        .end()
+        .flag("broken", nic.is_broken());
+    for (key, count) in [
+        ("sent", counters.sent),
+        ("sent_bytes", counters.sent_bytes),
+        ("received", counters.received),
+        ("received_bytes", counters.received_bytes),
+        ("missed", counters.missed),
+        ("quarantined", counters.quarantined),
+        ("spoofed", counters.spoofed),
+        ("limited", counters.limited),
+        ("malformed", counters.malformed),
+        ("breaches", counters.breaches),
+    ] {
+        row = row.number(key, count);
+    }
+    row.end()
 }
 
 /// Writes the row of an image in a list.

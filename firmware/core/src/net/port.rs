@@ -90,7 +90,9 @@ impl Bucket {
         let most = (self.rate / 10).max(Self::LEAST);
         // A clock that goes back fills nothing, and a long time no more than all.
         let passed = now.saturating_sub(self.since).min(10_000_000_000);
-        let filled = (u128::from(self.rate) * u128::from(passed) / 1_000_000).min(most.into()) as u64;
+        // In two parts, each of which 64 bits hold: rates have 40.
+        let (seconds, rest) = (passed / 1_000_000, passed % 1_000_000);
+        let filled = (self.rate * seconds + self.rate * rest / 1_000_000).min(most);
         // What is less than a byte goes on filling.
         if filled > 0 {
             self.level = (self.level + filled).min(most);

@@ -54,7 +54,7 @@ mod tests;
 pub use access::PinError;
 pub use census::Census;
 pub use entry::{ENTRIES, Level, MemAttr};
-pub use fault::{Access, Fault, Resolved};
+pub use fault::{Access, Fault, Resolved, Window};
 pub use fork::ForkError;
 pub use identity::IDENTITY_PAGE;
 pub use image::MapError;

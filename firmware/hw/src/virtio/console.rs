@@ -1,6 +1,6 @@
 //! The machine's console: a line on which programs speak with EL2. Before: [`super`], which finds the device.
 
-use super::{Broken, Host, PAGE, begin, take, take_frames};
+use super::{Broken, Host, PAGE, QUEUE, begin, take, take_frames};
 use crate::cpu;
 use crate::sysreg::dsb;
 use core::ops::Range;
@@ -9,9 +9,6 @@ use salp_core::addr::Pa;
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::mmio::MmioTransport;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
-
-/// How many buffers a queue has room for. The line has one each way.
-const QUEUE: usize = 2;
 
 /// One direction of the line: a queue, and the page that goes through it.
 struct Way {

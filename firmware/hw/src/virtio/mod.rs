@@ -32,6 +32,9 @@ const MODERN: u32 = 2;
 
 const PAGE: usize = PAGE_SIZE as usize;
 
+/// How many buffers a queue has room for: one size, so that there is one queue's code. The console has one each way.
+pub const QUEUE: usize = 64;
+
 /// Why a device is given up, in the words of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken(&'static str);

@@ -2,7 +2,7 @@
 //!
 //! No feature is agreed upon but those of every device: each frame has its checksums and fits one buffer.
 
-use super::{Broken, Host, PAGE, begin, take, take_frames};
+use super::{Broken, Host, PAGE, QUEUE, begin, take, take_frames};
 use crate::sysreg::dsb;
 use salp_board::facts::Interrupt;
 use salp_core::addr::Pa;
@@ -11,8 +11,6 @@ use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::mmio::MmioTransport;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, Transport};
 
-/// How many buffers each way.
-pub const QUEUE: usize = 64;
 /// The size of a buffer, in bytes: header and frame.
 const BUFFER: usize = PAGE / 2;
 const PAGES: usize = QUEUE * BUFFER / PAGE;
