@@ -1,7 +1,7 @@
 //! One CPU's loop: take a vCPU, run it until it leaves, take the next; wait for an interrupt when there is none.
 //!
-//! Lock order: monitor's line → VM slot (read) → vCPU context → CPU's packet → power → identity → VM memory → NICs → vGIC →
-//! devices → entropy → scheduler → console, directory, frame table, switch, uplink. Merging only tries the lock of a VM's memory.
+//! Lock order: monitor's line → VM slot (read) → vCPU context → CPU's packet → record, checkpoint → power → identity → VM
+//! memory → NICs → vGIC → devices → entropy → scheduler → console, directory, frame table, switch, uplink. Merging only tries the lock of a VM's memory.
 
 use crate::console;
 use crate::exits::{self, Next};

@@ -8,8 +8,18 @@ use std::time::Duration;
 fn calls_about_what_outlives_a_manager_answer_as_described() {
     let manager = guest("manager").manager().append("do=life");
     let source = guest("clone").named("source").append("role=frozen then=wait");
-    let ended = Setup::of(manager).vm(source).run().all_off().passed("manager");
+    let ended = Setup::of(manager).vm(source).vm(guest("button")).run().all_off().passed("manager");
     ended.check(ended.kib_left().last() == Some(&0), "memory of guests is still in use");
+}
+
+#[test]
+fn the_monitor_presses_a_power_button() {
+    let mut machine = Setup::of(guest("button")).monitor().start();
+    machine.expect("button| READY");
+    assert!(machine.monitor("shutdown button").is_ok());
+    machine.expect("button| PRESSED");
+    machine.expect("button| RELEASED");
+    machine.finish().all_off();
 }
 
 /// Returns a machine with a manager that fails and is brought back, a VM that it clones, and one that checks its memory.

@@ -6,6 +6,8 @@ use salp_qemu::initrd::Initrd;
 use salp_tests::machine::lines_of;
 use salp_tests::{Ended, Running, Setup, Vm, vm};
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
 
 /// Gives a VM a network interface with addresses of its own, and files for its names.
 const READY: &str = "
@@ -190,4 +192,19 @@ umount /proc/device-tree/; umount /proc /sys; salp-guest info";
     ended.says("cannot open /dev/mem (Permission denied (os error 13)): salp-guest must be run as root");
     ended.says("this VM does not run on Salp, or on one without cloning");
     ended.says("there is no device tree in /proc/device-tree or /sys/firmware/devicetree/base: mount /proc");
+}
+
+#[test]
+fn a_stock_debian_hears_its_power_button_by_salp_guest() {
+    let command = "echo LISTENING; salp-guest power --then 'echo PRESSED; sleep 5' && echo GOING";
+    let mut machine = Setup::of(debian(command)).monitor().start();
+    machine.expect("web| LISTENING");
+    // The program is not there yet: what comes too early is lost, as on a real machine.
+    while !machine.lines("web").iter().any(|line| line == "PRESSED") {
+        done(&mut machine, "shutdown web");
+        thread::sleep(Duration::from_secs(1));
+    }
+    let ended = machine.finish().all_off();
+    has(&ended, "web", "GOING");
+    ended.check(ended.kib_left() == [0], "memory of guests is still in use");
 }

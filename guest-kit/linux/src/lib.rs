@@ -5,7 +5,8 @@
 //!
 //! [`tree`] (where the device is) → [`memory`] (its page, through `/dev/mem`) → [`device`] (its registers) → [`identity`]
 //! and [`config`] (who this VM is) → [`apply`] (random numbers, clock, names) and [`network`] (MAC, addresses, routes, by
-//! [`netlink`]) → [`hooks`] (programs of the user's). [`report`] says what was done.
+//! [`netlink`]) → [`hooks`] (programs of the user's). [`report`] says what was done. [`power`] waits
+//! for the power button.
 //!
 //! Everything but [`sys`] is safe code and is tested on the host.
 
@@ -20,6 +21,7 @@ pub mod identity;
 pub mod memory;
 pub mod netlink;
 pub mod network;
+pub mod power;
 pub mod report;
 pub mod sys;
 #[cfg(test)]

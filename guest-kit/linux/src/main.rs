@@ -3,7 +3,7 @@
 
 #![forbid(unsafe_code)]
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use salp_guest::apply;
 use salp_guest::device::{Device, Registers};
@@ -11,11 +11,12 @@ use salp_guest::freeze::{WATCHDOG, freeze};
 use salp_guest::hooks::Hooks;
 use salp_guest::identity::{Identity, hex};
 use salp_guest::memory::Opened;
+use salp_guest::power;
 use salp_guest::report::Report;
 use salp_guest::watch::Watcher;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 use std::thread;
 use std::time::Duration;
 
@@ -112,6 +113,15 @@ enum Command {
         #[command(flatten)]
         after: After,
     },
+    /// Wait until the power button is pressed, then run a command
+    ///
+    /// For guests without systemd-logind, or whose kernel has no driver for the button (Debian's cloud kernels). It goes on in
+    /// the background of an init script, and ends with the command's exit status.
+    Power {
+        /// The command
+        #[arg(long, value_name = "CMD", default_value = "poweroff")]
+        then: String,
+    },
     /// Print who this VM is and its configuration, as key=value lines
     Info,
     /// Print N random bytes of the kernel's generator as hexadecimal digits
@@ -166,6 +176,11 @@ fn run(command: Command) -> Result<bool> {
             Ok(take_on(&opened.device, &opened.device.identity(), &mut output, dry_run))
         }
         Command::Watch { interval, after } => watch(Duration::from_millis(interval), &after.hooks(Vec::new())),
+        Command::Power { then } => {
+            power::wait()?;
+            let status = process::Command::new("/bin/sh").arg("-c").arg(&then).status();
+            Ok(status.with_context(|| format!("cannot run {then:?}"))?.success())
+        }
         Command::Info => {
             let identity = Opened::open()?.device.identity();
             output.write_all(identity.to_string().as_bytes())?;

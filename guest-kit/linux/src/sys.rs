@@ -1,15 +1,16 @@
 //! What the compiler cannot check: the mapping of the device's page, its loads and stores, and the ioctls of
-//! `/dev/urandom`. [`memory`](crate::memory) and [`apply`](crate::apply) use it.
+//! `/dev/urandom` and of GPIO controllers. [`memory`](crate::memory), [`apply`](crate::apply) and [`power`](crate::power) use
+//! it.
 
 #![allow(unsafe_code)]
 
 use crate::device::{Registers, SEED};
 use rustix::io::Errno;
-use rustix::ioctl::{self, NoArg, Setter, opcode};
+use rustix::ioctl::{self, Getter, NoArg, Setter, Updater, opcode};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use salp_hvc::device::SIZE;
 use std::fs::File;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, FromRawFd};
 use std::ptr::{NonNull, null_mut};
 
 /// A page of a file, for as long as this value lives.
@@ -95,6 +96,73 @@ pub fn reseed(urandom: impl AsFd, seed: [u8; SEED]) -> Result<(), Errno> {
     unsafe { ioctl::ioctl(&urandom, NoArg::<RESEED>::new()) }
 }
 
+/// `struct gpiochip_info` of `linux/gpio.h`.
+#[repr(C)]
+struct ChipInfo {
+    name: [u8; 32],
+    label: [u8; 32],
+    lines: u32,
+}
+
+/// `struct gpio_v2_line_request`, with a configuration without attributes.
+#[repr(C)]
+struct LineRequest {
+    offsets: [u32; 64],
+    consumer: [u8; 32],
+    flags: u64,
+    attributes: [u64; 33],
+    count: u32,
+    buffer: u32,
+    padding: [u32; 5],
+    fd: i32,
+}
+
+/// `GPIO_GET_CHIPINFO_IOCTL`.
+const CHIP_INFO: ioctl::Opcode = opcode::read::<ChipInfo>(0xb4, 1);
+/// `GPIO_V2_GET_LINE_IOCTL`.
+const GET_LINE: ioctl::Opcode = opcode::read_write::<LineRequest>(0xb4, 7);
+/// `GPIO_V2_LINE_FLAG_INPUT` and `GPIO_V2_LINE_FLAG_EDGE_RISING`.
+const RISING_INPUT: u64 = 1 << 2 | 1 << 4;
+
+/// The size of an event of a line, `struct gpio_v2_line_event`.
+pub const GPIO_EVENT: usize = 48;
+
+/// Returns the label of a GPIO controller.
+///
+/// # Errors
+///
+/// What the kernel answers.
+pub fn gpio_label(chip: impl AsFd) -> Result<String, Errno> {
+    // SAFETY: the kernel fills such a structure, of plain bytes.
+    let info = unsafe { ioctl::ioctl(&chip, Getter::<CHIP_INFO, ChipInfo>::new()) }?;
+    let text = info.label.split(|&byte| byte == 0).next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(text).into_owned())
+}
+
+/// Takes a line of a GPIO controller as an input. The file returned gives an event each time that it rises.
+///
+/// # Errors
+///
+/// What the kernel answers: somebody else may have the line.
+pub fn gpio_rising(chip: impl AsFd, line: u32) -> Result<File, Errno> {
+    let mut request = LineRequest {
+        offsets: [0; 64],
+        consumer: [0; 32],
+        flags: RISING_INPUT,
+        attributes: [0; 33],
+        count: 1,
+        buffer: 0,
+        padding: [0; 5],
+        fd: -1,
+    };
+    request.offsets[0] = line;
+    request.consumer[..4].copy_from_slice(b"salp");
+    // SAFETY: the argument is a pointer to such a structure, which the kernel reads and writes.
+    unsafe { ioctl::ioctl(&chip, Updater::<GET_LINE, LineRequest>::new(&mut request)) }?;
+    // SAFETY: the kernel has just opened it for this process, and nobody else knows it.
+    Ok(unsafe { File::from_raw_fd(request.fd) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,5 +196,6 @@ mod tests {
     fn the_numbers_of_ioctls_are_those_of_the_kernel() {
         assert_eq!((ADD_ENTROPY, RESEED), (0x4008_5203, 0x5207));
         assert_eq!(size_of::<Entropy>(), 8 + SEED);
+        assert_eq!((CHIP_INFO, GET_LINE), (0x8044_b401, 0xc250_b407));
     }
 }

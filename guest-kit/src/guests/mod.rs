@@ -12,6 +12,7 @@
 //! | [`abort`] | external aborts where nothing is |
 //! | [`hostile`] | garbage to everything, repeatable by its seed |
 //! | [`rings`] | a NIC, with rings that break every rule |
+//! | [`button`] | the power button |
 //! | [`memory`] | a pattern in all of RAM |
 //! | [`spin`], [`crash`] | bad neighbours |
 //! | [`clone`](mod@clone) | what clones are promised, and what they cost |
@@ -22,6 +23,7 @@
 pub mod abort;
 pub mod bench;
 pub mod builtin;
+pub mod button;
 pub mod clone;
 pub mod crash;
 pub mod debug;

@@ -1,11 +1,13 @@
 //! The calls about what outlives a manager, with the VM `vm=`, which has the role `frozen then=wait`.
 
-use salp_hvc::manager::{CONSOLE_READ, CONSOLE_WRITE, KEEP, MAX_RECORD, RECALL, RECORDS};
+use salp_hvc::manager::{
+    CONSOLE_READ, CONSOLE_WRITE, KEEP, MAX_RECORD, RECALL, RECORDS, SIGNAL_RESTART, SIGNAL_SHUTDOWN,
+};
 use salp_hvc::status;
 use spin::mutex::SpinMutex;
 
 use super::tour::{because, done, refused};
-use super::{PATIENCE, all, destroy, frozen_source, must, source, wait_acknowledged};
+use super::{PATIENCE, all, destroy, find, frozen_source, must, source, wait_acknowledged};
 use crate::salp::{self, Name, Request, call};
 use crate::test::{Outcome, Stop};
 use crate::{cases, check, check_eq, machine, timer};
@@ -23,16 +25,18 @@ pub fn main() {
         what_is_no_record,
         what_a_clone_writes,
         what_is_typed,
-        consoles_of_nobody
+        consoles_of_nobody,
+        who_has_no_power_button,
+        a_restart_that_is_asked_for
     );
     all().filter(|info| Ok(Name(info.name)) != salp::name()).for_each(|info| destroy(info.id.get()));
 }
 
 fn heartbeats_end() -> Outcome {
-    done("HEARTBEAT", salp::heartbeat(1))?;
+    done("HEARTBEAT", salp::heartbeat(500))?;
     done("HEARTBEAT", salp::heartbeat(u64::MAX))?;
     done("HEARTBEAT", salp::heartbeat(0))?;
-    timer::sleep(3);
+    timer::sleep(600);
     Ok(())
 }
 
@@ -163,4 +167,38 @@ fn consoles_of_nobody() -> Outcome {
     check_eq!(refused(salp::console_write(snapshot, b"x")), because(status::WRONG_STATE), "typing at a snapshot");
     check_eq!(done("CONSOLE_READ", salp::console_read(snapshot, 0, &mut [0]))?.end, 0, "a snapshot's console");
     done("VM_DESTROY", salp::vm_destroy(snapshot))
+}
+
+fn who_has_no_power_button() -> Outcome {
+    let id = source().id.get();
+    for signal in [SIGNAL_RESTART + 1, u64::MAX] {
+        check_eq!(refused(salp::vm_signal(id, signal)), because(status::INVALID), "signal {signal}");
+    }
+    for id in [0, u64::MAX] {
+        check_eq!(refused(salp::vm_signal(id, SIGNAL_SHUTDOWN)), because(status::NOT_FOUND), "VM {id}");
+    }
+    let snapshot = done("VM_SNAPSHOT", salp::vm_snapshot(id, Name::new(format_args!("still"))))?;
+    check_eq!(refused(salp::vm_signal(snapshot, SIGNAL_SHUTDOWN)), because(status::WRONG_STATE), "a snapshot");
+    done("VM_DESTROY", salp::vm_destroy(snapshot))
+}
+
+/// With a VM `button` that is the guest of this name.
+fn a_restart_that_is_asked_for() -> Outcome {
+    let Some(button) = find("button").map(|info| info.id.get()) else {
+        return Err(crate::test::skip(format_args!("there is no VM button")));
+    };
+    let mut end = 0;
+    for _ in 0..3 {
+        end = written(button, "READY", end)?;
+        done("VM_SIGNAL", salp::vm_signal(button, SIGNAL_RESTART))?;
+        end = written(button, "PRESSED", end)?;
+        end = written(button, "RELEASED", end)?;
+    }
+    end = written(button, "READY", end)?;
+    done("VM_SIGNAL", salp::vm_signal(button, SIGNAL_RESTART))?;
+    done("VM_SIGNAL", salp::vm_signal(button, SIGNAL_SHUTDOWN))?;
+    // It was pressed for longer, and is off for good.
+    written(button, "PRESSED", end)?;
+    check!(timer::sleep_until(PATIENCE, || salp::vm(button).is_err()), "it does not turn itself off");
+    Ok(())
 }
