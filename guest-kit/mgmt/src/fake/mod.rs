@@ -298,9 +298,9 @@ impl Hypervisor for Fake {
         let nic = usize::try_from(index).ok().and_then(|index| self.get(id).ok()?.nics.get_mut(index));
         let nic = nic.ok_or(Refused(status::NOT_FOUND))?;
         if change.segment != [0; 16] {
-            nic.segment = change.segment;
+            (nic.segment, nic.vlan) = (change.segment, change.vlan);
         }
-        (nic.vlan, nic.rate) = (change.vlan, change.rate);
+        nic.rate = change.rate;
         let quarantined = nic.link.get() & LINK_QUARANTINED;
         nic.link = match (change.connected.get(), quarantined) {
             (0, _) => LINK_DISCONNECTED | quarantined,

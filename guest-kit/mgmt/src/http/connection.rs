@@ -268,18 +268,25 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::Answering;
+    use crate::auth::Role;
+    use crate::testing::{Answering, Client};
+    use alloc::format;
     use alloc::string::String;
 
     /// Gives the connection `bytes`, and returns all that it answers.
     fn talk(connection: &mut Connection, bytes: &[u8]) -> String {
+        let answer = |request: &Request| Response::new(200).content("text/plain", request.path.as_bytes());
+        talk_to(&mut Answering(answer), connection, bytes)
+    }
+
+    /// Gives the connection `bytes` of a conversation with this service, and returns all that it answers.
+    fn talk_to(service: &mut dyn Serve, connection: &mut Connection, bytes: &[u8]) -> String {
         let (mut rest, mut out) = (bytes, Vec::new());
         loop {
             let (now, later) = rest.split_at(connection.room().min(rest.len()));
             connection.receive(now, 0);
             rest = later;
-            let answer = |request: &Request| Response::new(200).content("text/plain", request.path.as_bytes());
-            connection.serve(0, &mut Answering(answer));
+            connection.serve(0, service);
             let sent = connection.outgoing().len();
             out.extend_from_slice(connection.outgoing());
             connection.sent(sent, 0);
@@ -287,6 +294,58 @@ mod tests {
                 return String::from_utf8(out).unwrap();
             }
         }
+    }
+
+    const LOGIN: &str = "Host: x\r\nAuthorization: Basic YWRtaW46c2VjcmV0\r\n";
+    const IMAGE: &str = "/redfish/v1/Oem/Salp/Images/k";
+
+    #[test]
+    fn an_upload_may_be_larger_than_all_that_is_kept_and_the_connection_goes_on() {
+        let mut client = Client::new(Role::Operator);
+        for (fields, before, behind) in [
+            ("Content-Length: 300000", "", ""),
+            ("Transfer-Encoding: chunked\r\nX-Salp-Size: 300000", "493e0\r\n", "\r\n0\r\n\r\n"),
+        ] {
+            let mut connection = Connection::new(0);
+            let mut stream = Vec::from(format!("PUT {IMAGE} HTTP/1.1\r\n{LOGIN}{fields}\r\n\r\n{before}"));
+            stream.resize(stream.len() + 300_000, b'y');
+            stream.extend(format!("{behind}DELETE {IMAGE} HTTP/1.1\r\n{LOGIN}\r\n").as_bytes());
+            let out = talk_to(&mut client.service.at(0), &mut connection, &stream);
+            assert!(out.starts_with("HTTP/1.1 201 Created") && out.contains("HTTP/1.1 204 No Content"), "{out}");
+            assert!(connection.is_idle());
+        }
+    }
+
+    #[test]
+    fn who_may_not_upload_is_told_before_the_body_comes() {
+        let mut client = Client::new(Role::ReadOnly);
+        for (login, status) in [(LOGIN, "403"), ("Host: x\r\n", "401")] {
+            let head = format!("PUT {IMAGE} HTTP/1.1\r\n{login}Expect: 100-continue\r\nContent-Length: 300000\r\n\r\n");
+            let mut connection = Connection::new(0);
+            let out = talk_to(&mut client.service.at(0), &mut connection, head.as_bytes());
+            assert!(out.starts_with(&format!("HTTP/1.1 {status} ")) && !out.contains("100 Continue"), "{out}");
+            assert!(connection.is_finished());
+        }
+    }
+
+    #[test]
+    fn an_answer_that_goes_on_comes_in_chunks_or_to_old_clients_as_it_is() {
+        let mut client = Client::new(Role::Operator);
+        let mut follow = |version: &str| {
+            let path = "/redfish/v1/Systems/2/Oem/Salp/Console?follow=1";
+            let mut connection = Connection::new(0);
+            let head = format!("GET {path} HTTP/{version}\r\n{LOGIN}\r\n");
+            let out = talk_to(&mut client.service.at(0), &mut connection, head.as_bytes());
+            assert!(connection.is_live() && !connection.is_overdue(100 * SLOW));
+            out
+        };
+        let out = follow("1.1");
+        assert!(
+            out.contains("Transfer-Encoding: chunked\r\n") && out.ends_with("\r\n\r\nb\r\nweb login: \r\n"),
+            "{out}"
+        );
+        let out = follow("1.0");
+        assert!(!out.contains("Transfer-Encoding") && out.ends_with("\r\n\r\nweb login: "), "{out}");
     }
 
     #[test]

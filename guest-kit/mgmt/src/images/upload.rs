@@ -98,7 +98,7 @@ impl Sink for Upload {
         }
         if self.received < self.plan.size {
             let info = hypervisor::image(hypervisor, self.id).map_err(Self::refused)?;
-            return Ok(Outcome::Accepted(images::value(&info, &label)));
+            return Ok(Outcome::Accepted(images::value(hypervisor, &info, &label)));
         }
         let digest = self.hash.finish();
         if let Some(expected) = self.plan.digest.filter(|&expected| expected != digest) {
@@ -114,7 +114,7 @@ impl Sink for Upload {
         hypervisor.finish_image(self.id).map_err(Self::refused)?;
         let info = hypervisor::image(hypervisor, self.id).map_err(Self::refused)?;
         let location = super::path(&label);
-        Ok(Outcome::Created { value: images::value(&info, &label), location, token: None })
+        Ok(Outcome::Created { value: images::value(hypervisor, &info, &label), location, token: None })
     }
 }
 

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 
 use super::{Call, Outcome, collection, time};
 use crate::auth::hex;
-use crate::hypervisor::Refused;
+use crate::hypervisor::{Hypervisor, Refused};
 use crate::images::label::{Kind, Label};
 use crate::images::upload::{self, Plan, Upload};
 use crate::images::{self, IMAGES};
 use crate::message::Failure;
+use crate::systems;
 
 /// Lists images.
 pub fn list(call: &mut Call<'_>) -> Result<Outcome, Failure> {
@@ -24,7 +25,7 @@ pub fn list(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 }
 
 /// Returns an image as it is shown.
-pub fn value(info: &ImageInfo, label: &Label) -> Value {
+pub fn value(hypervisor: &dyn Hypervisor, info: &ImageInfo, label: &Label) -> Value {
     let is_finished = info.finished.get() == 1;
     let mut value = json!({
         "@odata.id": images::path(label),
@@ -36,7 +37,7 @@ pub fn value(info: &ImageInfo, label: &Label) -> Value {
         "Status": { "State": if is_finished { "Enabled" } else { "Updating" }, "Health": "OK" },
         "SizeBytes": info.size.get(),
         "ReceivedBytes": label.received.get(),
-        "Users": info.users.get(),
+        "Users": systems::users(hypervisor, info),
         "ModifiedTime": time(label.time.get()),
     });
     if is_finished {
@@ -51,14 +52,14 @@ fn find(call: &Call<'_>) -> Result<(ImageInfo, Label), Failure> {
 
 /// Answers an image.
 pub fn image(call: &mut Call<'_>) -> Result<Outcome, Failure> {
-    find(call).map(|(info, label)| Outcome::Resource(value(&info, &label)))
+    find(call).map(|(info, label)| Outcome::Resource(value(call.hypervisor, &info, &label)))
 }
 
 /// Removes an image, finished or not.
 pub fn delete(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let (info, _) = find(call)?;
     let in_use = || Failure::because(409, "VMs or snapshots are made from the image: delete those first.");
-    if info.users.get() > 0 {
+    if systems::users(call.hypervisor, &info) > 0 {
         return Err(in_use());
     }
     match call.hypervisor.delete_image(info.id.get()) {

@@ -249,6 +249,16 @@ mod tests {
     }
 
     #[test]
+    fn an_image_is_in_use_though_no_byte_of_it_is_used_as_it_is() {
+        let mut client = client();
+        // It lies between pages: it is laid out anew.
+        assert_eq!(make(&mut client, r#","LoadAddress":1075838992"#, "").status, 201);
+        assert_eq!(client.read("/redfish/v1/Oem/Salp/Images/k")["Users"], 1);
+        let delete = client.request(Method::Delete, "/redfish/v1/Oem/Salp/Images/k", "");
+        assert_eq!(client.send(&delete).status, 409);
+    }
+
+    #[test]
     fn a_vm_is_changed_while_it_is_off() {
         let mut client = client();
         make(&mut client, r#","CommandLine":"old""#, "");

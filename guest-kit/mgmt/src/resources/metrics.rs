@@ -1,4 +1,4 @@
-//! For machines that watch machines: OpenMetrics, and a word for load balancers. Before: [`table`](crate::table). After:
+//! For machines that watch machines: metrics in the format that they ask for, and a word for load balancers. Before: [`table`](crate::table). After:
 //! [`hypervisor`](crate::hypervisor).
 
 use alloc::format;
@@ -17,32 +17,41 @@ pub fn health(_: &mut Call<'_>) -> Result<Outcome, Failure> {
     Ok(Outcome::Text { kind: "text/plain; charset=utf-8", body: "ok\n".into() })
 }
 
-/// Metrics, one family after the other.
-struct Text(String);
+/// Metrics, one family after the other, as OpenMetrics or as the text format before it, which gives the names of counters
+/// whole.
+struct Text {
+    text: String,
+    is_open: bool,
+}
 
 impl Text {
-    /// Writes the head of a family; what is counted in bytes says so.
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let unit = if name.ends_with("_bytes") { format!("# UNIT {name} bytes\n") } else { String::new() };
-        // A string takes everything.
-        let _ = write!(self.0, "# TYPE {name} {kind}\n{unit}# HELP {name} {help}\n");
+    /// Writes the head of a family, and returns the name of its samples; what is counted in bytes says so.
+    fn family(&mut self, name: &str, kind: &str, help: &str) -> String {
+        let samples = if kind == "counter" { format!("{name}_total") } else { name.into() };
+        let name = if self.is_open { name } else { &samples };
+        if self.is_open && name.ends_with("_bytes") {
+            // A string takes everything.
+            let _ = writeln!(self.text, "# UNIT {name} bytes");
+        }
+        let _ = write!(self.text, "# TYPE {name} {kind}\n# HELP {name} {help}\n");
+        samples
     }
 
     fn sample(&mut self, name: &str, labels: &str, value: u64) {
-        let _ = writeln!(self.0, "{name}{labels} {value}");
+        let _ = writeln!(self.text, "{name}{labels} {value}");
     }
 
     fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
-        self.family(name, kind, help);
-        let suffix = if kind == "counter" { "_total" } else { "" };
-        self.sample(&format!("{name}{suffix}"), "", value);
+        let samples = self.family(name, kind, help);
+        self.sample(&samples, "", value);
     }
 }
 
 /// Answers all metrics.
 pub fn metrics(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let machine = call.hypervisor.machine().map_err(|refused| Failure::refused(refused, &call.request.path))?;
-    let mut text = Text(String::with_capacity(8192));
+    let is_open = call.request.get("accept").is_some_and(|accept| accept.contains("application/openmetrics-text"));
+    let mut text = Text { text: String::with_capacity(8192), is_open };
     text.family("salp_memory_bytes", "gauge", "Memory of the machine by use.");
     for (kind, value) in [
         ("total", machine.total),
@@ -81,41 +90,58 @@ pub fn metrics(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         ("salp_vm_merged_pages", "counter", "Pages merged with equal ones.", |info| info.merged_pages.get()),
     ];
     for (name, kind, help, read) in families {
-        text.family(name, kind, help);
-        let suffix = if kind == "counter" { "_total" } else { "" };
+        let samples = text.family(name, kind, help);
         for (labels, info) in &vms {
-            text.sample(&format!("{name}{suffix}"), &format!("{{{labels}}}"), read(info));
+            text.sample(&samples, &format!("{{{labels}}}"), read(info));
         }
     }
-    text.0 += "# EOF\n";
-    Ok(Outcome::Text { kind: "application/openmetrics-text; version=1.0.0; charset=utf-8", body: text.0 })
+    let kind = if is_open {
+        text.text += "# EOF\n";
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    } else {
+        "text/plain; version=0.0.4; charset=utf-8"
+    };
+    Ok(Outcome::Text { kind, body: text.text })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::auth::Role;
+    use crate::http::Method;
     use crate::testing::Client;
     use std::collections::BTreeMap;
 
+    fn metrics(accept: Option<&str>) -> String {
+        let mut client = Client::new(Role::ReadOnly);
+        let mut request = client.request(Method::Get, "/metrics", "");
+        request.others.extend(accept.map(|accept| ("accept", accept.into())));
+        String::from_utf8(client.send(&request).body).unwrap()
+    }
+
     #[test]
     fn every_sample_belongs_to_the_family_before_it() {
-        let body = String::from_utf8(Client::new(Role::ReadOnly).get("/metrics").body).unwrap();
-        assert!(body.ends_with("\n# EOF\n"));
-        let (mut family, mut kinds) = (String::new(), BTreeMap::new());
-        for line in body.lines().filter(|line| *line != "# EOF") {
-            if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = rest.split_once(' ').unwrap();
-                family = name.into();
-                assert!(kinds.insert(family.clone(), kind).is_none(), "{name} comes twice");
-            } else if !line.starts_with('#') {
-                let suffix = if kinds[&family] == "counter" { "_total" } else { "" };
-                let name = line.split(['{', ' ']).next().unwrap();
-                assert_eq!(name, format!("{family}{suffix}"), "{line}");
-                assert!(line.rsplit(' ').next().unwrap().parse::<u64>().is_ok(), "{line}");
+        for (accept, counted) in
+            [(Some("text/plain;q=0.5,application/openmetrics-text;version=1.0.0"), "_total"), (None, "")]
+        {
+            let body = metrics(accept);
+            assert_eq!(body.ends_with("\n# EOF\n"), accept.is_some());
+            let (mut family, mut kinds) = (String::new(), BTreeMap::new());
+            for line in body.lines().filter(|line| *line != "# EOF") {
+                if let Some(rest) = line.strip_prefix("# TYPE ") {
+                    let (name, kind) = rest.split_once(' ').unwrap();
+                    family = name.into();
+                    assert!(kinds.insert(family.clone(), kind).is_none(), "{name} comes twice");
+                    assert_eq!(kind == "counter" && accept.is_none(), name.ends_with("_total"), "{name}");
+                } else if !line.starts_with('#') {
+                    let suffix = if kinds[&family] == "counter" { counted } else { "" };
+                    let name = line.split(['{', ' ']).next().unwrap();
+                    assert_eq!(name, format!("{family}{suffix}"), "{line}");
+                    assert!(line.rsplit(' ').next().unwrap().parse::<u64>().is_ok(), "{line}");
+                }
             }
+            assert!(body.contains("salp_vm_state{id=\"2\",name=\"web\",state=\"running\"} 1"), "{body}");
         }
-        assert!(body.contains("salp_vm_state{id=\"2\",name=\"web\",state=\"running\"} 1"), "{body}");
     }
 
     #[test]

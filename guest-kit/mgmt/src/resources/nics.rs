@@ -116,8 +116,10 @@ impl Wish {
     /// Returns the change that makes a NIC what is wanted.
     pub fn change(&self, now: &NicInfo) -> NicChange {
         let connected = self.enabled.unwrap_or(now.link.get() & LINK_DISCONNECTED == 0);
+        // Another VLAN of the same segment is a move, too.
+        let stays = if self.vlan.is_some() { now.segment } else { [0; 16] };
         NicChange {
-            segment: self.segment.as_deref().map_or([0; 16], padded),
+            segment: self.segment.as_deref().map_or(stays, padded),
             vlan: self.vlan.map_or(now.vlan, Into::into),
             connected: u16::from(connected).into(),
             reserved: 0.into(),

@@ -79,6 +79,7 @@ pub fn value(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Value {
             "MaxConcurrentSessions": console::MOST,
             "WebSocket": { "ServiceEnabled": true, "ConsoleURI": console::path(id), "Interactive": true },
         },
+        "GraphicalConsole": { "ServiceEnabled": false, "MaxConcurrentSessions": 0, "ConnectTypesSupported": [] },
         "Links": { "ManagedBy": [{ "@odata.id": SALP }] },
         "Actions": {
             "#ComputerSystem.Reset": {

@@ -52,6 +52,9 @@ struct Kept {
     nics: U32,
 }
 
+/// How many bytes of what is kept say which images a VM is made from.
+pub const HEAD: usize = size_of::<Kept>();
+
 const RESTARTS: u32 = 1;
 const SMALL_PAGES: u32 = 2;
 
@@ -67,6 +70,11 @@ impl Definition {
             nics: (self.nics.len() as u32).into(),
         };
         [kept.as_bytes(), self.nics.as_bytes(), self.command_line.as_bytes()].concat()
+    }
+
+    /// Returns whether the bytes that were kept of a VM name this image.
+    pub fn names(bytes: &[u8; HEAD], image: u64) -> bool {
+        Kept::read_from_bytes(bytes).is_ok_and(|kept| kept.kernel.get() == image || kept.initrd.get() == image)
     }
 
     /// Reads the bytes that were kept of a VM.
