@@ -1,7 +1,10 @@
 //! The management endpoint as its users have it: over HTTPS, with the machine behind it.
 
+use salp_qemu::debian::Stock;
+use salp_qemu::initrd::Initrd;
 use salp_tests::{Setup, guest};
 use serde_json::json;
+use std::path::PathBuf;
 
 #[test]
 fn an_operator_finds_clones_pauses_and_destroys_vms() {
@@ -33,6 +36,80 @@ fn an_operator_finds_clones_pauses_and_destroys_vms() {
     assert_eq!(api.get(&path).status, 404, "it is gone, and its clones are not");
     assert_eq!(api.get("/redfish/v1/Systems").json()["Members@odata.count"], 10);
     machine.stop();
+}
+
+#[test]
+fn an_operator_makes_a_linux_vm_out_of_uploads_and_clones_it() {
+    let mut machine = Setup::of(guest("spin").named("other")).managed().mib(2048).seconds(600).start();
+    let api = machine.api();
+    let stock = Stock::named("debian").expect("a stock guest");
+    let read = |path: anyhow::Result<PathBuf>| {
+        path.and_then(|path| Ok(std::fs::read(path)?)).unwrap_or_else(|error| panic!("{error:#}"))
+    };
+    let images = "/redfish/v1/Oem/Salp/Images";
+    let image = |name: &str| json!({ "@odata.id": format!("{images}/{name}") });
+    let digest = [("X-Content-SHA256", "00".repeat(32))];
+    let initrd = read(Initrd::shell());
+    let wrong = api.send("PUT", &format!("{images}/initrd"), &[(digest[0].0, &digest[0].1)], &initrd[..]);
+    assert_eq!(wrong.status, 400, "{}", wrong.text());
+    assert_eq!(api.get(&format!("{images}/initrd")).status, 404, "a broken upload leaves nothing");
+    api.put(&format!("{images}/initrd"), &initrd).is(201);
+    api.put(&format!("{images}/kernel"), &read(stock.fetch())).is(201);
+
+    let order = json!({
+        "Name": "web", "ProcessorSummary": { "Count": 2 }, "MemorySummary": { "TotalSystemMemoryGiB": 0.25 },
+        "Oem": { "Salp": { "Kernel": image("kernel"), "Initrd": image("initrd"), "CommandLine": "console=ttyAMA0" } },
+    });
+    let web = api.post("/redfish/v1/Systems", &order).is(201).location.expect("a location");
+    assert_eq!(api.get(&web).json()["PowerState"], "Off");
+    let reset = |path: &str, kind: &str| {
+        api.post(&format!("{path}/Actions/ComputerSystem.Reset"), &json!({ "ResetType": kind })).is(204);
+    };
+    reset(&web, "On");
+    let console = |path: &str| format!("{path}/Oem/Salp/Console");
+    wait(|| api.get(&console(&web)).text().contains("# "));
+
+    let order = json!({ "Name": "w", "Count": 3 });
+    api.post(&format!("{web}/Actions/Oem/SalpComputerSystem.InstantClone"), &order).is(201);
+    let systems = api.get("/redfish/v1/Systems?$expand=.").json();
+    let members = systems["Members"].as_array().expect("members");
+    let clones: Vec<&str> = members
+        .iter()
+        .filter(|system| system["Name"].as_str().is_some_and(|name| name.starts_with("w-")))
+        .filter_map(|system| system["@odata.id"].as_str())
+        .collect();
+    assert_eq!(clones.len(), 3);
+    for (number, clone) in clones.iter().enumerate() {
+        api.send("POST", &console(clone), &[], format!("echo THIS IS $(({number} + 40))\n"));
+        wait(|| api.get(&console(clone)).text().contains(&format!("THIS IS {}\r\n", number + 40)));
+    }
+    assert!(!api.get(&console(&web)).text().contains("THIS IS"), "clones have consoles of their own");
+
+    api.send("POST", &console(clones[0]), &[], "poweroff -f\n");
+    wait(|| api.get(clones[0]).json()["PowerState"] == "Off");
+    reset(clones[0], "On");
+    wait(|| api.get(&console(clones[0])).text().matches("built-in shell").count() == 1);
+    reset(clones[1], "ForceOff");
+    assert_eq!(api.get(clones[1]).json()["PowerState"], "Off");
+    assert_eq!(api.delete(&format!("{images}/kernel")).status, 409, "VMs are made from it");
+    for path in clones.iter().copied().chain([&*web]) {
+        api.delete(path).is(204);
+    }
+    api.delete(&format!("{images}/kernel")).is(204);
+    let metrics = api.get("/metrics").is(200).text();
+    assert!(metrics.contains("salp_memory_bytes{use=\"free\"}"), "{metrics}");
+    machine.stop();
+}
+
+/// Waits until this is so. The machine's own limit ends what never is.
+fn wait(mut is_so: impl FnMut() -> bool) {
+    for _ in 0..600 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    panic!("it did not come to be");
 }
 
 #[test]

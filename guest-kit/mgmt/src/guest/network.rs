@@ -30,7 +30,7 @@ const PORT: u16 = 443;
 /// How many connections there can be.
 const PLACES: usize = salp_mgmt::http::CONNECTIONS;
 /// Buffers of a connection, in bytes.
-const RECEIVE: usize = 8192;
+const RECEIVE: usize = 32768;
 const SEND: usize = 16384;
 /// How long TCP may take to open or to close, in milliseconds.
 const IMPATIENCE: u64 = 5000;
@@ -58,6 +58,8 @@ impl Place {
         let mut socket = tcp::Socket::new(buffer(RECEIVE), buffer(SEND));
         // Answers are whole when they are sent.
         socket.set_nagle_enabled(false);
+        // Uploads wait for no acknowledgement.
+        socket.set_ack_delay(None);
         // A console may be silent for hours; a peer that is gone is found out all the same.
         socket.set_keep_alive(Some(KEEP_ALIVE));
         socket.set_timeout(Some(TIMEOUT));
