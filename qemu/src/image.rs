@@ -134,8 +134,14 @@ pub fn build_salp_guest() -> Result<PathBuf> {
 ///
 /// What cargo says.
 pub fn build_management() -> Result<PathBuf> {
-    setup::ensure_target(TARGET)?;
-    cargo_build("salp-mgmt", "mgmt", TARGET, "release")
+    // It takes long to find out that nothing has changed, too.
+    static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if built.is_none() {
+        setup::ensure_target(TARGET)?;
+        *built = Some(cargo_build("salp-mgmt", "mgmt", TARGET, "release")?);
+    }
+    built.clone().context("a guest")
 }
 
 /// Returns the VM that is packed in the image.

@@ -54,13 +54,13 @@ pub fn guest(append: &str) -> Result<Placed> {
         .with_context(|| format!("the management guest {}", path.display()))
 }
 
-/// Returns the management guest as it is on QEMU's network.
+/// Returns the management guest as it is on QEMU's network, with further boot arguments.
 ///
 /// # Errors
 ///
 /// What cargo says.
-pub fn guest_on_qemu() -> Result<Placed> {
-    guest(NETWORK)
+pub fn guest_on_qemu(append: &str) -> Result<Placed> {
+    guest(format!("{NETWORK} {append}").trim())
 }
 
 fn claim(port: u16) -> Result<u16> {

@@ -56,7 +56,7 @@ fn ask(api: &Api, path: &str, connections: usize) -> Value {
     let end = Instant::now() + Duration::from_secs(SECONDS);
     let threads: Vec<_> = (0..connections)
         .map(|_| {
-            let (api, path) = (api.with_own_connections(), path.to_string());
+            let (api, path) = (api.with_own_connections(120), path.to_string());
             thread::spawn(move || {
                 let mut times = Vec::new();
                 // The first one is the handshake's.

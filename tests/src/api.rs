@@ -10,12 +10,16 @@ use ureq::http::{Method, Request, Response};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, SendBody};
 
-/// A client that is logged in as the first administrator.
+/// A client that is logged in, as the first administrator if nothing else was said.
 #[derive(Clone, Debug)]
 pub struct Api {
     agent: Agent,
+    tls: TlsConfig,
     origin: String,
-    authorization: String,
+    /// The field by which it says who it is.
+    login: (&'static str, String),
+    user: String,
+    password: String,
 }
 
 /// What the endpoint answered.
@@ -27,6 +31,8 @@ pub struct Answer {
     pub location: Option<String>,
     /// The `ETag`, if there is one.
     pub etag: Option<String>,
+    /// The token of a new session.
+    pub token: Option<String>,
     /// The body.
     pub bytes: Vec<u8>,
 }
@@ -67,24 +73,31 @@ impl Api {
         let pem = std::fs::read(&contact.ca).unwrap_or_else(|error| panic!("{}: {error}", contact.ca.display()));
         let certificate = Certificate::from_pem(&pem).unwrap_or_else(|error| panic!("{error}"));
         let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&[certificate])).build();
-        let config = Agent::config_builder()
-            .tls_config(tls)
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .timeout_global(Some(Duration::from_secs(120)))
-            .build();
+        let agent = agent(tls.clone(), 120);
         let origin = contact.url.trim_end_matches("/redfish/v1/").into();
-        Self { agent: config.into(), origin, authorization: basic(&contact.user, &contact.password) }
+        let (user, password) = (contact.user.clone(), contact.password.clone());
+        Self { agent, tls, origin, login: basic(&user, &password), user, password }
     }
 
     /// Returns a client that logs in as someone else.
     pub fn with_login(&self, user: &str, password: &str) -> Self {
-        Self { authorization: basic(user, password), ..self.clone() }
+        Self { login: basic(user, password), ..self.clone() }
     }
 
-    /// Returns a client whose connections are its own.
-    pub fn with_own_connections(&self) -> Self {
-        Self { agent: Agent::new_with_config(self.agent.config().clone()), ..self.clone() }
+    /// Returns a client that has a session of its own.
+    ///
+    /// # Panics
+    ///
+    /// If it gets none.
+    pub fn with_session(&self) -> Self {
+        let login = serde_json::json!({ "UserName": self.user, "Password": self.password });
+        let made = self.post("/redfish/v1/SessionService/Sessions", &login).is(201);
+        Self { login: ("X-Auth-Token", made.token.expect("a token")), ..self.clone() }
+    }
+
+    /// Returns a client whose connections are its own, and which waits so many seconds for an answer.
+    pub fn with_own_connections(&self, seconds: u64) -> Self {
+        Self { agent: agent(self.tls.clone(), seconds), ..self.clone() }
     }
 
     /// Sends a request with these further fields.
@@ -110,7 +123,7 @@ impl Api {
     ) -> Result<Answer, ureq::Error> {
         let method = Method::from_bytes(method.as_bytes()).unwrap_or_default();
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.origin));
-        request = request.header("Authorization", &self.authorization);
+        request = request.header(self.login.0, &self.login.1);
         for (name, value) in fields {
             request = request.header(*name, *value);
         }
@@ -121,8 +134,9 @@ impl Api {
         };
         let field = |name| answer.headers().get(name).and_then(|value| value.to_str().ok()).map(String::from);
         let (status, location, etag) = (answer.status().as_u16(), field("Location"), field("ETag"));
+        let token = field("X-Auth-Token");
         let bytes = answer.into_body().with_config().limit(64 << 20).read_to_vec()?;
-        Ok(Answer { status, location, etag, bytes })
+        Ok(Answer { status, location, etag, token, bytes })
     }
 
     /// Gets a resource.
@@ -171,7 +185,12 @@ impl Api {
     }
 }
 
-/// Returns the value of `Authorization` (RFC 7617).
-fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", Base64::encode_string(format!("{user}:{password}").as_bytes()))
+fn agent(tls: TlsConfig, seconds: u64) -> Agent {
+    let config = Agent::config_builder().tls_config(tls).http_status_as_error(false).max_redirects(0);
+    config.timeout_global(Some(Duration::from_secs(seconds))).build().into()
+}
+
+/// Returns the field of basic authentication (RFC 7617).
+fn basic(user: &str, password: &str) -> (&'static str, String) {
+    ("Authorization", format!("Basic {}", Base64::encode_string(format!("{user}:{password}").as_bytes())))
 }

@@ -10,7 +10,6 @@ use salp_qemu::machine::{Config, Machine, Outcome, Payload, Uplink};
 use salp_qemu::management::{self, Contact};
 use salp_qemu::monitor::{Monitor, Reply};
 use salp_qemu::pack;
-use salp_qemu::place::Placed;
 use salp_qemu::setup::Qemu;
 use std::fmt::Display;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
@@ -35,12 +34,6 @@ pub fn image() -> &'static Image {
     IMAGE.get_or_init(|| image::build().unwrap_or_else(|error| panic!("{error:#}")))
 }
 
-/// Returns the management guest, built once.
-fn management_guest() -> Placed {
-    static GUEST: OnceLock<Placed> = OnceLock::new();
-    GUEST.get_or_init(|| management::guest_on_qemu().unwrap_or_else(|error| panic!("{error:#}"))).clone()
-}
-
 /// Returns the host's QEMU.
 ///
 /// # Panics
@@ -62,7 +55,8 @@ pub struct Setup {
     option: Option<String>,
     monitor: bool,
     uplink: Option<Uplink>,
-    managed: bool,
+    /// The boot arguments of the management guest, if it is there.
+    management: Option<String>,
     limit: Duration,
     vms: Vec<Vm>,
 }
@@ -80,7 +74,7 @@ impl Setup {
             option: None,
             monitor: false,
             uplink: None,
-            managed: false,
+            management: None,
             limit: LIMIT,
             vms: Vec::new(),
         }
@@ -152,8 +146,13 @@ impl Setup {
     }
 
     /// Adds the management guest, for [`Running::api`].
-    pub fn managed(mut self) -> Self {
-        self.managed = true;
+    pub fn managed(self) -> Self {
+        self.managed_with("")
+    }
+
+    /// Adds the management guest with these boot arguments.
+    pub fn managed_with(mut self, append: &str) -> Self {
+        self.management = Some(append.into());
         self
     }
 
@@ -170,8 +169,8 @@ impl Setup {
     /// If it cannot be started.
     pub fn start(&self) -> Running {
         let mut vms: Vec<_> = self.vms.iter().map(Vm::place).collect();
-        if self.managed {
-            vms.push(management_guest());
+        if let Some(append) = &self.management {
+            vms.push(management::guest_on_qemu(append).unwrap_or_else(|error| panic!("{error:#}")));
         }
         let boot_set = (!vms.is_empty()).then(|| pack::pack(&vms).unwrap_or_else(|error| panic!("{error:#}")));
         let needed = pack::memory_needed(&vms, boot_set.as_deref().unwrap_or_default());
@@ -208,7 +207,7 @@ impl Setup {
         let https = config
             .uplink
             .as_mut()
-            .filter(|_| self.managed)
+            .filter(|_| self.management.is_some())
             .map(|uplink| management::forward(uplink, Some(0)).unwrap_or_else(|error| panic!("{error:#}")));
         let (machine, console) = Machine::with_console(&config).unwrap_or_else(|error| panic!("{error:#}"));
         let monitor = self.monitor.then(|| machine.monitor().unwrap_or_else(|error| panic!("{error:#}")));

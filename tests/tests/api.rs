@@ -2,7 +2,7 @@
 
 use salp_qemu::debian::Stock;
 use salp_qemu::initrd::Initrd;
-use salp_tests::{Setup, guest};
+use salp_tests::{Setup, guest, long};
 use serde_json::json;
 use std::path::PathBuf;
 
@@ -110,6 +110,43 @@ fn wait(mut is_so: impl FnMut() -> bool) {
         std::thread::sleep(std::time::Duration::from_millis(200));
     }
     panic!("it did not come to be");
+}
+
+/// Asks until the management guest has failed so often at every so-manieth request, by a session of before.
+fn ask_until_it_has_failed(how: &str, every: usize, times: usize) {
+    let web = guest("memory").named("web").append("rounds=0 size=8 pause=10");
+    let limit = if long() { 3000 } else { 500 };
+    let mut machine = Setup::of(web).managed_with(&format!("fault={how}:{every}")).seconds(limit).start();
+    let session = machine.api().with_session().with_own_connections(20);
+    let ask = || session.try_send("GET", "/redfish/v1/Systems/1", &[], Vec::new());
+    let last = format!("taken back to its checkpoint ({times})");
+    let (mut answered, mut lost) = (0, 0);
+    while !machine.text().contains(&last) {
+        match ask() {
+            Ok(answer) => {
+                assert_eq!(answer.status, 200, "the session is known: {}", answer.text());
+                answered += 1;
+            }
+            Err(_) => lost += 1,
+        }
+    }
+    // It fails while it answers, so each failure costs one answer, and a connection that was not there yet.
+    assert!(answered >= times && lost <= 3 * times, "answered {answered}, lost {lost}");
+    let answer = (0..20).find_map(|_| ask().ok()).expect("an answer").json();
+    assert_eq!(answer["PowerState"], "On");
+    let lines = machine.lines("web");
+    assert!(lines.iter().any(|line| line.contains("wrong=0")) && !lines.iter().any(|line| line.contains("FAIL")));
+    machine.stop();
+}
+
+#[test]
+fn sessions_outlive_crashes_of_the_management_guest() {
+    ask_until_it_has_failed("crash", 4, if long() { 100 } else { 8 });
+}
+
+#[test]
+fn sessions_outlive_a_management_guest_that_hangs() {
+    ask_until_it_has_failed("hang", 4, if long() { 100 } else { 3 });
 }
 
 #[test]

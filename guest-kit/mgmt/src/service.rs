@@ -61,6 +61,11 @@ impl Service {
         }
     }
 
+    /// Returns how many requests there were.
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
     /// Removes what nobody waits for any more; to be called now and then.
     pub fn tidy(&mut self, now: u64) {
         images::sweep(&mut *self.hypervisor, now);

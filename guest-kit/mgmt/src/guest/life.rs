@@ -3,6 +3,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use guest_kit::{machine, words};
 use salp_hvc::manager;
 
 use super::{calls, clock};
@@ -10,7 +11,7 @@ use super::{calls, clock};
 /// How often it beats, in milliseconds.
 pub const BEAT: u64 = 500;
 /// How long EL2 waits for a beat, in milliseconds: the slowest thing that is done in one go fits many times.
-const PATIENCE: u64 = 10_000;
+const PATIENCE: u64 = 3_000;
 
 /// When the next beat is due; 0 for never: nobody listens.
 static DUE: AtomicU64 = AtomicU64::new(0);
@@ -44,5 +45,25 @@ pub fn beat() {
         DUE.store(now + BEAT, Ordering::Relaxed);
         // Who does not listen any more needs no heartbeat.
         let _ = calls::call(manager::HEARTBEAT, [PATIENCE]);
+    }
+}
+
+/// Takes note of a request. Crashes or hangs at every N-th if the boot arguments say `fault=crash:N` or `fault=hang:N`: for who
+/// wants to see what clients and VMs notice of it.
+///
+/// # Panics
+///
+/// If that was asked for.
+pub fn note_request() {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let Some((how, every)) = words::get(machine::bootargs(), "fault").and_then(|fault| fault.split_once(':')) else {
+        return;
+    };
+    let count = COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    if every.parse().is_ok_and(|every: u64| count >= every) {
+        assert!(how == "hang", "the boot arguments ask for it");
+        loop {
+            core::hint::spin_loop();
+        }
     }
 }

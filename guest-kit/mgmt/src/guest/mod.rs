@@ -4,7 +4,7 @@
 //! hypervisor, [`life`] is how this guest outlives its own death, [`random`] and [`clock`] are what they say.
 //!
 //! Boot arguments: `address=A.B.C.D/N` and `gateway=A.B.C.D` instead of DHCP; `address6=` and `gateway6=` besides what routers
-//! say; `dhcp=NIC:A.B.C.D/N` to serve addresses on a further NIC, and `dns=A.B.C.D` to be told to who gets one.
+//! say; `dhcp=NIC:A.B.C.D/N` to serve addresses on a further NIC, and `dns=A.B.C.D` to be told to who gets one; `fault=` to [fail](life::note_request) on purpose.
 
 mod addresses;
 mod calls;

@@ -111,7 +111,11 @@ impl Place {
                 break;
             }
         }
+        let before = service.requests();
         secure.drive(now, &mut service.at(clock::seconds()));
+        if service.requests() != before {
+            life::note_request();
+        }
         let mut has_sent = false;
         while socket.can_send() && !secure.outgoing().is_empty() {
             let Ok(count) = socket.send_slice(secure.outgoing()) else { break };
@@ -183,6 +187,7 @@ pub fn serve(entropy: &'static dyn Entropy, config: &Arc<ServerConfig>, service:
         addresses.poll(&mut interface, &mut sockets);
         let mut is_busy = false;
         for place in &mut places {
+            life::beat();
             is_busy |= place.drive(&mut sockets, config, service);
         }
         let mut delay = interface.poll_delay(now(), &sockets).map_or(NAP, |delay| delay.total_millis().min(NAP));
