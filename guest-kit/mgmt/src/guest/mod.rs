@@ -54,7 +54,7 @@ pub fn main() {
     // All from here on is done again after each return to the checkpoint; what is above is as it was then.
     if let Begin::Again(count, why) = life::checkpoint() {
         let how = if why == RECOVERY_HANG { "hung" } else { "crashed" };
-        println!("mgmt: {how} and is back, for the time {count}");
+        println!("mgmt: it {how}, and is back ({count})");
         // There are accounts: they were kept before.
         service.recall(clock::seconds());
     }

@@ -259,6 +259,7 @@ mod tests {
             ("k", b"abc", ("content-range", "bytes 0-3/9"), 400),
             ("k", b"abc", ("content-range", "bytes 3-5/9"), 416),
             ("k", b"abc", ("content-range", "bytes 0-2/1073741825"), 413),
+            ("k", b"abc", ("content-range", "bytes 0-2/1073741824"), 507),
             ("k", b"abc", ("digest", "sha-256=x"), 400),
             ("k", b"abc", ("x-content-sha256", "0"), 400),
             ("k", b"abc", ("x-salp-kind", "disk"), 400),
