@@ -101,7 +101,7 @@ pub fn slot(index: usize) -> &'static RwLock<Option<Own<Vm>>> {
 
 /// Returns the directory of VMs: which one is where.
 pub fn directory() -> &'static Mutex<Directory> {
-    DIRECTORY.call_once(|| boot::get().keep(Mutex::new(Directory::new())))
+    DIRECTORY.call_once(|| boot::get().keep(const { Mutex::new(Directory::new()) }))
 }
 
 /// Returns the slots that may have VMs.

@@ -39,7 +39,7 @@ static SWITCH: Once<&'static Mutex<Switch>> = Once::new();
 static PACKETS: [Once<&'static Mutex<Packet>>; MAX_CPUS] = [const { Once::new() }; MAX_CPUS];
 
 fn switch() -> &'static Mutex<Switch> {
-    SWITCH.call_once(|| boot::get().keep(Mutex::new(Switch::new())))
+    SWITCH.call_once(|| boot::get().keep(const { Mutex::new(Switch::new()) }))
 }
 
 /// How much one exit carries, in units of a small frame; each 4 KiB count as one more.
@@ -180,7 +180,7 @@ pub fn access(
 fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
     let vm = this.vm;
     let Some(packet) = PACKETS.get(this.cpu.index) else { return Access::Done(0) };
-    let packet = packet.call_once(|| boot::get().keep(Mutex::new(Packet::EMPTY)));
+    let packet = packet.call_once(|| boot::get().keep(const { Mutex::new(Packet::EMPTY) }));
     let packet = &mut packet.lock();
     let mut work = 0;
     let access = loop {
