@@ -1,4 +1,4 @@
-//! Any accesses to the console, the clock and the map: the state stays valid, and a read gives no more than its width.
+//! Any accesses to the console, the clock, the power button and the map: the state stays valid, and a read gives no more than its width.
 #![no_main]
 
 use libfuzzer_sys::{arbitrary, fuzz_target};
@@ -6,6 +6,7 @@ use salp_core::addr::Ipa;
 use salp_core::dev::{bus, guest};
 use salp_core::dev::pl011::Pl011;
 use salp_core::dev::pl031::Pl031;
+use salp_core::dev::pl061::Pl061;
 use salp_core::identity::{Config, Identity, Name};
 use salp_core::vgic::AccessSize;
 
@@ -18,6 +19,9 @@ enum Step {
     ClockRead { offset: u16, size: u8, now: u64 },
     ClockWrite { offset: u16, size: u8, value: u64, now: u64 },
     Tick(u64),
+    GpioRead { offset: u16, size: u8 },
+    GpioWrite { offset: u16, size: u8, value: u64 },
+    Pin { line: u8, level: bool },
     GuestRead { offset: u16, size: u8, config: Vec<u8> },
     GuestWrite { offset: u16, value: u64 },
     Load { value: u64, size: u8, sign_extend: bool, is_64bit: bool },
@@ -48,6 +52,7 @@ fn fits(value: u64, size: AccessSize) -> bool {
 fuzz_target!(|steps: Vec<Step>| {
     let mut uart = Pl011::new();
     let mut clock = Pl031::new(1_700_000_000);
+    let mut gpio = Pl061::new();
     for step in steps {
         match step {
             Step::Find { ipa, vcpus } => {
@@ -79,6 +84,15 @@ fuzz_target!(|steps: Vec<Step>| {
                 clock.tick(now);
                 assert_ne!(clock.alarm_in(now), Some(0));
             }
+            Step::GpioRead { offset, size } => {
+                let (offset, size) = access(offset, size);
+                assert!(fits(gpio.read(offset, size), size));
+            }
+            Step::GpioWrite { offset, size, value } => {
+                let (offset, size) = access(offset, size);
+                gpio.write(offset, size, value);
+            }
+            Step::Pin { line, level } => gpio.set(line, level),
             Step::GuestRead { offset, size, config } => {
                 let config = Config::new(&config).unwrap_or(Config::EMPTY);
                 let name = Name::new(b"fuzz").expect("a name");
