@@ -7,6 +7,7 @@ use salp_hvc::calls::{
 use salp_hvc::status;
 
 use super::{all, destroy, find, frozen_source, wait_acknowledged};
+use crate::salp::make;
 use crate::salp::{self, Answer, Name, Refused, Request, call};
 use crate::test::{Outcome, Stop};
 use crate::{cases, check, check_eq, machine, timer};
@@ -400,5 +401,9 @@ fn no_call() -> Outcome {
     let because = because(status::NOT_SUPPORTED);
     check_eq!(refused(salp::vm_next(0)), because, "VM_NEXT");
     check_eq!(refused(salp::machine()), because, "MACHINE");
+    for act in [make::vm_start, make::vm_stop, make::vm_reset, make::image_finish, make::image_delete] {
+        check_eq!(refused(act(1)), because, "a call about power or images");
+    }
+    check_eq!(refused(make::image_create(1, "")), because, "IMAGE_CREATE");
     nothing_is_done_to(1, status::NOT_SUPPORTED)
 }
