@@ -458,7 +458,8 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
 /// Returns true if the machine is not idle while this one runs. A manager that is started again whatever happens is part of the
 /// machine.
 fn counts(vm: &Vm) -> bool {
-    !vm.is_held_by(vm::hold::SNAPSHOT) && !(vm.spec.is_manager() && vm.spec.restarts_on_crash())
+    let is_service = vm.spec.is_manager() && vm.spec.restarts_on_crash();
+    !is_service && !vm.is_held_by(vm::hold::SNAPSHOT)
 }
 
 impl Machine {

@@ -291,11 +291,6 @@ pub fn end(id: u64, fate: Fate, asker: Asker) -> Option<Answer> {
 
 /// Starts the VM with identifier `id`, which is off.
 pub fn start(id: u64) -> Answer {
-    while_off(id, |vm| machine::get().start_vm(vm).map(|()| [0; 3]))
-}
-
-/// Does something with the VM with identifier `id`, which is off and stays so meanwhile.
-pub fn while_off(id: u64, act: impl FnOnce(&Vm) -> Result<[u64; 3], i64>) -> Answer {
     with(id, |vm| {
         if !vm.is_held_by(hold::OFF) {
             return Err(status::WRONG_STATE);
@@ -304,9 +299,10 @@ pub fn while_off(id: u64, act: impl FnOnce(&Vm) -> Result<[u64; 3], i64>) -> Ans
             return Err(status::BUSY);
         }
         // Another may have started it in between.
-        let result = if vm.is_held_by(hold::OFF) { act(vm) } else { Err(status::WRONG_STATE) };
+        let is_off = vm.is_held_by(hold::OFF);
+        let result = if is_off { machine::get().start_vm(vm) } else { Err(status::WRONG_STATE) };
         vm.is_busy.store(false, Ordering::Release);
-        result
+        result.map(|()| [0; 3])
     })
 }
 

@@ -42,3 +42,9 @@ fn a_vm_is_turned_on_and_off_at_the_monitor() {
     let ended = machine.finish().all_off();
     ended.check(ended.kib_left() == [0], "memory of guests is still in use");
 }
+
+#[test]
+fn a_manager_that_always_starts_again_does_not_keep_the_machine_on() {
+    let service = guest("spin").named("service").manager().restarts_on_crash();
+    Setup::of(service).vm(guest("tiny")).run().all_off();
+}

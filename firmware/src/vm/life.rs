@@ -285,13 +285,14 @@ impl Vm {
 
     /// Stands still until the machine has memory again.
     pub fn starve(&self, ipa: Ipa) {
-        if !self.is_held_by(hold::NO_MEMORY) {
+        let is_news = !self.is_held_by(hold::NO_MEMORY);
+        self.hold(hold::NO_MEMORY);
+        if is_news {
             log!(
                 "{}: the machine has no memory left for it (at {ipa}): it stands still until there is some",
                 self.name()
             );
         }
-        self.hold(hold::NO_MEMORY);
         // Memory that came back in between must not be missed.
         machine::get().note_starved();
         machine::get().memory_may_be_back();

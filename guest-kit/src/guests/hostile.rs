@@ -11,7 +11,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use salp_hvc::{calls, device};
+use salp_hvc::{calls, device, manager};
 
 use crate::random::Random;
 use crate::rt::exception::{self, catch};
@@ -237,8 +237,8 @@ fn salp_call(random: &mut Random, page: &Ram, own: u64) -> [u64; REGISTERS] {
         other => other,
     };
     let mut values = registers(random);
-    let mut function = calls::FREEZE + random.below(0x20) as u32;
-    if function == calls::VM_DESTROY && random.below(16) != 0 {
+    let mut function = calls::FREEZE + random.below(0x38) as u32;
+    if [calls::VM_DESTROY, manager::VM_STOP].contains(&function) && random.below(16) != 0 {
         // Else there would soon be nobody to harm.
         function = calls::VM_SNAPSHOT;
     }
@@ -246,8 +246,13 @@ fn salp_call(random: &mut Random, page: &Ram, own: u64) -> [u64; REGISTERS] {
         calls::VM_SNAPSHOT => (id, page.start() + 16),
         calls::VM_CLONE => (page.start() + (random.below(8) & 4), random.below(128)),
         calls::MACHINE => (address, id),
+        manager::VM_CREATE => (page.start(), random.below(256)),
+        manager::IMAGE_CREATE => (page.start() + (random.below(8) & 4), id),
+        manager::IMAGE_WRITE | manager::IMAGE_READ => (id, random.below(8)),
         _ => (id, address),
     };
+    // Where bytes of images go, and how many.
+    values[3..5].copy_from_slice(&[page.start(), random.below(0x1000)]);
     // What is done to itself would end it.
     let is_spared = function == calls::FREEZE || own != 0 && id == own;
     values[..3].copy_from_slice(&[if is_spared { calls::VM_NEXT } else { function }.into(), first, second]);

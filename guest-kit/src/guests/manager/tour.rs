@@ -7,6 +7,7 @@ use salp_hvc::calls::{
 use salp_hvc::status;
 
 use super::{all, destroy, find, frozen_source, wait_acknowledged};
+use crate::salp::make;
 use crate::salp::{self, Answer, Name, Refused, Request, call};
 use crate::test::{Outcome, Stop};
 use crate::{cases, check, check_eq, machine, timer};
@@ -402,5 +403,9 @@ fn no_call() -> Outcome {
     check_eq!(refused(salp::machine()), because, "MACHINE");
     check_eq!(refused(salp::keep(0, b"x")), because, "KEEP");
     check_eq!(refused(salp::recall(0, &mut [0])), because, "RECALL");
+    for act in [make::vm_start, make::vm_stop, make::vm_reset, make::image_finish, make::image_delete] {
+        check_eq!(refused(act(1)), because, "a call about power or images");
+    }
+    check_eq!(refused(make::image_create(1, "")), because, "IMAGE_CREATE");
     nothing_is_done_to(1, status::NOT_SUPPORTED)
 }
