@@ -1,10 +1,9 @@
 //! Sizes and instruction counts that must not grow.
 
 use salp_qemu::image::{BUDGET, build_salp_guest};
-use salp_tests::clones;
 use salp_tests::figures::{self, FIGURES};
 use salp_tests::machine::image;
-use salp_tests::{Setup, guest};
+use salp_tests::{Setup, clones, guest, network};
 
 #[test]
 fn the_release_image_is_small() {
@@ -37,6 +36,13 @@ fn nearly_all_memory_is_for_guests() {
 fn operations_take_no_more_instructions_than_budgeted() {
     let measured = figures::measure();
     let over: Vec<_> = FIGURES.iter().filter_map(|figure| figure.excess(&measured)).collect();
+    assert!(over.is_empty(), "{}\nall: {measured:#?}", over.join("\n"));
+}
+
+#[test]
+fn frames_cost_no_more_than_budgeted() {
+    let measured = network::measure();
+    let over: Vec<_> = network::FIGURES.iter().filter_map(|figure| figure.excess(&measured)).collect();
     assert!(over.is_empty(), "{}\nall: {measured:#?}", over.join("\n"));
 }
 

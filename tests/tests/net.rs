@@ -165,7 +165,7 @@ fn clones_say_nothing_outside_with_the_address_of_their_source_and_get_their_own
 fn iperf(lines: &[&str]) -> f64 {
     // [  5]   0.00-10.00  sec   100 MBytes  10.0 MBytes/sec                  receiver
     let receiver = lines.iter().find(|line| line.ends_with("receiver"));
-    let told = receiver.and_then(|line| line.split("Bytes").nth(1)?.split_whitespace().nth(0)?.parse().ok());
+    let told = receiver.and_then(|line| line.split("Bytes").nth(1)?.split_whitespace().next()?.parse().ok());
     told.unwrap_or_else(|| panic!("{lines:#?}"))
 }
 

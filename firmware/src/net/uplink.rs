@@ -172,6 +172,7 @@ pub fn has_all_room() -> bool {
 }
 
 /// Does something with the device, if it is there. It is given up if it breaks the rules.
+#[inline(never)] // Not once for each thing that is done.
 fn with_device(act: &mut dyn FnMut(&mut Ethernet) -> Result<(), Broken>) {
     let Some(mut place) = UPLINK.get().map(|uplink| uplink.device.lock()) else { return };
     if let Some(device) = place.as_deref_mut()

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::{arbitrary, fuzz_target};
 use salp_core::addr::Ipa;
-use salp_core::dev::net::{Nic, Taken};
+use salp_core::dev::net::{Delivery, Nic, Taken};
 use salp_core::dev::virtq::GuestMem;
 use salp_core::net::packet::Packet;
 use salp_core::net::port::{Port, Rules};
@@ -74,9 +74,15 @@ enum Step {
         head: u8,
         index: u8,
     },
-    Take,
+    /// A frame that is over, or waits.
+    Take {
+        waits: bool,
+    },
+    /// The wait is over.
+    Retry,
     Deliver {
         length: u16,
+        may_wait: bool,
     },
     Clone,
     Acknowledge,
@@ -132,21 +138,38 @@ fuzz_target!(|steps: Vec<Step>| {
                 let place = ring + 4 + 2 * usize::from(index);
                 mem.bytes[place..place + 2].copy_from_slice(&u16::from(head).to_le_bytes());
             }
-            Step::Take => {
+            Step::Take { waits } => {
                 mem.accesses = 0;
+                let sent = nic.port.counters.sent;
                 match nic.take(&mut mem, &mut packet, now) {
-                    Ok(Taken::Frame(addresses)) => assert_eq!(addresses.from, MAC),
+                    Ok(Taken::Frame(addresses, _)) => {
+                        assert_eq!(addresses.from, MAC);
+                        if waits {
+                            assert!(nic.wait(now).is_some());
+                            assert_eq!(nic.port.counters.sent, sent);
+                        } else {
+                            nic.settle();
+                        }
+                    }
                     Ok(_) => {}
                     Err(_) => drop(nic.give_up()),
                 }
                 assert!(mem.accesses < 2000, "{} accesses", mem.accesses);
                 let _ = nic.finish_taking(&mut mem);
             }
-            Step::Deliver { length } => {
+            Step::Retry => nic.retry(),
+            Step::Deliver { length, may_wait } => {
                 mem.accesses = 0;
                 packet.room().fill(0);
-                if packet.fill(usize::from(length)) && nic.deliver(&mut mem, &mut packet).is_err() {
-                    nic.give_up();
+                if packet.fill(usize::from(length)) {
+                    let delivery = nic.deliver(&mut mem, &mut packet, may_wait);
+                    assert!(may_wait || delivery != Ok(Delivery::Full));
+                    if delivery == Ok(Delivery::Full) {
+                        let _ = nic.has_more_room(&mut mem);
+                    }
+                    if delivery.is_err() {
+                        nic.give_up();
+                    }
                 }
                 assert!(mem.accesses < 100_000, "{} accesses", mem.accesses);
             }

@@ -384,7 +384,7 @@ impl Nic {
             start.get_or_insert_with(|| chain.clone());
             let written = chain.write(mem, first_left).and_then(|count| {
                 first_left = first_left.get(count..).unwrap_or_default();
-                if !first_left.is_empty() {
+                if !first_left.is_empty() || rest_left.is_empty() {
                     return Ok(count);
                 }
                 let more = chain.write(mem, rest_left)?;

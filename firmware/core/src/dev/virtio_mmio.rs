@@ -159,7 +159,9 @@ impl<const QUEUES: usize> Transport<QUEUES> {
 
     /// Returns true if no record could make it invalid.
     pub fn is_valid(&self, kind: &Kind<'_>) -> bool {
-        self.features & !kind.features == 0
+        // Before they are agreed upon a driver may have written any.
+        let is_agreed = self.status & status::FEATURES_OK != 0;
+        (!is_agreed || self.features & !kind.features == 0)
             && self.interrupt & !(USED | CONFIG_CHANGED) == 0
             && self.queues.iter().zip(kind.queues).all(|(queue, &most)| queue.is_valid() && queue.size <= most)
     }
@@ -345,6 +347,7 @@ mod tests {
         for features in [VERSION_1 | 2, EVENT_IDX, 0] {
             let mut driver = Driver::agree(features);
             assert_eq!(driver.read(STATUS) & 8, 0);
+            assert!(driver.0.is_valid(&KIND));
             driver.write(STATUS, 15);
             assert!(!driver.0.is_live());
         }

@@ -13,7 +13,11 @@
 use super::Mac;
 use super::packet::{Addresses, ETHERNET};
 use super::switch::SegmentName;
+use core::mem::offset_of;
 use salp_hvc::manager::{LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, NicInfo};
+use zerocopy::{FromZeros, IntoBytes};
+
+const _: () = assert!(offset_of!(NicInfo, rate) + 80 == size_of::<NicInfo>());
 
 const IPV4: u16 = 0x0800;
 const ARP: u16 = 0x0806;
@@ -195,21 +199,34 @@ impl Port {
         let link = flag(self.is_open(), LINK_UP)
             | flag(self.is_disconnected, LINK_DISCONNECTED)
             | flag(self.is_quarantined, LINK_QUARANTINED);
-        let counters = &self.counters;
-        let pair = |frames: u64, bytes: u64| [frames.into(), bytes.into()];
-        NicInfo {
+        let Counters { sent, sent_bytes, received, received_bytes, .. } = self.counters;
+        let Counters { quarantined, spoofed, limited, malformed, missed, .. } = self.counters;
+        let mut info = NicInfo {
             segment: self.segment,
             vlan: self.vlan.into(),
             mac: self.mac,
             link: link.into(),
             ipv4: self.ipv4,
             ipv6: self.ipv6,
-            rate: self.rules.rate.into(),
-            sent: pair(counters.sent, counters.sent_bytes),
-            received: pair(counters.received, counters.received_bytes),
-            refused: [counters.quarantined, counters.spoofed, counters.limited, counters.malformed].map(Into::into),
-            missed: counters.missed.into(),
+            ..NicInfo::new_zeroed()
+        };
+        // The rest are ten words: from `rate` on. One by one they are a good deal of code.
+        let words = [
+            self.rules.rate,
+            sent,
+            sent_bytes,
+            received,
+            received_bytes,
+            quarantined,
+            spoofed,
+            limited,
+            malformed,
+            missed,
+        ];
+        if let Some(rest) = info.as_mut_bytes().last_chunk_mut::<80>() {
+            rest.copy_from_slice(words.map(u64::to_le).as_bytes());
         }
+        info
     }
 
     /// Decides if a frame may leave at `now`, in microseconds, and counts it.
@@ -455,6 +472,8 @@ mod tests {
         assert_eq!(claimed(&advertisement(link_local, MAC)), (IP, 1));
         assert_eq!(claimed(&arp(OTHER, [10, 0, 0, 2])), (IP, 1), "it does not leave");
         assert_eq!(port.of_clone(OTHER).ipv4, [0; 4]);
+        let info = port.info();
+        assert_eq!((info.ipv4, info.sent[0].get(), info.refused[1].get(), info.missed.get()), (IP, 6, 1, 0));
     }
 
     proptest! {

@@ -1,6 +1,6 @@
 //! The machine's console: a line on which programs speak with EL2. Before: [`super`], which finds the device.
 
-use super::{Broken, Host, PAGE, QUEUE, begin, take, take_frames};
+use super::{Broken, Host, PAGE, QUEUE, begin, queue, take, take_frames};
 use crate::cpu;
 use crate::sysreg::dsb;
 use core::ops::Range;
@@ -21,7 +21,7 @@ struct Way {
 
 impl Way {
     fn new(transport: &mut MmioTransport<'_>, index: u16, page: Pa) -> Result<Self, Broken> {
-        Ok(Self { queue: VirtQueue::new(transport, index, false, false)?, index, page, lent: None })
+        Ok(Self { queue: queue(transport, index)?, index, page, lent: None })
     }
 
     /// Returns the page as bytes.

@@ -19,6 +19,7 @@ use heapless::Vec;
 use salp_board::facts::{MAX_VIRTIO, Virtio};
 use salp_core::addr::{PAGE_SIZE, Pa};
 use virtio_drivers::device::common::Feature;
+use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceStatus, DeviceType, Transport};
 use virtio_drivers::{BufferDirection, Hal, PhysAddr};
@@ -140,4 +141,10 @@ unsafe impl Hal for Host {
     }
 
     unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
+}
+
+/// Makes a queue of a device.
+#[inline(never)] // Not once for each device.
+fn queue(transport: &mut MmioTransport<'_>, index: u16) -> Result<VirtQueue<Host, QUEUE>, Broken> {
+    Ok(VirtQueue::new(transport, index, false, false)?)
 }

@@ -2,7 +2,7 @@
 //!
 //! No feature is agreed upon but those of every device: each frame has its checksums and fits one buffer.
 
-use super::{Broken, Host, PAGE, QUEUE, begin, take, take_frames};
+use super::{Broken, Host, PAGE, QUEUE, begin, queue, take, take_frames};
 use crate::sysreg::dsb;
 use salp_board::facts::Interrupt;
 use salp_core::addr::Pa;
@@ -38,7 +38,7 @@ impl Way {
             *page = frame()?;
         }
         let free = (0..QUEUE as u8).rev().collect();
-        Ok(Self { queue: VirtQueue::new(transport, index, false, false)?, index, pages, lent: 0, free })
+        Ok(Self { queue: queue(transport, index)?, index, pages, lent: 0, free })
     }
 
     /// Returns a buffer as bytes.
