@@ -11,6 +11,7 @@
 //! | `revert` | `dirty do=pages` | brings it back `times=` times |
 //! | `storm` | any that runs for ever | see [`storm`] |
 //! | `tour` | `frozen then=wait` | every call, and every refusal: see [`tour`] |
+//! | `plug` | | what is done to NICs: see [`plug`] |
 //! | `denied` | | the same without the capability |
 //!
 //! `CALL id=N name=NAME at=COUNTER cost=TICKS` tells of each clone when it was asked for, by the physical counter, and how
@@ -19,6 +20,7 @@
 
 mod measure;
 mod memory;
+mod plug;
 mod storm;
 mod tour;
 
@@ -48,6 +50,7 @@ pub fn main() {
         "revert" => memory::revert(),
         "storm" => storm::main(),
         "tour" => return tour::main(),
+        "plug" => return plug::main(),
         "denied" => return tour::denied(),
         other => fail(format_args!("there is nothing like do={other}")),
     }
