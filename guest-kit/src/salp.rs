@@ -5,7 +5,8 @@
 use core::fmt;
 
 use salp_hvc::calls::{self, CloneRequest, MAX_CONFIG, MachineInfo, NAME, VmInfo, VmMemory};
-use salp_hvc::{manager, status};
+use salp_hvc::manager::{self, NicChange, NicInfo};
+use salp_hvc::status;
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::rt::freeze;
@@ -206,6 +207,17 @@ pub fn vm_next(after: u64) -> Answer<VmInfo> {
 pub fn vm(id: u64) -> Answer<VmInfo> {
     let info = vm_next(id.wrapping_sub(1))?;
     if info.id.get() == id { Ok(info) } else { Err(Refused(status::NOT_FOUND)) }
+}
+
+/// Returns what there is to know of a NIC of a VM.
+pub fn vm_nic(id: u64, nic: u64) -> Answer<NicInfo> {
+    record(manager::VM_NIC, |address| [id, nic, address])
+}
+
+/// Changes a NIC of a VM.
+pub fn vm_nic_change(id: u64, nic: u64, change: &NicChange) -> Answer<()> {
+    let address = (&raw const *change).expose_provenance() as u64;
+    call(manager::VM_NIC_CHANGE, [id, nic, address]).map(drop)
 }
 
 /// What is asked of [`vm_clone`], as it lies in memory.

@@ -222,6 +222,12 @@ fn segments_and_vlans_do_not_reach_each_other() {
 }
 
 #[test]
+fn a_manager_moves_nics_and_pulls_their_plugs() {
+    let manager = guest("manager").manager().nic("lan").append("do=plug");
+    Setup::of(manager).run().all_off().passed("manager");
+}
+
+#[test]
 fn a_driver_that_breaks_every_rule_harms_nobody_but_its_nic() {
     let bad = guest("rings").nic("lan");
     let ended = Setup::of(bad).vm(guest("memory").mib(32).nic("lan")).run().all_off().passed("rings").passed("memory");

@@ -14,6 +14,7 @@
 //! | `tour` | `frozen then=wait` | every call, and every refusal: see [`tour`] |
 //! | `life` | `frozen then=wait` | the calls about what outlives a manager: see [`life`] |
 //! | `watched` | `spin` | fails in every way, and is brought back: see [`watched`] |
+//! | `plug` | | what is done to NICs: see [`plug`] |
 //! | `denied` | | the same without the capability |
 //!
 //! `CALL id=N name=NAME at=COUNTER cost=TICKS` tells of each clone when it was asked for, by the physical counter, and how
@@ -23,6 +24,7 @@
 mod life;
 mod measure;
 mod memory;
+mod plug;
 mod power;
 mod storm;
 mod tour;
@@ -57,6 +59,7 @@ pub fn main() {
         "tour" => return tour::main(),
         "life" => return life::main(),
         "watched" => watched::main(),
+        "plug" => return plug::main(),
         "denied" => return tour::denied(),
         other => fail(format_args!("there is nothing like do={other}")),
     }
