@@ -1,6 +1,7 @@
 //! The command line of `salp`.
 
 use clap::{Args, Parser, Subcommand};
+use salp_qemu::management::Leases;
 use salp_qemu::vm::{self, VmRequest};
 use std::path::PathBuf;
 
@@ -125,6 +126,9 @@ pub struct Up {
     /// Serve the management endpoint on this port of the loopback address [default: 8443 if it is free]
     #[arg(long, value_name = "PORT", conflicts_with = "no_management")]
     pub https: Option<u16>,
+    /// Let the management guest give out addresses on a segment, with this address of its own; up to three times
+    #[arg(long, value_name = "SEGMENT=ADDRESS/LENGTH", value_parser = parse_leases, conflicts_with = "no_management")]
+    pub dhcp: Vec<Leases>,
     /// Start without the management guest
     #[arg(long)]
     pub no_management: bool,
@@ -155,6 +159,10 @@ pub struct Monitor {
 
 fn parse_size(text: &str) -> Result<u64, String> {
     vm::size(text).map_err(|error| format!("{error:#}"))
+}
+
+fn parse_leases(text: &str) -> Result<Leases, String> {
+    text.parse().map_err(|error| format!("{error:#}"))
 }
 
 fn parse_vm(text: &str) -> Result<VmRequest, String> {

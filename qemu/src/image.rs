@@ -91,7 +91,7 @@ fn build_now() -> Result<Image> {
     setup::ensure_target(TARGET)?;
     let elf = cargo_build("salp-firmware", "salp-firmware", TARGET, "release")?;
     let bytes = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
-    let set = pack::pack(&[builtin_vm()?, management::guest("")?])?;
+    let set = pack::pack(&[builtin_vm()?, management::guest("", &[])?])?;
     let Flat { bytes: flat, map, parts } =
         flatten(&bytes, Some(&set)).with_context(|| format!("{} is not a usable image", elf.display()))?;
     let output = paths::output();

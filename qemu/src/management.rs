@@ -10,11 +10,12 @@ use crate::nic::Nic;
 use crate::place::{Placed, place};
 use crate::vm::{Restart, VmRequest};
 use anyhow::{Context, Result, ensure};
-use salp_hvc::bootset::UPLINK;
+use salp_hvc::bootset::{MAX_NICS, UPLINK};
 use serde_json::Value;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 /// The name of its VM.
 pub const NAME: &str = "mgmt";
@@ -34,23 +35,50 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 9);
 /// How it reaches the world there.
 const NETWORK: &str = "address=10.0.2.9/24 gateway=10.0.2.2 dns=10.0.2.3";
 
+/// A segment on which the management guest gives out addresses: `SEGMENT=ADDRESS/LENGTH`, its own address there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leases {
+    segment: Nic,
+    address: String,
+}
+
+impl FromStr for Leases {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (segment, address) = text.rsplit_once('=').context("it is SEGMENT=ADDRESS/LENGTH, like lan=10.1.0.1/24")?;
+        let (ip, length) = address.split_once('/').with_context(|| format!("{address} has no /LENGTH"))?;
+        let _: Ipv4Addr = ip.parse().with_context(|| format!("{ip} is no IPv4 address"))?;
+        let good = length.parse().is_ok_and(|length: u8| (8..=30).contains(&length));
+        ensure!(good, "/{length}: a segment's length is 8 to 30");
+        let segment: Nic = segment.parse()?;
+        ensure!(segment.segment != UPLINK, "{UPLINK} is the world's segment: addresses there are not ours to give");
+        Ok(Self { segment, address: address.into() })
+    }
+}
+
 /// Returns the management guest, with boot arguments of its own: none for DHCP.
 ///
 /// # Errors
 ///
-/// What cargo says.
-pub fn guest(append: &str) -> Result<Placed> {
+/// What cargo says, or more segments than it has NICs for.
+pub fn guest(append: &str, leases: &[Leases]) -> Result<Placed> {
+    ensure!(leases.len() < MAX_NICS as usize, "--dhcp: the management guest has {} NICs for segments", MAX_NICS - 1);
     let path = image::build_management()?;
+    let uplink = Nic { segment: UPLINK.into(), ..Nic::default() };
+    let served = leases.iter().map(|leases| leases.segment.clone());
     let vm = VmRequest {
         memory: MEMORY,
         restart: Restart::OnCrash,
         manager: true,
-        nics: vec![Nic { segment: UPLINK.into(), ..Nic::default() }],
+        nics: std::iter::once(uplink).chain(served).collect(),
         ..VmRequest::new(NAME, NAME)
     };
+    let words = leases.iter().zip(1..).map(|(leases, nic)| format!("dhcp={nic}:{}", leases.address));
+    let append = std::iter::once(append.to_string()).chain(words).collect::<Vec<_>>().join(" ");
     let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     kernel::read(&bytes, FlatPlace::default(), vm.memory)
-        .and_then(|kernel| place(&vm, kernel, None, append))
+        .and_then(|kernel| place(&vm, kernel, None, append.trim()))
         .with_context(|| format!("the management guest {}", path.display()))
 }
 
@@ -58,9 +86,9 @@ pub fn guest(append: &str) -> Result<Placed> {
 ///
 /// # Errors
 ///
-/// What cargo says.
-pub fn guest_on_qemu(append: &str) -> Result<Placed> {
-    guest(format!("{NETWORK} {append}").trim())
+/// As [`guest`].
+pub fn guest_on_qemu(append: &str, leases: &[Leases]) -> Result<Placed> {
+    guest(&format!("{NETWORK} {append}"), leases)
 }
 
 fn claim(port: u16) -> Result<u16> {
@@ -147,6 +175,22 @@ mod tests {
         assert_eq!(found.url, "https://127.0.0.1:8443/redfish/v1/");
         let pem = fs::read_to_string(ca).expect("a file");
         assert_eq!(pem, "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n");
+    }
+
+    #[test]
+    fn segments_with_addresses_are_read_and_mistakes_are_named() {
+        let leases: Leases = "lan+vlan=7=10.1.0.1/24".parse().expect("a segment");
+        assert_eq!((&*leases.segment.segment, leases.segment.vlan, &*leases.address), ("lan", 7, "10.1.0.1/24"));
+        for (bad, why) in [
+            ("lan", "SEGMENT=ADDRESS/LENGTH"),
+            ("lan=10.1.0.1", "no /LENGTH"),
+            ("lan=10.1.0/24", "no IPv4 address"),
+            ("lan=10.1.0.1/31", "8 to 30"),
+            ("uplink=10.1.0.1/24", "world's segment"),
+        ] {
+            let error = format!("{:#}", bad.parse::<Leases>().expect_err(bad));
+            assert!(error.contains(why), "{bad}: {error}");
+        }
     }
 
     #[test]

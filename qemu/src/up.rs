@@ -53,7 +53,7 @@ pub fn run(options: Up) -> Result<ExitCode> {
         say("building the management guest");
         // What is off can be started again, by the endpoint.
         vms.iter_mut().for_each(|vm| vm.stays = true);
-        vms.push(management::guest_on_qemu("")?);
+        vms.push(management::guest_on_qemu("", &options.dhcp)?);
     }
     let mut config = prepare::machine(qemu, &vms, options.memory, options.overcommit, &words)?;
     config.cpus = options.cpus;

@@ -7,7 +7,7 @@ use crate::vm::Vm;
 use salp_qemu::console::Console;
 use salp_qemu::image::{self, Image};
 use salp_qemu::machine::{Config, Machine, Outcome, Payload, Uplink};
-use salp_qemu::management::{self, Contact};
+use salp_qemu::management::{self, Contact, Leases};
 use salp_qemu::monitor::{Monitor, Reply};
 use salp_qemu::pack;
 use salp_qemu::setup::Qemu;
@@ -57,6 +57,8 @@ pub struct Setup {
     uplink: Option<Uplink>,
     /// The boot arguments of the management guest, if it is there.
     management: Option<String>,
+    /// The segments on which it gives out addresses.
+    leases: Vec<Leases>,
     limit: Duration,
     vms: Vec<Vm>,
 }
@@ -75,6 +77,7 @@ impl Setup {
             monitor: false,
             uplink: None,
             management: None,
+            leases: Vec::new(),
             limit: LIMIT,
             vms: Vec::new(),
         }
@@ -156,6 +159,16 @@ impl Setup {
         self
     }
 
+    /// Lets the management guest give out addresses on a segment: `SEGMENT=ADDRESS/LENGTH`.
+    ///
+    /// # Panics
+    ///
+    /// If that makes no sense.
+    pub fn dhcp(mut self, leases: &str) -> Self {
+        self.leases.push(leases.parse().unwrap_or_else(|error| panic!("{error:#}")));
+        self
+    }
+
     /// Limits how long the machine may take.
     pub fn seconds(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
@@ -170,7 +183,7 @@ impl Setup {
     pub fn start(&self) -> Running {
         let mut vms: Vec<_> = self.vms.iter().map(Vm::place).collect();
         if let Some(append) = &self.management {
-            vms.push(management::guest_on_qemu(append).unwrap_or_else(|error| panic!("{error:#}")));
+            vms.push(management::guest_on_qemu(append, &self.leases).unwrap_or_else(|error| panic!("{error:#}")));
         }
         let boot_set = (!vms.is_empty()).then(|| pack::pack(&vms).unwrap_or_else(|error| panic!("{error:#}")));
         let needed = pack::memory_needed(&vms, boot_set.as_deref().unwrap_or_default());
@@ -245,6 +258,20 @@ impl Running {
     pub fn expect(&mut self, text: &str) -> String {
         let left = self.deadline.saturating_duration_since(Instant::now());
         self.console.expect(text, left).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    /// Waits until a VM has written a line that begins so, and returns it.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come before the machine ends or the time is up.
+    pub fn expect_line(&mut self, vm: &str, start: &str) -> String {
+        loop {
+            if let Some(line) = self.lines(vm).into_iter().find(|line| line.starts_with(start)) {
+                return line;
+            }
+            drop(self.expect("\n"));
+        }
     }
 
     /// Types.

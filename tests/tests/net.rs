@@ -202,6 +202,19 @@ fn tcp_between_guests_is_compared_with_a_user_network() {
 }
 
 #[test]
+fn debians_on_a_segment_of_their_own_get_addresses_from_the_management_guest() {
+    let lease = |name: &str| debian_with(name, &["lan"], LEASE);
+    let mut machine = Setup::of(lease("one")).vm(lease("two")).managed().dhcp("lan=10.1.0.1/24").seconds(400).start();
+    let leases = ["one", "two"].map(|vm| {
+        let line = machine.expect_line(vm, "LEASE ");
+        assert!(line.starts_with("LEASE 10.1.0."), "{vm}: {line}");
+        line
+    });
+    assert_ne!(leases[0], leases[1]);
+    machine.stop();
+}
+
+#[test]
 fn segments_and_vlans_do_not_reach_each_other() {
     let silent = |name: &str, nic: &str| debian(name, 1, &[nic], "read line");
     let tries = "ping -c 3 -W 1 10.9.0.1 | grep received; echo TRIED";
