@@ -2,9 +2,13 @@
 
 use salp_qemu::debian::Stock;
 use salp_qemu::initrd::Initrd;
-use salp_tests::{Setup, guest, long};
-use serde_json::json;
+use salp_qemu::management::Contact;
+use salp_tests::tools::{salp, succeed};
+use salp_tests::{Api, Setup, guest, long};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 #[test]
 fn an_operator_finds_clones_pauses_and_destroys_vms() {
@@ -147,6 +151,24 @@ fn sessions_outlive_crashes_of_the_management_guest() {
 #[test]
 fn sessions_outlive_a_management_guest_that_hangs() {
     ask_until_it_has_failed("hang", 4, if long() { 100 } else { 3 });
+}
+
+#[test]
+fn a_script_learns_from_the_runner_how_to_log_in() {
+    let mut command = salp(200);
+    command.args(["up", "--headless", "--https", "0", "--vm", "name=web,kernel=kit:spin,memory=16M"]);
+    let mut runner = command.stdout(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{error}"));
+    let mut line = String::new();
+    let output = runner.stdout.take().expect("its output");
+    BufReader::new(output).read_line(&mut line).unwrap_or_else(|error| panic!("{error}"));
+    let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+    let text = |name: &str| told[name].as_str().unwrap_or_else(|| panic!("{name}: {line}")).to_string();
+    let contact = Contact { url: text("url"), user: text("user"), password: text("password"), ca: text("ca").into() };
+    let systems = Api::new(&contact).get("/redfish/v1/Systems?$expand=.").is(200).json();
+    assert_eq!(systems["Members"][0]["Name"], "web");
+    // As Ctrl-C does: the machine ends with it.
+    succeed(Command::new("kill").arg(runner.id().to_string()));
+    runner.wait().unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]

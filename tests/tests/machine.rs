@@ -174,7 +174,7 @@ fn a_guest_that_ruins_itself_ruins_nobody_else() {
 /// Runs `salp up` with these words, for two minutes at most.
 fn up(words: &[&str]) -> Output {
     let mut command = salp(120);
-    command.args(["up", "--headless", "--exit-when-idle"]).args(words);
+    command.args(["up", "--headless", "--exit-when-idle", "--no-management"]).args(words);
     command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
 
