@@ -123,7 +123,7 @@ fn attack(attack: impl FnOnce(&Attacker)) {
         resume_unwind(why)
     });
     assert!(answered > 0, "the attack was over before it was noticed");
-    target.is_well();
+    target.check();
 }
 
 impl Target {
@@ -135,7 +135,7 @@ impl Target {
     }
 
     /// Panics unless everything works as before, and the management guest has lived through it.
-    fn is_well(self) {
+    fn check(self) {
         let fresh = self.api.with_own_connections(60);
         let served = (0..30).any(|_| {
             let answer = fresh.try_send("GET", "/redfish/v1/Systems", &[], Vec::new());
