@@ -16,6 +16,8 @@ pub struct Api {
     agent: Agent,
     tls: TlsConfig,
     origin: String,
+    /// The certificate in its encoding.
+    certificate: Vec<u8>,
     /// The field by which it says who it is.
     login: (&'static str, String),
     user: String,
@@ -72,11 +74,12 @@ impl Api {
     pub fn new(contact: &Contact) -> Self {
         let pem = std::fs::read(&contact.ca).unwrap_or_else(|error| panic!("{}: {error}", contact.ca.display()));
         let certificate = Certificate::from_pem(&pem).unwrap_or_else(|error| panic!("{error}"));
+        let der = certificate.der().to_vec();
         let tls = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&[certificate])).build();
         let agent = agent(tls.clone(), 120);
         let origin = contact.url.trim_end_matches("/redfish/v1/").into();
         let (user, password) = (contact.user.clone(), contact.password.clone());
-        Self { agent, tls, origin, login: basic(&user, &password), user, password }
+        Self { agent, tls, origin, certificate: der, login: basic(&user, &password), user, password }
     }
 
     /// Returns a client that logs in as someone else.
@@ -98,6 +101,16 @@ impl Api {
     /// Returns a client whose connections are its own, and which waits so many seconds for an answer.
     pub fn with_own_connections(&self, seconds: u64) -> Self {
         Self { agent: agent(self.tls.clone(), seconds), ..self.clone() }
+    }
+
+    /// Returns where it is: a host and a port.
+    pub fn address(&self) -> &str {
+        self.origin.trim_start_matches("https://")
+    }
+
+    /// Returns its certificate (DER), for clients that do what this one does not.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
     }
 
     /// Sends a request with these further fields.

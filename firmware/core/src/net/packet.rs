@@ -23,10 +23,14 @@ const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 
-const IPV4: u16 = 0x0800;
-const IPV6: u16 = 0x86dd;
+pub(super) const IPV4: u16 = 0x0800;
+pub(super) const ARP: u16 = 0x0806;
+pub(super) const IPV6: u16 = 0x86dd;
 const VLAN: u16 = 0x8100;
+/// The tag of a provider's VLAN, outside of a customer's.
+const OUTER_VLAN: u16 = 0x88a8;
 const TCP: u8 = 6;
+pub(super) const ICMPV6: u8 = 58;
 
 /// A checksum that the sender has left out: it is over all bytes from `start`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +68,38 @@ pub fn word(frame: &[u8], at: usize) -> Option<u16> {
     frame.get(at..at + 2).and_then(|bytes| Some(u16::from_be_bytes(*bytes.first_chunk()?)))
 }
 
+/// Returns the protocol of what an IPv6 packet carries and where that is, behind extension headers (RFC 8200, 4). `None` if
+/// the frame is too short to tell.
+pub(super) fn upper_layer(frame: &[u8]) -> Option<(u8, usize)> {
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    let (mut kind, mut at) = (*frame.get(ETHERNET + 6)?, ETHERNET + 40);
+    // Options for each hop, routing, options for the destination.
+    while matches!(kind, 0 | 43 | 60 | FRAGMENT | AUTHENTICATION) {
+        let [next, length, offset @ ..] = *frame.get(at..)?.first_chunk::<4>()?;
+        at += match kind {
+            FRAGMENT => 8,
+            AUTHENTICATION => 4 * (usize::from(length) + 2),
+            _ => 8 * (usize::from(length) + 1),
+        };
+        if kind == FRAGMENT && u16::from_be_bytes(offset) >> 3 != 0 {
+            break;
+        }
+        kind = next;
+    }
+    Some((kind, at))
+}
+
+/// Returns true if a sum may be put here after a port has looked at the frame: behind what it looks at.
+fn may_be_summed(frame: &[u8], at: usize) -> bool {
+    match word(frame, 12) {
+        Some(ARP) => false,
+        Some(IPV4) => at >= ETHERNET + 20,
+        Some(IPV6) => upper_layer(frame).is_some_and(|(kind, start)| kind != ICMPV6 && at >= start),
+        _ => true,
+    }
+}
+
 fn put_word(frame: &mut [u8], at: usize, value: u16) {
     if let Some(place) = frame.get_mut(at..at + 2) {
         place.copy_from_slice(&value.to_be_bytes());
@@ -78,8 +114,8 @@ impl Offload {
         if flags & NEEDS_CSUM != 0 {
             let start = u16::from_le_bytes([start_low, start_high]);
             let offset = u16::from_le_bytes([offset_low, offset_high]);
-            let end = usize::from(start) + usize::from(offset) + 2;
-            if usize::from(start) < ETHERNET || end > frame.len() {
+            let at = usize::from(start) + usize::from(offset);
+            if usize::from(start) < ETHERNET || at + 2 > frame.len() || !may_be_summed(frame, at) {
                 return None;
             }
             offload.checksum = Some(Checksum { start, offset });
@@ -341,7 +377,7 @@ impl Addresses {
 
     /// Returns true if the frame has a tag.
     pub const fn is_tagged(&self) -> bool {
-        self.kind == VLAN
+        matches!(self.kind, VLAN | OUTER_VLAN)
     }
 
     /// Returns true if it goes to many.
@@ -441,6 +477,30 @@ mod tests {
         let mut udp = frame.clone();
         udp[ETHERNET + 9] = 17;
         assert!(filled(good, &udp).is_none());
+    }
+
+    #[test]
+    fn a_sum_does_not_change_what_a_port_has_looked_at() {
+        let sum = |frame: &[u8], start: u16, offset: u16| {
+            let mut header = [0; HEADER];
+            Offload { checksum: Some(Checksum { start, offset }), segments: None }.put(&mut header);
+            filled(header, frame).is_some()
+        };
+        let (v4, v6) = (tcp(false, 100), tcp(true, 100));
+        assert!(sum(&v4, 34, 16) && sum(&v4, 34, 6) && sum(&v6, 54, 16));
+        assert!(!sum(&v4, 14, 12) && !sum(&v4, 14, 18) && sum(&v4, 14, 20), "the source of IPv4");
+        assert!(!sum(&v6, 14, 8) && !sum(&v6, 14, 39) && sum(&v6, 14, 40), "the source of IPv6");
+        let mut arp = v4;
+        arp[12..14].copy_from_slice(&ARP.to_be_bytes());
+        assert!(!sum(&arp, 14, 8) && !sum(&arp, 14, 40));
+        let mut discovery = v6;
+        discovery[ETHERNET + 6] = ICMPV6;
+        assert!(!sum(&discovery, 54, 2));
+        discovery[ETHERNET + 6] = 60;
+        discovery[ETHERNET + 40..ETHERNET + 42].copy_from_slice(&[ICMPV6, 0]);
+        assert!(!sum(&discovery, 62, 2));
+        discovery[ETHERNET + 40] = 17;
+        assert!(!sum(&discovery, 14, 40) && sum(&discovery, 62, 6), "behind the options");
     }
 
     #[test]

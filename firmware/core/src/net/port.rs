@@ -11,7 +11,7 @@
 //! the source's traffic.
 
 use super::Mac;
-use super::packet::{Addresses, ETHERNET};
+use super::packet::{ARP, Addresses, ETHERNET, ICMPV6, IPV4, IPV6, upper_layer};
 use super::switch::SegmentName;
 use core::mem::offset_of;
 use salp_hvc::manager::{LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, NicInfo};
@@ -19,10 +19,6 @@ use zerocopy::{FromZeros, IntoBytes};
 
 const _: () = assert!(offset_of!(NicInfo, rate) + 80 == size_of::<NicInfo>());
 
-const IPV4: u16 = 0x0800;
-const ARP: u16 = 0x0806;
-const IPV6: u16 = 0x86dd;
-const ICMPV6: u8 = 58;
 /// ICMPv6: neighbour advertisement.
 const ADVERTISEMENT: u8 = 136;
 
@@ -295,10 +291,9 @@ impl Port {
                 if !self.may_use_v6(ip) {
                     return Some(true);
                 }
-                if *frame.get(ETHERNET + 6)? == ICMPV6 {
-                    self.is_spoofed_discovery(frame.get(ETHERNET + 40..)?)
-                } else {
-                    Some(false)
+                match upper_layer(frame)? {
+                    (ICMPV6, at) => self.is_spoofed_discovery(frame.get(at..)?),
+                    _ => Some(false),
                 }
             }
             _ => Some(false),
@@ -427,9 +422,29 @@ mod tests {
 
     #[test]
     fn tags_and_frames_that_are_too_short_do_not_leave() {
-        assert!(!leaves(&ethernet(MAC, 0x8100, &[&[0, 1, 8, 0]])));
+        assert!(!leaves(&ethernet(MAC, 0x8100, &[&[0, 1, 8, 0]])) && !leaves(&ethernet(MAC, 0x88a8, &[&[0, 1, 8, 0]])));
         assert!(!leaves(&arp(MAC, IP)[..25]) && !leaves(&v4(IP)[..29]) && !leaves(&MAC));
         assert!(!leaves(&advertisement(IP6, MAC)[..70]), "an option that is cut off");
+    }
+
+    #[test]
+    fn extension_headers_hide_no_address() {
+        let mut other = IP6;
+        other[15] = 2;
+        // Options for each hop; routing; authentication and options; a fragment that is the whole.
+        let headers: [&[u8]; 4] = [
+            &[ICMPV6, 0, 1, 4, 0, 0, 0, 0],
+            &[ICMPV6, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[60, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ICMPV6, 0, 1, 4, 0, 0, 0, 0],
+            &[ICMPV6, 0, 0, 1, 0, 0, 0, 0],
+        ];
+        for (first, header) in [0, 43, 51, 44].into_iter().zip(headers) {
+            let behind = |frame: &[u8]| leaves(&v6(IP6, first, &[header, &frame[ETHERNET + 40..]].concat()));
+            assert!(behind(&advertisement(IP6, MAC)), "{first}");
+            assert!(!behind(&advertisement(IP6, OTHER)) && !behind(&advertisement(other, MAC)), "{first}");
+            assert!(!leaves(&v6(IP6, first, &header[..3])), "{first}: too short to tell");
+        }
+        assert!(leaves(&v6(IP6, 44, &[ICMPV6, 0, 1, 0, 0, 0, 0, 0, 136])), "the rest of a message");
     }
 
     #[test]

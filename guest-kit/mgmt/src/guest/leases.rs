@@ -11,8 +11,8 @@ use smoltcp::socket::udp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, IpCidr, IpEndpoint, Ipv4Address, Ipv4Cidr};
 
-use super::clock;
 use super::nic::Nic;
+use super::{clock, network};
 
 /// The ports of servers and clients.
 const SERVER: u16 = 67;
@@ -71,7 +71,7 @@ impl Segment {
 
     /// Answers what has come; returns after how many milliseconds it wants to go on.
     pub fn drive(&mut self) -> Option<u64> {
-        self.interface.poll(now(), &mut self.nic, &mut self.sockets);
+        let mut has_more = network::poll(&mut self.interface, &mut self.nic, &mut self.sockets);
         let socket = self.sockets.get_mut::<udp::Socket>(self.handle);
         let mut has_answered = false;
         while let Ok((packet, _)) = socket.recv() {
@@ -82,7 +82,10 @@ impl Segment {
             }
         }
         if has_answered {
-            self.interface.poll(now(), &mut self.nic, &mut self.sockets);
+            has_more |= network::poll(&mut self.interface, &mut self.nic, &mut self.sockets);
+        }
+        if has_more {
+            return Some(0);
         }
         self.interface.poll_delay(now(), &self.sockets).map(|delay| delay.total_millis())
     }

@@ -1,7 +1,8 @@
 //! Packets and connections: smoltcp, and a fixed number of places for connections. Before: `main`. After: [`Secure`], which
 //! gets the bytes.
 //!
-//! One loop does everything: packets, then each connection, then sleep until a device or a timer has something. A place
+//! One loop does everything: some packets, then each connection, then sleep until a device or a timer has something. Each
+//! turn of it is bounded, whatever comes: who waits too long for a heartbeat takes this guest back to its checkpoint. A place
 //! serves one connection after the other; a peer that comes when all are taken is refused by TCP. The first NIC is this
 //! guest's own; the others are for [`leases`].
 
@@ -15,7 +16,7 @@ use rustls::ServerConfig;
 use salp_mgmt::entropy::Entropy;
 use salp_mgmt::service::Service;
 use salp_mgmt::tls::secure::Secure;
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::EthernetAddress;
@@ -32,6 +33,8 @@ const PLACES: usize = salp_mgmt::http::CONNECTIONS;
 /// Buffers of a connection, in bytes.
 const RECEIVE: usize = 32768;
 const SEND: usize = 16384;
+/// How many packets are looked at before it is the connections' turn.
+const PACKETS: usize = 128;
 /// How long TCP may take to open or to close, in milliseconds.
 const IMPATIENCE: u64 = 5000;
 /// After how long of silence TCP asks whether the peer is there, and for how long it waits.
@@ -138,6 +141,16 @@ impl Place {
     }
 }
 
+/// Moves packets, but only so many: they may come faster than they are looked at. Returns true if there are more.
+pub fn poll(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>) -> bool {
+    let now = Instant::from_millis(clock::milliseconds() as i64);
+    interface.poll_maintenance(now);
+    let has_more =
+        (0..PACKETS).all(|_| interface.poll_ingress_single(now, nic, sockets) != PollIngressSingleResult::None);
+    while interface.poll_egress(now, nic, sockets) != PollResult::None {}
+    has_more
+}
+
 /// Sleeps until a device has something or so many milliseconds are over. Interrupts are masked: a pending one ends WFI, and is
 /// acknowledged here.
 fn sleep(nic: &mut Nic, segments: &mut [Segment], milliseconds: u64) {
@@ -183,15 +196,15 @@ pub fn serve(entropy: &'static dyn Entropy, config: &Arc<ServerConfig>, service:
     let mut tidied = clock::milliseconds();
     loop {
         life::beat();
-        interface.poll(now(), &mut nic, &mut sockets);
+        let mut is_busy = poll(&mut interface, &mut nic, &mut sockets);
         addresses.poll(&mut interface, &mut sockets);
-        let mut is_busy = false;
         for place in &mut places {
             life::beat();
             is_busy |= place.drive(&mut sockets, config, service);
         }
         let mut delay = interface.poll_delay(now(), &sockets).map_or(NAP, |delay| delay.total_millis().min(NAP));
         for segment in &mut segments {
+            life::beat();
             delay = segment.drive().unwrap_or(NAP).min(delay);
         }
         if clock::milliseconds().saturating_sub(tidied) > TIDY {

@@ -79,11 +79,13 @@ pub struct Decoder {
     expects: bool,
     /// The body is taken away as it comes.
     streams: bool,
+    /// An empty line before the request was forgiven.
+    has_forgiven: bool,
 }
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self { state: State::Head, pending: None, expects: false, streams: false }
+        Self { state: State::Head, pending: None, expects: false, streams: false, has_forgiven: false }
     }
 }
 
@@ -194,7 +196,10 @@ impl Decoder {
     /// Takes a head, if it is whole.
     fn head(&mut self, inbox: &mut Vec<u8>) -> Result<bool, Malformed> {
         // One empty line before a request is forgiven (RFC 9112 section 2.2).
-        if inbox.starts_with(b"\r\n") {
+        while inbox.starts_with(b"\r\n") {
+            if core::mem::replace(&mut self.has_forgiven, true) {
+                return Err(malformed(400, "There is more than one empty line in front of the request."));
+            }
             inbox.drain(..2);
         }
         let Some(length) = head_length(inbox)? else { return Ok(false) };
@@ -360,6 +365,17 @@ mod tests {
             assert!(inbox.len() <= MAX_HEAD.max(stream.len()));
         }
         (found, None)
+    }
+
+    #[test]
+    fn one_empty_line_is_forgiven_however_the_stream_is_cut() {
+        for (lines, is_fine) in [(1, true), (2, false), (3, false)] {
+            let stream = "\r\n".repeat(lines) + "GET /a HTTP/1.1\r\nHost: x\r\n\r\n";
+            for piece in [1, 2, 100] {
+                let (found, why) = all(stream.as_bytes(), core::iter::repeat_n(piece, stream.len()));
+                assert_eq!((found.len() == 1, why.is_none()), (is_fine, is_fine), "{lines} lines, {piece} at a time");
+            }
+        }
     }
 
     fn whole(stream: &str) -> (Vec<String>, Option<u16>) {

@@ -76,7 +76,8 @@ impl Secure {
         self.incoming.extend_from_slice(bytes);
     }
 
-    /// Does all that can be done with what has come.
+    /// Does what can be done with what has come, up to the end of an answer: who sends many requests at once waits for each
+    /// of the others in between. To be called again when something was sent.
     pub fn drive(&mut self, now: u64, service: &mut dyn Serve) {
         while self.step(now, service) {}
     }
@@ -134,7 +135,12 @@ impl Secure {
                     self.state = State::Closing;
                 }
                 self.http.sent(length, now);
-                (length > 0 && written.is_ok()) || (self.http.room() > 0 && !self.plain.is_empty())
+                let has_more = if length > 0 {
+                    !self.http.outgoing().is_empty()
+                } else {
+                    self.http.room() > 0 && !self.plain.is_empty()
+                };
+                has_more && written.is_ok()
             }
             Ok(ConnectionState::PeerClosed) => {
                 self.peer_closed = true;
@@ -373,6 +379,32 @@ mod tests {
             assert_eq!(heard.matches('z').count(), 50_000, "{piece}");
             assert!(secure.is_finished(), "{piece}");
         }
+    }
+
+    #[test]
+    fn who_sends_many_requests_at_once_gets_one_answer_at_a_time() {
+        let (mut client, mut secure) = (Client::new(), Secure::new(config(), 0).unwrap());
+        let requests = TWO.repeat(20);
+        let (mut text, mut asked) = (&requests[..], 0);
+        loop {
+            let said = client.speak(&mut text);
+            secure.receive(&said);
+            let before = asked;
+            secure.drive(
+                0,
+                &mut Answering(|_: &Request| {
+                    asked += 1;
+                    Response::new(204)
+                }),
+            );
+            assert!(asked <= before + 1, "{asked}");
+            if secure.outgoing().is_empty() {
+                break;
+            }
+            client.incoming.extend_from_slice(secure.outgoing());
+            secure.sent(secure.outgoing().len(), 0);
+        }
+        assert_eq!(asked, 2, "the second one is the last");
     }
 
     #[test]
