@@ -17,7 +17,7 @@ use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
 use crate::images;
 use crate::message::Failure;
-use crate::resources::{Call, Outcome};
+use crate::resources::{Call, Outcome, schemas};
 use crate::state;
 use crate::table;
 
@@ -378,6 +378,9 @@ fn tag(value: &mut Value) -> Option<String> {
 /// Returns where the schema of a type is: of the version if the type has one.
 fn schema_of(kind: &str) -> Option<String> {
     let name = kind.strip_prefix('#')?.rsplit_once('.')?.0;
+    if name.starts_with("Salp") {
+        return Some(schemas::path(name.split('.').next()?));
+    }
     Some(format!("http://redfish.dmtf.org/schemas/v1/{name}.json"))
 }
 

@@ -9,8 +9,8 @@ use alloc::string::String;
 use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
 use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
 use crate::resources::{
-    Handler, accounts, clones, console, images, making, managers, metrics, nics, power, root, sessions, snapshots,
-    systems,
+    Handler, accounts, clones, console, images, making, managers, metrics, nics, power, root, schemas, sessions,
+    snapshots, systems,
 };
 
 /// One path.
@@ -30,6 +30,7 @@ pub const ROUTES: &[Route] = &[
     Route { pattern: "/redfish/v1", methods: &[(Get, Open, root::root)] },
     Route { pattern: "/redfish/v1/odata", methods: &[(Get, Open, root::odata)] },
     Route { pattern: "/redfish/v1/$metadata", methods: &[(Get, Open, root::metadata)] },
+    Route { pattern: "/redfish/v1/Schemas/{}", methods: &[(Get, Login, schemas::schema)] },
     Route {
         pattern: "/redfish/v1/SessionService",
         methods: &[(Get, Login, sessions::service), (Patch, ConfigureManager, sessions::patch_service)],

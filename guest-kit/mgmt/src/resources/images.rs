@@ -29,7 +29,7 @@ pub fn value(hypervisor: &dyn Hypervisor, info: &ImageInfo, label: &Label) -> Va
     let is_finished = info.finished.get() == 1;
     let mut value = json!({
         "@odata.id": images::path(label),
-        "@odata.type": "#SalpImage.v1_0_0.Image",
+        "@odata.type": "#SalpImage.v1_0_0.SalpImage",
         "Id": label.name(),
         "Name": label.name(),
         "Kind": label.kind().name(),

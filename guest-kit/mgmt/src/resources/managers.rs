@@ -31,7 +31,7 @@ pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "DateTimeLocalOffset": "+00:00",
         "ServiceIdentification": "salp",
         "Oem": { "Salp": {
-            "@odata.type": "#SalpManager.v1_0_0.Manager",
+            "@odata.type": "#SalpManager.v1_0_0.SalpManager",
             "Statistics": {
                 "TotalBytes": machine.total.get(),
                 "FreeBytes": machine.free.get(),

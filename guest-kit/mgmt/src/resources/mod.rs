@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod nics;
 pub mod power;
 pub mod root;
+pub mod schemas;
 pub mod sessions;
 pub mod snapshots;
 pub mod systems;

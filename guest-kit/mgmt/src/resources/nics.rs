@@ -72,7 +72,7 @@ fn value(id: u64, index: u64, nic: &NicInfo) -> Value {
         "IPv6Addresses": [],
         "VLAN": { "VLANEnable": nic.vlan.get() != 0 },
         "Oem": { "Salp": {
-            "@odata.type": "#SalpEthernetInterface.v1_0_0.EthernetInterface",
+            "@odata.type": "#SalpEthernetInterface.v1_0_0.SalpEthernetInterface",
             "Segment": name_text(&nic.segment),
             "Quarantined": has(LINK_QUARANTINED),
             "RateBytesPerSecond": nic.rate.get(),

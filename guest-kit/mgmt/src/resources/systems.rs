@@ -95,7 +95,7 @@ pub fn value(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Value {
             },
         },
         "Oem": { "Salp": {
-            "@odata.type": "#SalpComputerSystem.v1_0_0.ComputerSystem",
+            "@odata.type": "#SalpComputerSystem.v1_0_0.SalpComputerSystem",
             "State": state_word(info.state.get()),
             "FamilyId": format!("{}", info.family.get()),
             "GenerationId": uuid(&info.generation),
@@ -157,7 +157,7 @@ pub fn memory(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let memory = call.hypervisor.memory(id).map_err(|refused| Failure::refused(refused, &call.request.path))?;
     Ok(Outcome::Resource(json!({
         "@odata.id": format!("{}/Oem/Salp/Memory", path(id)),
-        "@odata.type": "#SalpMemory.v1_0_0.Memory",
+        "@odata.type": "#SalpMemory.v1_0_0.SalpMemory",
         "Id": "Memory",
         "Name": "Memory, shared and private",
         "Statistics": {
