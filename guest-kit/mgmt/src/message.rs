@@ -15,7 +15,7 @@ use crate::hypervisor::Refused;
 const REGISTRY: &str = "Base.1.19";
 
 /// Keys of the registry with severity, text and what to do, in one place.
-const MESSAGES: [(&str, &str, &str, &str); 29] = [
+const MESSAGES: [(&str, &str, &str, &str); 31] = [
     ("Success", "OK", "The request completed successfully.", "None."),
     ("Created", "OK", "The resource was created successfully.", "None."),
     ("GeneralError", "Critical", "%1", "See the message."),
@@ -127,6 +127,18 @@ const MESSAGES: [(&str, &str, &str, &str); 29] = [
         "Warning",
         "The value '%1' for the parameter %2 is not a format that the parameter can accept.",
         "Correct the value.",
+    ),
+    (
+        "PasswordChangeRequired",
+        "Critical",
+        "The password provided for this account must be changed before access is granted.  PATCH the Password property for this account located at the target URI '%1' to complete this process.",
+        "Change the password.",
+    ),
+    (
+        "PropertyValueNotInList",
+        "Warning",
+        "The value '%1' for the property %2 is not in the list of acceptable values.",
+        "Take one of the allowable values.",
     ),
     ("NoValidSession", "Critical", "There is no valid session established with the implementation.", "Log in."),
     (

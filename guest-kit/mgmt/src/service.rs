@@ -17,7 +17,7 @@ use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
 use crate::images;
 use crate::message::Failure;
-use crate::resources::{Call, Outcome, schemas};
+use crate::resources::{Call, Outcome, accounts, schemas};
 use crate::state;
 use crate::table;
 
@@ -99,6 +99,14 @@ impl Service {
             let failure = Failure::new(405, "OperationNotAllowed", &[]);
             return Ok(failure.response().field("Allow", route.allow()));
         };
+        if let Some(who) = who.as_ref().filter(|who| who.must_change && !is_open) {
+            // What is left to it: its account, and to leave.
+            let is_own =
+                route.pattern == table::ACCOUNT && variables[0] == who.user && request.method != Method::Delete;
+            if !is_own && (route.pattern, request.method) != (table::SESSION, Method::Delete) {
+                return Err(Failure::new(403, "PasswordChangeRequired", &[&accounts::path(&who.user)]));
+            }
+        }
         if who.as_ref().is_some_and(|who| !who.role.has(right)) {
             return Err(Failure::new(403, "InsufficientPrivilege", &[]));
         }

@@ -24,6 +24,11 @@ pub struct Route {
 /// The greatest number of `{}` in a pattern.
 pub const MAX_VARIABLES: usize = 2;
 
+/// One account, which its user may always change.
+pub const ACCOUNT: &str = "/redfish/v1/AccountService/Accounts/{}";
+/// One session, which its user may always end.
+pub const SESSION: &str = "/redfish/v1/SessionService/Sessions/{}";
+
 /// All paths.
 pub const ROUTES: &[Route] = &[
     Route { pattern: "/redfish", methods: &[(Get, Open, root::versions)] },
@@ -41,14 +46,28 @@ pub const ROUTES: &[Route] = &[
     },
     Route { pattern: "/redfish/v1/SessionService/Sessions/Members", methods: &[(Post, Open, sessions::create)] },
     Route {
-        pattern: "/redfish/v1/SessionService/Sessions/{}",
+        pattern: SESSION,
         methods: &[(Get, ConfigureSelf, sessions::session), (Delete, ConfigureSelf, sessions::delete)],
     },
-    Route { pattern: "/redfish/v1/AccountService", methods: &[(Get, Login, accounts::service)] },
-    Route { pattern: "/redfish/v1/AccountService/Accounts", methods: &[(Get, ConfigureManager, accounts::list)] },
     Route {
-        pattern: "/redfish/v1/AccountService/Accounts/{}",
-        methods: &[(Get, ConfigureSelf, accounts::account), (Patch, ConfigureSelf, accounts::patch)],
+        pattern: "/redfish/v1/AccountService",
+        methods: &[(Get, Login, accounts::service), (Patch, ConfigureManager, accounts::patch_service)],
+    },
+    Route {
+        pattern: "/redfish/v1/AccountService/Accounts",
+        methods: &[(Get, ConfigureManager, accounts::list), (Post, ConfigureManager, accounts::create)],
+    },
+    Route {
+        pattern: "/redfish/v1/AccountService/Accounts/Members",
+        methods: &[(Post, ConfigureManager, accounts::create)],
+    },
+    Route {
+        pattern: ACCOUNT,
+        methods: &[
+            (Get, ConfigureSelf, accounts::account),
+            (Patch, ConfigureSelf, accounts::patch),
+            (Delete, ConfigureManager, accounts::delete),
+        ],
     },
     Route { pattern: "/redfish/v1/AccountService/Roles", methods: &[(Get, Login, accounts::roles)] },
     Route { pattern: "/redfish/v1/AccountService/Roles/{}", methods: &[(Get, Login, accounts::role)] },

@@ -60,7 +60,7 @@ impl Body {
         let key = |action, property| if self.action.is_some() { action } else { property };
         let key = match what {
             "type" => key("ActionParameterValueTypeError", "PropertyValueTypeError"),
-            "list" => key("ActionParameterValueNotInList", "PropertyValueFormatError"),
+            "list" => key("ActionParameterValueNotInList", "PropertyValueNotInList"),
             _ => key("ActionParameterValueFormatError", "PropertyValueFormatError"),
         };
         let message = Message::new(key, &[&value, name, self.action.unwrap_or_default()]);
@@ -99,12 +99,17 @@ impl Body {
         self.require(name, text)
     }
 
-    /// Takes one of these words, which has to be there.
-    pub fn needed_word(&mut self, name: &str, words: &[&str]) -> Option<String> {
-        let word = self.take(name, |value| {
+    /// Takes one of these words.
+    pub fn word(&mut self, name: &str, words: &[&str]) -> Option<String> {
+        self.take(name, |value| {
             let text = value.as_str().ok_or("type")?;
             if words.contains(&text) { Ok(text.to_string()) } else { Err("list") }
-        });
+        })
+    }
+
+    /// Takes one of these words, which has to be there.
+    pub fn needed_word(&mut self, name: &str, words: &[&str]) -> Option<String> {
+        let word = self.word(name, words);
         self.require(name, word)
     }
 
@@ -119,6 +124,22 @@ impl Body {
     /// Takes yes or no.
     pub fn flag(&mut self, name: &str) -> Option<bool> {
         self.take(name, |value| value.as_bool().ok_or("type"))
+    }
+
+    /// Takes yes or no, which can be only this.
+    pub fn only_flag(&mut self, name: &str, only: bool) -> Option<bool> {
+        self.take(name, |value| {
+            value.as_bool().ok_or("type").and_then(|flag| if flag == only { Ok(flag) } else { Err("list") })
+        })
+    }
+
+    /// Takes a list of words, each one of these.
+    pub fn words(&mut self, name: &str, words: &[&str]) -> Option<()> {
+        self.take(name, |value| {
+            let items = value.as_array().ok_or("type")?;
+            let is_known = |item: &Value| item.as_str().is_some_and(|word| words.contains(&word));
+            if items.iter().all(is_known) { Ok(()) } else { Err("list") }
+        })
     }
 
     /// Takes GiB, as bytes: whole pages, in a range.

@@ -10,7 +10,7 @@ use salp_hvc::calls::STATE_OFF;
 
 use super::body::Body;
 use super::nics::{MAX_RATE, vlan};
-use super::systems::{find, path, value};
+use super::systems::{BOOT_ENABLED, BOOT_TARGETS, find, path, value};
 use super::{Call, Outcome};
 use crate::hypervisor::{Hypervisor, is_name, is_segment, padded};
 use crate::images;
@@ -59,6 +59,11 @@ fn wish(body: &mut Body, is_new: bool) -> Wish {
             .flatten(),
         oem: body.inside("Oem", |body| body.inside("Salp", oem)).flatten(),
     };
+    body.inside("Boot", |body| {
+        // It is like that already.
+        body.word("BootSourceOverrideEnabled", &BOOT_ENABLED);
+        body.word("BootSourceOverrideTarget", &BOOT_TARGETS);
+    });
     if is_new {
         body.needed("Name", &wish.name);
         body.needed("Oem/Salp/Kernel", &wish.oem.as_ref().and_then(|oem| oem.kernel.as_ref()));
@@ -117,6 +122,11 @@ fn image(hypervisor: &dyn Hypervisor, link: &str) -> Result<u64, Failure> {
 }
 
 impl Wish {
+    /// Returns whether nothing is wanted that is not so already.
+    fn is_nothing(&self) -> bool {
+        self.name.is_none() && self.vcpus.is_none() && self.memory.is_none() && self.oem.is_none()
+    }
+
     /// Makes a definition what is wanted.
     fn apply(self, definition: &mut Definition, hypervisor: &dyn Hypervisor) -> Result<(), Failure> {
         let oem = self.oem.unwrap_or_default();
@@ -174,6 +184,9 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     body.finish()?;
     if is_empty {
         return Err(Failure::new(400, "NoOperation", &[]));
+    }
+    if wish.is_nothing() {
+        return Ok(Outcome::Resource(value(call.hypervisor, &info)));
     }
     if info.state.get() != STATE_OFF {
         return Err(Failure::because(409, "The VM has to be off for that. NICs can be changed at any time."));
@@ -234,6 +247,16 @@ mod tests {
         assert_eq!(salp["Initrd"]["@odata.id"], "/redfish/v1/Oem/Salp/Images/i");
         let nic = client.read("/redfish/v1/Systems/4/EthernetInterfaces/0");
         assert_eq!((&nic["MACAddress"], &nic["VLAN"]["VLANId"]), (&json!("52:54:00:00:00:99"), &json!(7)));
+    }
+
+    #[test]
+    fn a_vm_starts_from_its_images_and_from_nothing_else() {
+        let mut client = Client::new(Role::Operator);
+        let mut patch = |body| client.send(&client.request(Method::Patch, "/redfish/v1/Systems/2", body));
+        let none = r#"{"Boot":{"BootSourceOverrideEnabled":"Disabled","BootSourceOverrideTarget":"None"}}"#;
+        assert_eq!(json(&patch(none))["Boot"]["BootSourceOverrideTarget"], "None");
+        let answer = patch(r#"{"Boot":{"BootSourceOverrideTarget":"Pxe"}}"#);
+        assert_eq!((answer.status, keys(&answer).concat()), (400, "PropertyValueNotInList".into()));
     }
 
     #[test]

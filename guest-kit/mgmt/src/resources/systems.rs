@@ -23,6 +23,11 @@ use crate::systems;
 /// Where VMs are.
 pub const SYSTEMS: &str = "/redfish/v1/Systems";
 
+/// When a VM starts from something else than its images.
+pub const BOOT_ENABLED: [&str; 1] = ["Disabled"];
+/// What it starts from then.
+pub const BOOT_TARGETS: [&str; 1] = ["None"];
+
 /// Returns where a VM is.
 pub fn path(id: u64) -> String {
     format!("{SYSTEMS}/{id}")
@@ -64,15 +69,19 @@ pub fn value(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Value {
         "Id": format!("{id}"),
         "Name": name_text(&info.name),
         "SystemType": "Virtual",
+        "Manufacturer": "Salp",
+        "Model": "Virtual machine",
         "UUID": uuid(&info.uuid),
         "PowerState": power,
         "Status": { "State": state, "Health": health },
         "ProcessorSummary": { "Count": info.vcpus.get(), "CoreCount": info.vcpus.get() },
         "MemorySummary": { "TotalSystemMemoryGiB": gibibytes(info.memory.get()) },
         "Boot": {
-            "BootSourceOverrideEnabled": "Disabled",
-            "BootSourceOverrideTarget": "None",
-            "BootSourceOverrideTarget@Redfish.AllowableValues": ["None"],
+            // VMs start from images: there is nothing else that a start could be from.
+            "BootSourceOverrideEnabled": BOOT_ENABLED[0],
+            "BootSourceOverrideEnabled@Redfish.AllowableValues": BOOT_ENABLED,
+            "BootSourceOverrideTarget": BOOT_TARGETS[0],
+            "BootSourceOverrideTarget@Redfish.AllowableValues": BOOT_TARGETS,
         },
         "EthernetInterfaces": { "@odata.id": nics::collection_path(id) },
         "SerialConsole": {
