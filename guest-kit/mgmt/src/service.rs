@@ -20,6 +20,8 @@ use crate::message::Failure;
 use crate::resources::{Call, Outcome, accounts, schemas};
 use crate::state;
 use crate::table;
+use crate::tls::certificate::Identity;
+use crate::tls::keys::Keys;
 
 /// The realm that strangers are asked for.
 const REALM: &str = "Basic realm=\"salp\", charset=\"UTF-8\"";
@@ -38,23 +40,35 @@ pub struct Service {
     hypervisor: Box<dyn Hypervisor>,
     /// Accounts and sessions.
     pub auth: Auth,
+    /// What new connections are shown.
+    pub keys: Keys,
     facts: Facts,
     requests: u64,
 }
 
 impl Service {
     /// Returns a service that manages what `hypervisor` lists, with no account.
-    pub fn new(hypervisor: Box<dyn Hypervisor>, entropy: &'static dyn Entropy, facts: Facts) -> Self {
-        Self { hypervisor, auth: Auth::new(entropy), facts, requests: 0 }
+    pub fn new(
+        hypervisor: Box<dyn Hypervisor>,
+        entropy: &'static dyn Entropy,
+        identity: Identity,
+        facts: Facts,
+    ) -> Self {
+        Self { hypervisor, auth: Auth::new(entropy), keys: Keys::new(identity, entropy), facts, requests: 0 }
     }
 
-    /// Takes accounts and sessions that were kept; returns false if there are none.
+    /// Takes what was kept: keys, accounts and sessions; returns false if there are no accounts.
     pub fn recall(&mut self, now: u64) -> bool {
+        state::recall_keys(&*self.hypervisor, &mut self.keys);
         state::recall_auth(&*self.hypervisor, &mut self.auth, now)
     }
 
-    /// Keeps accounts and sessions if they have changed.
+    /// Keeps accounts, sessions and keys if they have changed.
     pub fn keep(&mut self) {
+        let uuid = self.facts.uuid;
+        if self.keys.has_changed() && state::keep_keys(&mut *self.hypervisor, &self.keys, uuid).is_err() {
+            self.keys.mark_changed();
+        }
         if self.auth.has_changed() && state::keep_auth(&mut *self.hypervisor, &self.auth).is_err() {
             // The next request tries again.
             self.auth.mark_changed();
@@ -118,6 +132,7 @@ impl Service {
             who: who.as_ref(),
             now,
             auth: &mut self.auth,
+            keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
             requests: self.requests,
@@ -204,6 +219,7 @@ impl Service {
             who,
             now,
             auth: &mut self.auth,
+            keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
             requests: self.requests,
@@ -363,7 +379,7 @@ fn plain(status: u16) -> Response {
 }
 
 /// Returns the answer with a resource, its tag and its schema.
-fn resource(status: u16, mut value: Value) -> Response {
+pub fn resource(status: u16, mut value: Value) -> Response {
     let mut response = plain(status);
     if let Some(tag) = tag(&mut value) {
         response = response.field("ETag", tag);

@@ -15,11 +15,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::auth::{self, Auth, Policy, Role};
 use crate::hypervisor::{Answer, Hypervisor, name_text, padded};
 use crate::tls::certificate::Identity;
+use crate::tls::keys::Keys;
 
 /// Record numbers.
 const ACCOUNTS: u64 = 0;
 const SESSIONS: u64 = 1;
 const IDENTITY: u64 = 2;
+const PENDING: u64 = 3;
 
 /// An account, as it is kept.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -145,6 +147,24 @@ pub fn recall_identity(hypervisor: &dyn Hypervisor) -> Option<(Identity, [u8; 16
     let (key, certificate) = rest.split_first_chunk::<32>()?;
     let key = SigningKey::from_slice(key).ok()?;
     Some((Identity { key, certificate: certificate.to_vec() }, *uuid))
+}
+
+/// Keeps the server's key and certificate, and the key that waits for its certificate.
+///
+/// # Errors
+///
+/// If the hypervisor does not keep records, or has no memory for them.
+pub fn keep_keys(hypervisor: &mut dyn Hypervisor, keys: &Keys, uuid: [u8; 16]) -> Answer<()> {
+    keep_identity(hypervisor, keys.identity(), uuid)?;
+    hypervisor.keep(PENDING, keys.pending().map(SigningKey::to_bytes).as_ref().map_or(&[][..], |key| key))
+}
+
+/// Puts keys and certificates in place that were kept.
+pub fn recall_keys(hypervisor: &dyn Hypervisor, keys: &mut Keys) {
+    if let Some((identity, _)) = recall_identity(hypervisor) {
+        let pending = recall(hypervisor, PENDING).and_then(|key| SigningKey::from_slice(&key).ok());
+        keys.put_back(identity, pending);
+    }
 }
 
 /// Returns a name as it is kept.

@@ -9,8 +9,8 @@ use alloc::string::String;
 use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
 use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
 use crate::resources::{
-    Handler, accounts, clones, console, images, making, managers, metrics, nics, power, root, schemas, sessions,
-    snapshots, systems,
+    Handler, accounts, certificates, clones, console, images, making, managers, metrics, network, nics, power, root,
+    schemas, sessions, snapshots, systems,
 };
 
 /// One path.
@@ -73,6 +73,30 @@ pub const ROUTES: &[Route] = &[
     Route { pattern: "/redfish/v1/AccountService/Roles/{}", methods: &[(Get, Login, accounts::role)] },
     Route { pattern: "/redfish/v1/Managers", methods: &[(Get, Login, managers::list)] },
     Route { pattern: "/redfish/v1/Managers/salp", methods: &[(Get, Login, managers::salp)] },
+    Route { pattern: "/redfish/v1/Managers/salp/NetworkProtocol", methods: &[(Get, Login, network::protocol)] },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/NetworkProtocol/HTTPS/Certificates",
+        methods: &[(Get, Login, certificates::list)],
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/NetworkProtocol/HTTPS/Certificates/1",
+        methods: &[(Get, Login, certificates::certificate)],
+    },
+    Route { pattern: "/redfish/v1/Managers/salp/EthernetInterfaces", methods: &[(Get, Login, network::list)] },
+    Route { pattern: "/redfish/v1/Managers/salp/EthernetInterfaces/{}", methods: &[(Get, Login, network::nic)] },
+    Route { pattern: "/redfish/v1/CertificateService", methods: &[(Get, Login, certificates::service)] },
+    Route {
+        pattern: "/redfish/v1/CertificateService/CertificateLocations",
+        methods: &[(Get, Login, certificates::locations)],
+    },
+    Route {
+        pattern: "/redfish/v1/CertificateService/Actions/CertificateService.GenerateCSR",
+        methods: &[(Post, ConfigureManager, certificates::generate)],
+    },
+    Route {
+        pattern: "/redfish/v1/CertificateService/Actions/CertificateService.ReplaceCertificate",
+        methods: &[(Post, ConfigureManager, certificates::replace)],
+    },
     Route {
         pattern: "/redfish/v1/Systems",
         methods: &[(Get, Login, systems::list), (Post, ConfigureComponents, making::create)],

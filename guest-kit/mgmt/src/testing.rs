@@ -14,6 +14,7 @@ use crate::fake::Fake;
 use crate::flow::{Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
 use crate::service::{Facts, Service};
+use crate::tls::certificate::Identity;
 
 /// Words that are never the same twice, and nothing more.
 #[derive(Debug)]
@@ -62,7 +63,9 @@ pub struct Client {
 impl Client {
     /// Returns a client with this role.
     pub fn new(role: Role) -> Self {
-        let mut service = Service::new(Box::<Fake>::default(), &Counting, Facts { uuid: [0x11; 16], started: 0 });
+        let identity = Identity::new(&Counting, 0, &["salp"], &[]);
+        let facts = Facts { uuid: [0x11; 16], started: 0 };
+        let mut service = Service::new(Box::<Fake>::default(), &Counting, identity, facts);
         assert!(service.auth.set("admin", "secret", role));
         let mut client = Self { service, token: None, now: 1000 };
         let login = client.post("/redfish/v1/SessionService/Sessions", r#"{"UserName":"admin","Password":"secret"}"#);

@@ -158,6 +158,21 @@ impl Body {
         self.take(name, |value| read(value.as_str().ok_or("type")?).ok_or("format"))
     }
 
+    /// Takes a text that `read` makes something of, and that has to be there.
+    pub fn needed_parsed<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let value = self.parsed(name, read);
+        self.require(name, value)
+    }
+
+    /// Takes a list of texts that fit, at most so many.
+    pub fn texts(&mut self, name: &str, most: usize, fits: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+        self.take(name, |value| {
+            let items = value.as_array().ok_or("type")?;
+            let text = |item: &Value| item.as_str().filter(|text| fits(text)).map(ToString::to_string);
+            items.iter().map(text).collect::<Option<Vec<_>>>().filter(|texts| texts.len() <= most).ok_or("format")
+        })
+    }
+
     /// Takes a link.
     pub fn link(&mut self, name: &str) -> Option<String> {
         self.take(name, |value| link(value).ok_or("type"))

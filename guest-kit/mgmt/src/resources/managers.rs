@@ -1,5 +1,7 @@
 //! The host: the one manager. Before: [`table`](crate::table). After: [`hypervisor`](crate::hypervisor).
 
+use alloc::format;
+
 use serde_json::json;
 
 use super::{Call, Outcome, collection, time, uuid};
@@ -30,6 +32,8 @@ pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "DateTime": time(call.now),
         "DateTimeLocalOffset": "+00:00",
         "ServiceIdentification": "salp",
+        "NetworkProtocol": { "@odata.id": format!("{SALP}/NetworkProtocol") },
+        "EthernetInterfaces": { "@odata.id": format!("{SALP}/EthernetInterfaces") },
         "Oem": { "Salp": {
             "@odata.type": "#SalpManager.v1_0_0.SalpManager",
             "Statistics": {

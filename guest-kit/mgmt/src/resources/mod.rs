@@ -3,12 +3,14 @@
 
 pub mod accounts;
 pub mod body;
+pub mod certificates;
 pub mod clones;
 pub mod console;
 pub mod images;
 pub mod making;
 pub mod managers;
 pub mod metrics;
+pub mod network;
 pub mod nics;
 pub mod power;
 pub mod root;
@@ -29,8 +31,9 @@ use crate::flow::Sink;
 use crate::http::{Request, Response};
 use crate::hypervisor::Hypervisor;
 use crate::message::Failure;
-use crate::service::Facts;
+use crate::service::{self, Facts};
 use crate::table::Variables;
+use crate::tls::keys::Keys;
 
 /// A request on its way to a resource.
 pub struct Call<'a> {
@@ -44,6 +47,8 @@ pub struct Call<'a> {
     pub now: u64,
     /// Accounts and sessions.
     pub auth: &'a mut Auth,
+    /// Keys and certificates of the server.
+    pub keys: &'a mut Keys,
     /// The hypervisor.
     pub hypervisor: &'a mut dyn Hypervisor,
     /// What the service knows of itself.
@@ -110,6 +115,11 @@ pub fn collection(path: &str, kind: &str, name: &str, members: impl Iterator<Ite
         "Members@odata.count": members.len(),
         "Members": members,
     })
+}
+
+/// Returns the answer of an action that says where something is now.
+fn located(value: &Value, location: String) -> Response {
+    service::resource(200, value.clone()).field("Location", location)
 }
 
 /// Returns a UUID as text.

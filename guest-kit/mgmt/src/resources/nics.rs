@@ -47,10 +47,11 @@ fn find_nic(call: &Call<'_>) -> Result<(u64, u64, NicInfo), Failure> {
 /// Answers a NIC.
 pub fn nic(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let (id, index, nic) = find_nic(call)?;
-    Ok(Outcome::Resource(value(id, index, &nic)))
+    Ok(Outcome::Resource(value(&collection_path(id), index, &nic)))
 }
 
-fn value(id: u64, index: u64, nic: &NicInfo) -> Value {
+/// Returns a NIC of those at `place` as it is shown.
+pub fn value(place: &str, index: u64, nic: &NicInfo) -> Value {
     let has = |bit| nic.link.get() & bit != 0;
     let status = match () {
         () if has(LINK_DISCONNECTED) => "NoLink",
@@ -58,7 +59,7 @@ fn value(id: u64, index: u64, nic: &NicInfo) -> Value {
         () => "LinkDown",
     };
     let mut value = json!({
-        "@odata.id": format!("{}/{index}", collection_path(id)),
+        "@odata.id": format!("{place}/{index}"),
         "@odata.type": "#EthernetInterface.v1_12_4.EthernetInterface",
         "Id": format!("{index}"),
         "Name": format!("NIC {index}"),

@@ -9,7 +9,7 @@ use super::{Call, Outcome, schemas, uuid};
 use crate::message::Failure;
 
 /// Schemas of resources with their versions, and of collections without.
-const SCHEMAS: [(&str, &str); 15] = [
+const SCHEMAS: &[(&str, &str)] = &[
     ("ServiceRoot", "v1_20_0"),
     ("SessionService", "v1_2_0"),
     ("SessionCollection", ""),
@@ -25,6 +25,11 @@ const SCHEMAS: [(&str, &str); 15] = [
     ("ComputerSystem", "v1_27_0"),
     ("EthernetInterfaceCollection", ""),
     ("EthernetInterface", "v1_12_4"),
+    ("ManagerNetworkProtocol", "v1_12_0"),
+    ("CertificateService", "v1_2_1"),
+    ("CertificateLocations", "v1_0_4"),
+    ("CertificateCollection", ""),
+    ("Certificate", "v1_11_0"),
 ];
 
 /// Answers `/redfish`.
@@ -55,6 +60,7 @@ pub fn root(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "Managers": { "@odata.id": "/redfish/v1/Managers" },
         "SessionService": { "@odata.id": "/redfish/v1/SessionService" },
         "AccountService": { "@odata.id": "/redfish/v1/AccountService" },
+        "CertificateService": { "@odata.id": "/redfish/v1/CertificateService" },
         "Links": { "Sessions": { "@odata.id": "/redfish/v1/SessionService/Sessions" } },
         "Oem": { "Salp": {
             "@odata.type": "#SalpServiceRoot.v1_0_0.SalpServiceRoot",
@@ -72,6 +78,7 @@ pub fn odata(_: &mut Call<'_>) -> Result<Outcome, Failure> {
         ("Managers", "/redfish/v1/Managers"),
         ("SessionService", "/redfish/v1/SessionService"),
         ("AccountService", "/redfish/v1/AccountService"),
+        ("CertificateService", "/redfish/v1/CertificateService"),
         ("Sessions", "/redfish/v1/SessionService/Sessions"),
     ];
     let value = children.map(|(name, url)| json!({ "name": name, "kind": "Singleton", "url": url }));
@@ -84,7 +91,7 @@ pub fn metadata(_: &mut Call<'_>) -> Result<Outcome, Failure> {
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n",
         "<edmx:Edmx xmlns:edmx=\"http://docs.oasis-open.org/odata/ns/edmx\" Version=\"4.0\">\n",
     ));
-    for (name, version) in SCHEMAS {
+    for &(name, version) in SCHEMAS {
         body += &format!("  <edmx:Reference Uri=\"http://redfish.dmtf.org/schemas/v1/{name}_v1.xml\">\n");
         body += &format!("    <edmx:Include Namespace=\"{name}\"/>\n");
         if !version.is_empty() {
