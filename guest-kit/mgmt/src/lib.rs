@@ -4,7 +4,7 @@
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, queries) → [`table`] (which
 //! resource) → [`resources`] (what it says and does; [`images`],
 //! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
-//! (accounts and sessions), [`flow`] (bodies and answers that are
+//! (accounts and sessions), [`audit`] (who changed what), [`flow`] (bodies and answers that are
 //! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
 //! guest), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
@@ -14,6 +14,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod audit;
 pub mod auth;
 pub mod console;
 pub mod dhcp;

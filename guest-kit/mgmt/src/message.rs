@@ -12,7 +12,7 @@ use crate::http::decoder::Malformed;
 use crate::hypervisor::Refused;
 
 /// The version of the Base registry that messages are of.
-const REGISTRY: &str = "Base.1.19";
+pub const REGISTRY: &str = "Base.1.19";
 
 /// Keys of the registry with severity, text and what to do, in one place.
 const MESSAGES: [(&str, &str, &str, &str); 31] = [

@@ -10,12 +10,13 @@ use alloc::vec::Vec;
 
 use serde_json::{Value, json};
 
+use crate::audit::Audit;
 use crate::auth::{Auth, Right, Stranger, Who};
 use crate::entropy::Entropy;
 use crate::flow::{Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
-use crate::images;
+use crate::images::{self, Library};
 use crate::message::Failure;
 use crate::resources::{Call, Outcome, accounts, schemas};
 use crate::state;
@@ -42,6 +43,8 @@ pub struct Service {
     pub auth: Auth,
     /// What new connections are shown.
     pub keys: Keys,
+    /// Who changed what.
+    pub audit: Audit,
     facts: Facts,
     requests: u64,
 }
@@ -54,12 +57,14 @@ impl Service {
         identity: Identity,
         facts: Facts,
     ) -> Self {
-        Self { hypervisor, auth: Auth::new(entropy), keys: Keys::new(identity, entropy), facts, requests: 0 }
+        let (auth, keys) = (Auth::new(entropy), Keys::new(identity, entropy));
+        Self { hypervisor, auth, keys, audit: Audit::default(), facts, requests: 0 }
     }
 
     /// Takes what was kept: keys, accounts and sessions; returns false if there are no accounts.
     pub fn recall(&mut self, now: u64) -> bool {
         state::recall_keys(&*self.hypervisor, &mut self.keys);
+        state::recall_audit(&*self.hypervisor, &mut self.audit);
         state::recall_auth(&*self.hypervisor, &mut self.auth, now)
     }
 
@@ -68,6 +73,9 @@ impl Service {
         let uuid = self.facts.uuid;
         if self.keys.has_changed() && state::keep_keys(&mut *self.hypervisor, &self.keys, uuid).is_err() {
             self.keys.mark_changed();
+        }
+        if self.audit.has_changed() && state::keep_audit(&mut *self.hypervisor, &self.audit).is_err() {
+            self.audit.mark_changed();
         }
         if self.auth.has_changed() && state::keep_auth(&mut *self.hypervisor, &self.auth).is_err() {
             // The next request tries again.
@@ -90,13 +98,17 @@ impl Service {
         Serving { service: self, now }
     }
 
-    fn answer(&mut self, request: &Request, now: u64) -> Result<Response, Failure> {
+    /// Answers a request, and says who it was.
+    fn answer(&mut self, request: &Request, now: u64, user: &mut Option<String>) -> Result<Response, Failure> {
         let found = table::find(&request.path);
         let method = found.as_ref().and_then(|(route, _)| route.method(request.method));
         let is_open = method.is_some_and(|(right, _)| right == Right::Open);
         let who = self.who(request, now);
         let who = match who {
-            Ok(who) => who,
+            Ok(who) => {
+                *user = who.as_ref().map(|who| who.user.clone());
+                who
+            }
             Err(Stranger) if is_open => None,
             Err(Stranger) => return Err(Failure::new(401, "NoValidSession", &[])),
         };
@@ -126,12 +138,15 @@ impl Service {
         }
         let is_read = matches!(request.method, Method::Get | Method::Head);
         let query = if is_read { Query::new(request)? } else { Query::default() };
+        let (library, later) = (&Library::default(), &Library::default());
         let mut call = Call {
             request,
             variables,
             who: who.as_ref(),
             now,
             auth: &mut self.auth,
+            audit: &self.audit,
+            library,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
@@ -145,9 +160,13 @@ impl Service {
             {
                 return Err(Failure::new(412, "PreconditionFailed", &[]));
             }
+            // What was found before a change is not what is there behind it.
+            call.library = later;
         }
         let response = match handler(&mut call)? {
-            Outcome::Resource(value) if is_read => self.read(request, &query, value, who.as_ref(), now)?,
+            Outcome::Resource(value) if is_read => {
+                self.read(request, &query, value, &Reading { who: who.as_ref(), library, now })?
+            }
             Outcome::Answer(mut answer) => {
                 if let Then::Flow(live) = &mut answer.then {
                     live.session = who.and_then(|who| who.session);
@@ -174,14 +193,18 @@ impl Service {
         }
     }
 
+    /// Returns whose token this is.
+    fn user_of(&mut self, token: &str, now: u64) -> Option<String> {
+        self.auth.token(token, now).ok().map(|who| who.user)
+    }
+
     /// Returns the answer to a read of `value`.
     fn read(
         &mut self,
         request: &Request,
         query: &Query,
         mut value: Value,
-        who: Option<&Who>,
-        now: u64,
+        reading: &Reading<'_>,
     ) -> Result<Response, Failure> {
         if query.only {
             let member = match value["Members"].as_array().map(|members| &members[..]) {
@@ -189,7 +212,7 @@ impl Service {
                 Some(_) => None,
                 None => return Err(Failure::new(400, "QueryNotSupported", &[])),
             };
-            if let Some(other) = member.and_then(|path| self.look_up(&path, who, now)) {
+            if let Some(other) = member.and_then(|path| self.look_up(&path, reading)) {
                 value = other;
             }
         }
@@ -200,13 +223,13 @@ impl Service {
             return Ok(plain(304).field("ETag", tag));
         }
         if let Some(expand) = query.expand {
-            self.expand(&mut value, expand, true, who, now);
+            self.expand(&mut value, expand, true, reading);
         }
         Ok(resource(200, value))
     }
 
     /// Returns the resource at a path, if `who` may read it.
-    fn look_up(&mut self, path: &str, who: Option<&Who>, now: u64) -> Option<Value> {
+    fn look_up(&mut self, path: &str, &Reading { who, library, now }: &Reading<'_>) -> Option<Value> {
         let (route, variables) = table::find(path)?;
         let (right, handler) = route.method(Method::Get)?;
         if right != Right::Open && !who.is_some_and(|who| who.role.has(right)) {
@@ -219,6 +242,8 @@ impl Service {
             who,
             now,
             auth: &mut self.auth,
+            audit: &self.audit,
+            library,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
@@ -234,25 +259,32 @@ impl Service {
     }
 
     /// Puts resources in place of the links to them, one level deep.
-    fn expand(&mut self, value: &mut Value, expand: Expand, is_root: bool, who: Option<&Who>, now: u64) {
+    fn expand(&mut self, value: &mut Value, expand: Expand, is_root: bool, reading: &Reading<'_>) {
         match value {
-            Value::Array(items) => items.iter_mut().for_each(|item| self.expand(item, expand, false, who, now)),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.expand(item, expand, false, reading)),
             Value::Object(map) => {
                 if let (false, 1, Some(Value::String(path))) = (is_root, map.len(), map.get("@odata.id")) {
-                    if let Some(other) = self.look_up(&path.clone(), who, now) {
+                    if let Some(other) = self.look_up(&path.clone(), reading) {
                         *value = other;
                     }
                     return;
                 }
                 for (key, inner) in map.iter_mut() {
                     if key != "Actions" && expand.enters(key == "Links", is_root) {
-                        self.expand(inner, expand, false, who, now);
+                        self.expand(inner, expand, false, reading);
                     }
                 }
             }
             _ => {}
         }
     }
+}
+
+/// One read of possibly many resources.
+struct Reading<'a> {
+    who: Option<&'a Who>,
+    library: &'a Library,
+    now: u64,
 }
 
 /// The service at some moment, as connections see it.
@@ -264,7 +296,13 @@ pub struct Serving<'a> {
 impl Serve for Serving<'_> {
     fn handle(&mut self, request: &Request) -> Response {
         self.service.requests += 1;
-        let mut response = self.service.answer(request, self.now).unwrap_or_else(|failure| failure.response());
+        let mut user = None;
+        let answer = self.service.answer(request, self.now, &mut user);
+        let mut response = answer.unwrap_or_else(|failure| failure.response());
+        // Who logs in is somebody from then on.
+        if let Some(user) = user.or_else(|| self.service.user_of(response.get("X-Auth-Token")?, self.now)) {
+            self.service.audit.note(self.now, &user, request.method, &request.path, response.status);
+        }
         if response.status == 401 {
             response = response.field("WWW-Authenticate", REALM);
         }

@@ -12,6 +12,7 @@ use salp_hvc::manager::MAX_RECORD;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::audit::Audit;
 use crate::auth::{self, Auth, Policy, Role};
 use crate::hypervisor::{Answer, Hypervisor, name_text, padded};
 use crate::tls::certificate::Identity;
@@ -22,6 +23,7 @@ const ACCOUNTS: u64 = 0;
 const SESSIONS: u64 = 1;
 const IDENTITY: u64 = 2;
 const PENDING: u64 = 3;
+const AUDIT: u64 = 4;
 
 /// An account, as it is kept.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -164,6 +166,22 @@ pub fn recall_keys(hypervisor: &dyn Hypervisor, keys: &mut Keys) {
     if let Some((identity, _)) = recall_identity(hypervisor) {
         let pending = recall(hypervisor, PENDING).and_then(|key| SigningKey::from_slice(&key).ok());
         keys.put_back(identity, pending);
+    }
+}
+
+/// Keeps who changed what.
+///
+/// # Errors
+///
+/// If the hypervisor does not keep records, or has no memory for them.
+pub fn keep_audit(hypervisor: &mut dyn Hypervisor, audit: &Audit) -> Answer<()> {
+    hypervisor.keep(AUDIT, &audit.kept())
+}
+
+/// Puts in place who changed what, if that was kept.
+pub fn recall_audit(hypervisor: &dyn Hypervisor, audit: &mut Audit) {
+    if let Some(bytes) = recall(hypervisor, AUDIT) {
+        audit.put_back(&bytes);
     }
 }
 

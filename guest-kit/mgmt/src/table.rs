@@ -9,8 +9,8 @@ use alloc::string::String;
 use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
 use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
 use crate::resources::{
-    Handler, accounts, certificates, clones, console, images, making, managers, metrics, network, nics, power, root,
-    schemas, sessions, snapshots, systems,
+    Handler, accounts, certificates, clones, console, hardware, images, logs, making, managers, metrics, network, nics,
+    power, registries, root, schemas, sessions, snapshots, systems,
 };
 
 /// One path.
@@ -97,6 +97,22 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/CertificateService/Actions/CertificateService.ReplaceCertificate",
         methods: &[(Post, ConfigureManager, certificates::replace)],
     },
+    Route { pattern: "/redfish/v1/Managers/salp/LogServices", methods: &[(Get, Login, logs::of_manager)] },
+    Route { pattern: "/redfish/v1/Managers/salp/LogServices/Audit", methods: &[(Get, ConfigureManager, logs::audit)] },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Audit/Entries",
+        methods: &[(Get, ConfigureManager, logs::audit_entries)],
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Audit/Entries/{}",
+        methods: &[(Get, ConfigureManager, logs::audit_entry)],
+    },
+    Route { pattern: "/redfish/v1/Chassis", methods: &[(Get, Login, hardware::chassis_list)] },
+    Route { pattern: "/redfish/v1/Chassis/1", methods: &[(Get, Login, hardware::chassis)] },
+    Route { pattern: "/redfish/v1/Registries", methods: &[(Get, Login, registries::list)] },
+    Route { pattern: "/redfish/v1/Registries/{}", methods: &[(Get, Login, registries::registry)] },
+    Route { pattern: "/redfish/v1/JsonSchemas", methods: &[(Get, Login, registries::files)] },
+    Route { pattern: "/redfish/v1/JsonSchemas/{}", methods: &[(Get, Login, registries::file)] },
     Route {
         pattern: "/redfish/v1/Systems",
         methods: &[(Get, Login, systems::list), (Post, ConfigureComponents, making::create)],
@@ -132,6 +148,20 @@ pub const ROUTES: &[Route] = &[
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Revert",
         methods: &[(Post, ConfigureComponents, clones::revert)],
+    },
+    Route { pattern: "/redfish/v1/Systems/{}/Processors", methods: &[(Get, Login, hardware::processors)] },
+    Route { pattern: "/redfish/v1/Systems/{}/Processors/1", methods: &[(Get, Login, hardware::processor)] },
+    Route { pattern: "/redfish/v1/Systems/{}/Memory", methods: &[(Get, Login, hardware::memories)] },
+    Route { pattern: "/redfish/v1/Systems/{}/Memory/1", methods: &[(Get, Login, hardware::memory)] },
+    Route { pattern: "/redfish/v1/Systems/{}/LogServices", methods: &[(Get, Login, logs::of_system)] },
+    Route { pattern: "/redfish/v1/Systems/{}/LogServices/Console", methods: &[(Get, Login, logs::console)] },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/LogServices/Console/Entries",
+        methods: &[(Get, Login, logs::console_entries)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/LogServices/Console/Entries/{}",
+        methods: &[(Get, Login, logs::console_entry)],
     },
     Route { pattern: "/redfish/v1/Systems/{}/EthernetInterfaces", methods: &[(Get, Login, nics::list)] },
     Route {

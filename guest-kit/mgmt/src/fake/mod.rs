@@ -47,6 +47,12 @@ impl Default for Fake {
     }
 }
 
+#[cfg(test)]
+std::thread_local! {
+    /// How often a test's thread has begun to look at all images.
+    pub static LOOKS: core::cell::Cell<u32> = const { core::cell::Cell::new(0) };
+}
+
 /// The entry that is this VM itself.
 const OWN: u64 = 1;
 
@@ -338,6 +344,8 @@ impl Hypervisor for Fake {
     }
 
     fn next_image(&self, after: u64) -> Answer<ImageInfo> {
+        #[cfg(test)]
+        LOOKS.set(LOOKS.get() + u32::from(after == 0));
         let mut info = self.images.next(after)?;
         let id = info.id.get();
         let users = self.entries.values().filter(|machine| machine.images.contains(&id)).count();

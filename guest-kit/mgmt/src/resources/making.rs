@@ -13,7 +13,7 @@ use super::nics::{MAX_RATE, vlan};
 use super::systems::{BOOT_ENABLED, BOOT_TARGETS, find, path, value};
 use super::{Call, Outcome};
 use crate::hypervisor::{Hypervisor, is_name, is_segment, padded};
-use crate::images;
+use crate::images::{self, Library};
 use crate::message::Failure;
 use crate::systems::build;
 use crate::systems::definition::{Definition, MAX_COMMAND_LINE};
@@ -172,7 +172,7 @@ pub fn create(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     wish.apply(&mut definition, call.hypervisor)?;
     let id = build::create(call.hypervisor, &definition, call.now)?;
     let info = call.hypervisor.find(id).map_err(|refused| Failure::refused(refused, &call.request.path))?;
-    Ok(Outcome::Created { value: value(call.hypervisor, &info), location: path(id), token: None })
+    Ok(Outcome::Created { value: value(call.hypervisor, call.library, &info), location: path(id), token: None })
 }
 
 /// Changes a VM that is off.
@@ -186,18 +186,18 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         return Err(Failure::new(400, "NoOperation", &[]));
     }
     if wish.is_nothing() {
-        return Ok(Outcome::Resource(value(call.hypervisor, &info)));
+        return Ok(Outcome::Resource(value(call.hypervisor, call.library, &info)));
     }
     if info.state.get() != STATE_OFF {
         return Err(Failure::because(409, "The VM has to be off for that. NICs can be changed at any time."));
     }
     let why = "The VM was started with the machine, not made here: delete it and make one.";
-    let mut definition =
-        crate::systems::definition(call.hypervisor, &info).ok_or_else(|| Failure::because(409, why))?;
+    let mut definition = crate::systems::definition(call.hypervisor, &Library::default(), &info)
+        .ok_or_else(|| Failure::because(409, why))?;
     wish.apply(&mut definition, call.hypervisor)?;
     build::change(call.hypervisor, info.id.get(), &definition, call.now)?;
     let info = find(call)?;
-    Ok(Outcome::Resource(value(call.hypervisor, &info)))
+    Ok(Outcome::Resource(value(call.hypervisor, call.library, &info)))
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use alloc::format;
 
 use serde_json::json;
 
-use super::{Call, Outcome, collection, time, uuid};
+use super::hardware::CHASSIS;
+use super::{Call, Outcome, collection, logs, time, uuid};
 use crate::message::Failure;
 
 /// Where the host is.
@@ -32,6 +33,8 @@ pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "DateTime": time(call.now),
         "DateTimeLocalOffset": "+00:00",
         "ServiceIdentification": "salp",
+        "LogServices": { "@odata.id": logs::path(SALP) },
+        "Links": { "ManagerForChassis": [{ "@odata.id": CHASSIS }], "ManagerInChassis": { "@odata.id": CHASSIS } },
         "NetworkProtocol": { "@odata.id": format!("{SALP}/NetworkProtocol") },
         "EthernetInterfaces": { "@odata.id": format!("{SALP}/EthernetInterfaces") },
         "Oem": { "Salp": {

@@ -6,13 +6,16 @@ pub mod body;
 pub mod certificates;
 pub mod clones;
 pub mod console;
+pub mod hardware;
 pub mod images;
+pub mod logs;
 pub mod making;
 pub mod managers;
 pub mod metrics;
 pub mod network;
 pub mod nics;
 pub mod power;
+pub mod registries;
 pub mod root;
 pub mod schemas;
 pub mod sessions;
@@ -26,10 +29,12 @@ use alloc::vec::Vec;
 
 use serde_json::{Value, json};
 
+use crate::audit::Audit;
 use crate::auth::{Auth, Who, hex};
 use crate::flow::Sink;
 use crate::http::{Request, Response};
 use crate::hypervisor::Hypervisor;
+use crate::images::Library;
 use crate::message::Failure;
 use crate::service::{self, Facts};
 use crate::table::Variables;
@@ -47,6 +52,10 @@ pub struct Call<'a> {
     pub now: u64,
     /// Accounts and sessions.
     pub auth: &'a mut Auth,
+    /// Who changed what.
+    pub audit: &'a Audit,
+    /// Images, as this request has found them.
+    pub library: &'a Library,
     /// Keys and certificates of the server.
     pub keys: &'a mut Keys,
     /// The hypervisor.

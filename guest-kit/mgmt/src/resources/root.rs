@@ -9,7 +9,7 @@ use super::{Call, Outcome, schemas, uuid};
 use crate::message::Failure;
 
 /// Schemas of resources with their versions, and of collections without.
-const SCHEMAS: &[(&str, &str)] = &[
+pub const SCHEMAS: &[(&str, &str)] = &[
     ("ServiceRoot", "v1_20_0"),
     ("SessionService", "v1_2_0"),
     ("SessionCollection", ""),
@@ -30,6 +30,20 @@ const SCHEMAS: &[(&str, &str)] = &[
     ("CertificateLocations", "v1_0_4"),
     ("CertificateCollection", ""),
     ("Certificate", "v1_11_0"),
+    ("ChassisCollection", ""),
+    ("Chassis", "v1_28_0"),
+    ("ProcessorCollection", ""),
+    ("Processor", "v1_22_0"),
+    ("MemoryCollection", ""),
+    ("Memory", "v1_23_0"),
+    ("LogServiceCollection", ""),
+    ("LogService", "v1_9_0"),
+    ("LogEntryCollection", ""),
+    ("LogEntry", "v1_21_0"),
+    ("MessageRegistryFileCollection", ""),
+    ("MessageRegistryFile", "v1_1_5"),
+    ("JsonSchemaFileCollection", ""),
+    ("JsonSchemaFile", "v1_1_5"),
 ];
 
 /// Answers `/redfish`.
@@ -58,6 +72,9 @@ pub fn root(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         },
         "Systems": { "@odata.id": "/redfish/v1/Systems" },
         "Managers": { "@odata.id": "/redfish/v1/Managers" },
+        "Chassis": { "@odata.id": "/redfish/v1/Chassis" },
+        "Registries": { "@odata.id": "/redfish/v1/Registries" },
+        "JsonSchemas": { "@odata.id": "/redfish/v1/JsonSchemas" },
         "SessionService": { "@odata.id": "/redfish/v1/SessionService" },
         "AccountService": { "@odata.id": "/redfish/v1/AccountService" },
         "CertificateService": { "@odata.id": "/redfish/v1/CertificateService" },
@@ -76,6 +93,9 @@ pub fn odata(_: &mut Call<'_>) -> Result<Outcome, Failure> {
         ("Service", "/redfish/v1/"),
         ("Systems", "/redfish/v1/Systems"),
         ("Managers", "/redfish/v1/Managers"),
+        ("Chassis", "/redfish/v1/Chassis"),
+        ("Registries", "/redfish/v1/Registries"),
+        ("JsonSchemas", "/redfish/v1/JsonSchemas"),
         ("SessionService", "/redfish/v1/SessionService"),
         ("AccountService", "/redfish/v1/AccountService"),
         ("CertificateService", "/redfish/v1/CertificateService"),

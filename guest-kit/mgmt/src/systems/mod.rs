@@ -13,6 +13,7 @@ use salp_hvc::calls::VmInfo;
 use salp_hvc::manager::{ImageInfo, MAX_COPY};
 
 use crate::hypervisor::{self, Hypervisor};
+use crate::images::Library;
 use crate::images::label::{Kind, Label};
 use definition::Definition;
 
@@ -60,18 +61,15 @@ pub fn users(hypervisor: &dyn Hypervisor, image: &ImageInfo) -> u32 {
 
 /// Returns what a VM was made from: its own definition, or that of the VM that it descends from; none for VMs of the boot
 /// set.
-pub fn definition(hypervisor: &dyn Hypervisor, vm: &VmInfo) -> Option<Definition> {
+pub fn definition(hypervisor: &dyn Hypervisor, library: &Library, vm: &VmInfo) -> Option<Definition> {
     let owned = |owner: u64| {
-        hypervisor::images(hypervisor)
-            .filter_map(|info| Label::read(&info.label).map(|label| (info, label)))
-            .filter(|(_, label)| {
-                label.kind() == Kind::Hidden && label.owner.get() == owner && label.name() == build::MADE
-            })
-            .last()
+        library.all(hypervisor).iter().rfind(|(_, label)| {
+            label.kind() == Kind::Hidden && label.owner.get() == owner && label.name() == build::MADE
+        })
     };
     let (info, label) = owned(vm.id.get()).or_else(|| owned(vm.family.get()))?;
     let offset = label.received.get();
     let mut bytes = vec![0; info.size.get().checked_sub(offset)? as usize];
-    Stored::new(hypervisor, &info).read(offset, &mut bytes).then_some(())?;
+    Stored::new(hypervisor, info).read(offset, &mut bytes).then_some(())?;
     Definition::read(vm, &bytes)
 }
