@@ -1,7 +1,7 @@
 //! The management guest without its machine: Redfish (DMTF DSP0266) over HTTP, on byte streams, carried out by a
 //! [`Hypervisor`](hypervisor::Hypervisor). Runs on the host in tests, and in the guest of this package's program.
 //!
-//! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, queries) → [`table`] (which
+//! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, [`query`] parameters) → [`table`] (which
 //! resource) → [`resources`] (what it says and does; [`images`],
 //! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
 //! (accounts and sessions), [`audit`] (who changed what), [`flow`] (bodies and answers that are
@@ -25,6 +25,7 @@ pub mod http;
 pub mod hypervisor;
 pub mod images;
 pub mod message;
+pub mod query;
 pub mod resources;
 pub mod service;
 pub mod state;

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::audit::Audit;
 use crate::auth::{Auth, Right, Stranger, Who};
@@ -18,6 +18,8 @@ use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
 use crate::images::{self, Library};
 use crate::message::Failure;
+use crate::query::filter::Filter;
+use crate::query::{Expand, Query};
 use crate::resources::{Call, Outcome, accounts, schemas};
 use crate::state;
 use crate::table;
@@ -216,6 +218,9 @@ impl Service {
                 value = other;
             }
         }
+        if let Some(filter) = &query.filter {
+            self.filter(&mut value, filter, reading)?;
+        }
         query.page(request, &mut value);
         let tag = etag_of(&value);
         let fresh = request.if_none_match.as_deref().is_some_and(|known| lists(known, &tag));
@@ -225,6 +230,8 @@ impl Service {
         if let Some(expand) = query.expand {
             self.expand(&mut value, expand, true, reading);
         }
+        self::tag(&mut value);
+        query.select(&mut value);
         Ok(resource(200, value))
     }
 
@@ -256,6 +263,20 @@ impl Service {
             }
             _ => None,
         }
+    }
+
+    /// Leaves the members of a collection that a filter takes.
+    fn filter(&mut self, value: &mut Value, filter: &Filter, reading: &Reading<'_>) -> Result<(), Failure> {
+        let unsupported = Failure::new(400, "QueryNotSupported", &[]);
+        let members = value.get_mut("Members").and_then(Value::as_array_mut).ok_or(unsupported)?;
+        members.retain(|member| match (member["@odata.id"].as_str(), member.get("@odata.type")) {
+            // Entries of logs are there already.
+            (_, Some(_)) => filter.takes(member),
+            (Some(path), None) => self.look_up(path, reading).is_some_and(|resource| filter.takes(&resource)),
+            (None, None) => false,
+        });
+        value["Members@odata.count"] = value["Members"].as_array().map_or(0, Vec::len).into();
+        Ok(())
     }
 
     /// Puts resources in place of the links to them, one level deep.
@@ -321,78 +342,6 @@ impl Serve for Serving<'_> {
 
     fn drive(&mut self, live: &mut Live, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
         self.service.drive(live, self.now, input, output)
-    }
-}
-
-/// Which links are followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expand {
-    All,
-    Links,
-    Subordinate,
-}
-
-impl Expand {
-    fn enters(self, is_links: bool, is_root: bool) -> bool {
-        match self {
-            Self::All => true,
-            Self::Links => is_links || !is_root,
-            Self::Subordinate => !is_links,
-        }
-    }
-}
-
-/// Query parameters of a read.
-#[derive(Debug, Default)]
-struct Query {
-    expand: Option<Expand>,
-    only: bool,
-    skip: usize,
-    top: Option<usize>,
-}
-
-impl Query {
-    fn new(request: &Request) -> Result<Self, Failure> {
-        let mut query = Self::default();
-        for (key, value) in &request.query {
-            let malformed = || Failure::new(400, "QueryParameterValueFormatError", &[value, key]);
-            let number = || value.parse::<usize>().map_err(|_| malformed());
-            match &**key {
-                "only" if value.is_empty() => query.only = true,
-                "only" => return Err(malformed()),
-                "$expand" => {
-                    let kind = value.strip_suffix("($levels=1)").unwrap_or(value);
-                    query.expand = Some(match kind {
-                        "*" => Expand::All,
-                        "~" => Expand::Links,
-                        "." => Expand::Subordinate,
-                        _ => return Err(malformed()),
-                    });
-                }
-                "$skip" => query.skip = number()?,
-                "$top" => query.top = Some(number()?),
-                key if key.starts_with('$') => return Err(Failure::new(501, "QueryNotSupported", &[])),
-                _ => {}
-            }
-        }
-        if query.only && (query.expand.is_some() || query.skip > 0 || query.top.is_some()) {
-            return Err(Failure::new(400, "QueryNotSupported", &[]));
-        }
-        Ok(query)
-    }
-
-    /// Cuts the members that are asked for out of a collection.
-    fn page(&self, request: &Request, value: &mut Value) {
-        if let Some(members) = value.get_mut("Members").and_then(Value::as_array_mut) {
-            let count = members.len();
-            members.drain(..self.skip.min(count));
-            let top = self.top.unwrap_or(count);
-            if top < members.len() {
-                members.truncate(top);
-                let next = format!("{}?$skip={}&$top={top}", request.path, self.skip + top);
-                value["Members@odata.nextLink"] = json!(next);
-            }
-        }
     }
 }
 
@@ -496,6 +445,7 @@ mod tests {
     use super::*;
     use crate::auth::Role;
     use crate::testing::{Client, json, keys};
+    use serde_json::json;
 
     const WEB: &str = "/redfish/v1/Systems/2";
 
@@ -591,6 +541,29 @@ mod tests {
         let page = client.read(next);
         assert_eq!(page["Members"][0]["@odata.id"], "/redfish/v1/Systems/3");
         assert!(page.get("Members@odata.nextLink").is_none());
+    }
+
+    #[test]
+    fn members_are_filtered_and_properties_selected() {
+        let mut client = Client::new(Role::Administrator);
+        let systems = client.read("/redfish/v1/Systems?$filter=MemorySummary/TotalSystemMemoryGiB lt 0.5");
+        assert_eq!(
+            (&systems["Members@odata.count"], &systems["Members"][0]["@odata.id"]),
+            (&json!(1), &json!("/redfish/v1/Systems/3"))
+        );
+        let query = "$filter=PowerState eq 'On'&$expand=.&$select=Name,Oem/Salp/State";
+        let systems = client.read(&format!("/redfish/v1/Systems?{query}"));
+        let web = systems["Members"][0].as_object().unwrap();
+        assert_eq!(
+            web["Oem"],
+            json!({ "Salp": { "@odata.type": "#SalpComputerSystem.v1_0_0.SalpComputerSystem", "State": "running" } })
+        );
+        let names: Vec<&String> = web.keys().collect();
+        assert_eq!(names, ["@odata.etag", "@odata.id", "@odata.type", "Name", "Oem"]);
+        let mut status = |target: &str| client.get(target).status;
+        assert_eq!(status("/redfish/v1/Systems?$filter=rain"), 400);
+        assert_eq!(status("/redfish/v1/Systems/2?$filter=Name eq 'web'"), 400);
+        assert_eq!(status("/redfish/v1/Systems?$select="), 400);
     }
 
     #[test]

@@ -64,9 +64,9 @@ pub fn root(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "Product": "Salp",
         "ProtocolFeaturesSupported": {
             "ExcerptQuery": false,
-            "FilterQuery": false,
+            "FilterQuery": true,
             "OnlyMemberQuery": true,
-            "SelectQuery": false,
+            "SelectQuery": true,
             "TopSkipQuery": true,
             "ExpandQuery": { "ExpandAll": true, "Levels": true, "Links": true, "NoLinks": true, "MaxLevels": 1 },
         },
