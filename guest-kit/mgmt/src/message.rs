@@ -168,6 +168,11 @@ impl Message {
         Self { property: Some(short(property)), ..self }
     }
 
+    /// Returns the property that it is about.
+    pub fn property(&self) -> &str {
+        self.property.as_deref().unwrap_or_default()
+    }
+
     /// Returns the message as it is sent.
     pub fn value(&self) -> Value {
         let unknown = ("", "Critical", "%1", "None.");

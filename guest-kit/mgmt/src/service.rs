@@ -378,7 +378,7 @@ pub fn resource(status: u16, mut value: Value) -> Response {
 }
 
 /// Gives a resource its tag.
-fn tag(value: &mut Value) -> Option<String> {
+pub fn tag(value: &mut Value) -> Option<String> {
     value.get("@odata.id")?;
     if value.get("@odata.etag").is_none() {
         value["@odata.etag"] = etag(value).into();

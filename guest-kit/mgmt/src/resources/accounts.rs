@@ -45,15 +45,11 @@ pub fn service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 pub fn patch_service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let old = call.auth.policy;
     let mut body = Body::of_resource(call.request)?;
-    let is_empty = body.is_empty();
     let threshold = body.number("AccountLockoutThreshold", 0..=1000);
     let duration = body.number("AccountLockoutDuration", 1..=86400);
     let forget = body.number("AccountLockoutCounterResetAfter", 1..=86400);
     let least = body.number("MinPasswordLength", LEAST_PASSWORD as u64..=64);
-    body.finish()?;
-    if is_empty {
-        return Err(Failure::new(400, "NoOperation", &[]));
-    }
+    let ignored = body.finish_change()?;
     let policy = Policy {
         // The ranges above fit.
         threshold: threshold.map_or(old.threshold, |count| count as u32),
@@ -67,7 +63,7 @@ pub fn patch_service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     }
     call.auth.policy = policy;
     call.auth.mark_changed();
-    service(call)
+    service(call).map(|outcome| ignored.tell(outcome))
 }
 
 /// Lists accounts.
@@ -197,12 +193,8 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let user = call.variables[0];
     let old = call.auth.account(user).ok_or_else(|| call.missing())?.clone();
     let mut body = Body::of_resource(call.request)?;
-    let is_empty = body.is_empty();
     let wish = wish(&mut body, call.auth.policy.least);
-    body.finish()?;
-    if is_empty {
-        return Err(Failure::new(400, "NoOperation", &[]));
-    }
+    let ignored = body.finish_change()?;
     let who = call.who.ok_or(Failure::new(403, "InsufficientPrivilege", &[]))?;
     let is_own = Wish { password: None, ..wish } == Wish::default();
     if !is_own && !who.role.has(Right::ConfigureManager) {
@@ -231,7 +223,7 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     } else if wish.password.is_some() {
         call.auth.close_others(user, who.session.as_deref());
     }
-    value(call, user).map(Outcome::Resource)
+    value(call, user).map(|value| ignored.tell(Outcome::Resource(value)))
 }
 
 /// Lists roles.
@@ -296,7 +288,7 @@ mod tests {
     fn a_bad_password_changes_nothing() {
         let mut client = Client::new(Role::Administrator);
         let long = format!(r#"{{"Password":"{}"}}"#, "x".repeat(129));
-        for body in ["{}", r#"{"Password":"short"}"#, r#"{"Password":7}"#, r#"{"Password":"12345678","X":1}"#, &long] {
+        for body in ["{}", r#"{"Password":"short"}"#, r#"{"Password":7}"#, &long] {
             assert_eq!(client.send(&client.request(Method::Patch, ADMIN, body)).status, 400, "{body}");
         }
         let login = client.post("/redfish/v1/SessionService/Sessions", r#"{"UserName":"admin","Password":"secret"}"#);

@@ -10,7 +10,6 @@ use sha2::{Digest, Sha256};
 use super::body::Body;
 use super::network::HTTPS;
 use super::{Call, Outcome, collection, time};
-use crate::auth::hex;
 use crate::message::Failure;
 use crate::tls::certificate::{NAMES, Subject, pem};
 use crate::tls::x509;
@@ -73,6 +72,11 @@ pub fn list(_: &mut Call<'_>) -> Result<Outcome, Failure> {
     Ok(Outcome::Resource(collection(&collection_path(), "CertificateCollection", "Certificates", members)))
 }
 
+/// Returns bytes as Redfish writes those of certificates.
+fn pairs(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}
+
 fn value(call: &Call<'_>) -> Result<Value, Failure> {
     let chain = &call.keys.identity().certificate;
     let all = x509::split(chain).unwrap_or_default();
@@ -91,10 +95,10 @@ fn value(call: &Call<'_>) -> Result<Value, Failure> {
         "CertificateUsageTypes": ["Web"],
         "Issuer": name(&facts.issuer),
         "Subject": name(&facts.subject),
-        "SerialNumber": facts.serial,
+        "SerialNumber": pairs(&facts.serial),
         "ValidNotBefore": facts.from,
         "ValidNotAfter": facts.until,
-        "Fingerprint": hex(&Sha256::digest(first)),
+        "Fingerprint": pairs(&Sha256::digest(first)),
         "FingerprintHashAlgorithm": "TPM_ALG_SHA256",
     }))
 }

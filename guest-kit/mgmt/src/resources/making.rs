@@ -179,14 +179,10 @@ pub fn create(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let info = find(call)?;
     let mut body = Body::of_resource(call.request)?;
-    let is_empty = body.is_empty();
     let wish = wish(&mut body, false);
-    body.finish()?;
-    if is_empty {
-        return Err(Failure::new(400, "NoOperation", &[]));
-    }
+    let ignored = body.finish_change()?;
     if wish.is_nothing() {
-        return Ok(Outcome::Resource(value(call.hypervisor, call.library, &info)));
+        return Ok(ignored.tell(Outcome::Resource(value(call.hypervisor, call.library, &info))));
     }
     if info.state.get() != STATE_OFF {
         return Err(Failure::because(409, "The VM has to be off for that. NICs can be changed at any time."));
@@ -197,7 +193,7 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     wish.apply(&mut definition, call.hypervisor)?;
     build::change(call.hypervisor, info.id.get(), &definition, call.now)?;
     let info = find(call)?;
-    Ok(Outcome::Resource(value(call.hypervisor, call.library, &info)))
+    Ok(ignored.tell(Outcome::Resource(value(call.hypervisor, call.library, &info))))
 }
 
 #[cfg(test)]

@@ -159,13 +159,10 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         body.inside("Salp", |body| (body.text("Segment", is_segment), body.number("RateBytesPerSecond", 0..=MAX_RATE)))
     });
     (wish.segment, wish.rate) = oem.flatten().unwrap_or_default();
-    body.finish()?;
-    if wish == Wish::default() {
-        return Err(Failure::new(400, "NoOperation", &[]));
-    }
+    let ignored = body.finish_change()?;
     let what = |refused| Failure::refused(refused, &call.request.path);
     call.hypervisor.change_nic(id, index, &wish.change(&now)).map_err(what)?;
-    nic(call)
+    nic(call).map(|outcome| ignored.tell(outcome))
 }
 
 #[cfg(test)]

@@ -29,10 +29,10 @@ pub fn service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 pub fn patch_service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let mut body = Body::of_resource(call.request)?;
     let timeout = body.number("SessionTimeout", 30..=86400);
-    body.finish()?;
-    call.auth.timeout = timeout.ok_or(Failure::new(400, "NoOperation", &[]))?;
+    let ignored = body.finish_change()?;
+    call.auth.timeout = timeout.unwrap_or(call.auth.timeout);
     call.auth.mark_changed();
-    service(call)
+    service(call).map(|outcome| ignored.tell(outcome))
 }
 
 /// Lists sessions.

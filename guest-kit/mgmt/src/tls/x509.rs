@@ -10,7 +10,6 @@ use alloc::vec::Vec;
 use base64ct::{Base64, Encoding};
 
 use super::certificate::{NAMES, SEQUENCE};
-use crate::auth::hex;
 
 /// The most certificates in a chain.
 const MOST: usize = 4;
@@ -18,8 +17,8 @@ const MOST: usize = 4;
 /// What a certificate says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// The serial number, in hexadecimal digits.
-    pub serial: String,
+    /// The serial number.
+    pub serial: Vec<u8>,
     /// Who signed it: attributes by their names in Redfish.
     pub issuer: Vec<(&'static str, String)>,
     /// Whose it is.
@@ -115,7 +114,7 @@ pub fn read(mut certificate: &[u8]) -> Option<Facts> {
     let mut public = expect(&mut body, SEQUENCE)?;
     expect(&mut public, SEQUENCE)?;
     let key = expect(&mut public, 3)?.strip_prefix(&[0])?.to_vec();
-    Some(Facts { serial: hex(serial), issuer, subject, from, until, key })
+    Some(Facts { serial: serial.to_vec(), issuer, subject, from, until, key })
 }
 
 /// Reads certificates as text, one or a chain of them, and returns them one behind the other.
@@ -144,7 +143,7 @@ mod tests {
         let identity = Identity::new(&Counting, 1_795_697_226, &["salp"], &[]);
         let facts = read(&identity.certificate).unwrap();
         assert_eq!(facts.subject, [("CommonName", "salp".into())]);
-        assert_eq!((&facts.issuer, facts.serial.len()), (&facts.subject, 32));
+        assert_eq!((&facts.issuer, facts.serial.len()), (&facts.subject, 16));
         assert_eq!((&*facts.from, &*facts.until), ("2026-11-26T12:47:06Z", "2036-11-26T12:47:06Z"));
         assert_eq!(facts.key, identity.key.verifying_key().to_sec1_point(false).as_bytes());
         let chain = [&identity.certificate[..], &identity.certificate].concat();
