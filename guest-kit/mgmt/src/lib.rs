@@ -4,7 +4,7 @@
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, [`query`] parameters) → [`table`] (which
 //! resource) → [`resources`] (what it says and does; [`images`],
 //! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
-//! (accounts and sessions), [`audit`] (who changed what), [`flow`] (bodies and answers that are
+//! (accounts and sessions), [`audit`] (who changed what), [`events`] (what became of VMs), [`flow`] (bodies and answers that are
 //! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
 //! guest), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
@@ -19,6 +19,7 @@ pub mod auth;
 pub mod console;
 pub mod dhcp;
 pub mod entropy;
+pub mod events;
 pub mod fake;
 pub mod flow;
 pub mod http;

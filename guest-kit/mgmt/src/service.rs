@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::audit::Audit;
 use crate::auth::{Auth, Right, Stranger, Who};
 use crate::entropy::Entropy;
+use crate::events::Watch;
 use crate::flow::{Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
@@ -20,7 +21,7 @@ use crate::images::{self, Library};
 use crate::message::Failure;
 use crate::query::filter::Filter;
 use crate::query::{Expand, Query};
-use crate::resources::{Call, Outcome, accounts, schemas};
+use crate::resources::{Call, Outcome, accounts, schemas, systems};
 use crate::state;
 use crate::table;
 use crate::tls::certificate::Identity;
@@ -47,6 +48,8 @@ pub struct Service {
     pub keys: Keys,
     /// Who changed what.
     pub audit: Audit,
+    /// What became of VMs.
+    watch: Watch,
     facts: Facts,
     requests: u64,
 }
@@ -60,13 +63,14 @@ impl Service {
         facts: Facts,
     ) -> Self {
         let (auth, keys) = (Auth::new(entropy), Keys::new(identity, entropy));
-        Self { hypervisor, auth, keys, audit: Audit::default(), facts, requests: 0 }
+        Self { hypervisor, auth, keys, audit: Audit::default(), watch: Watch::default(), facts, requests: 0 }
     }
 
     /// Takes what was kept: keys, accounts and sessions; returns false if there are no accounts.
     pub fn recall(&mut self, now: u64) -> bool {
         state::recall_keys(&*self.hypervisor, &mut self.keys);
         state::recall_audit(&*self.hypervisor, &mut self.audit);
+        self.watch.look(&*self.hypervisor, now);
         state::recall_auth(&*self.hypervisor, &mut self.auth, now)
     }
 
@@ -93,6 +97,7 @@ impl Service {
     /// Removes what nobody waits for any more; to be called now and then.
     pub fn tidy(&mut self, now: u64) {
         images::sweep(&mut *self.hypervisor, now);
+        self.watch.look(&*self.hypervisor, now);
     }
 
     /// Returns the service at `now`, in seconds since 1970.
@@ -148,6 +153,7 @@ impl Service {
             now,
             auth: &mut self.auth,
             audit: &self.audit,
+            watch: &self.watch,
             library,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
@@ -250,6 +256,7 @@ impl Service {
             now,
             auth: &mut self.auth,
             audit: &self.audit,
+            watch: &self.watch,
             library,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
@@ -320,6 +327,10 @@ impl Serve for Serving<'_> {
         let mut user = None;
         let answer = self.service.answer(request, self.now, &mut user);
         let mut response = answer.unwrap_or_else(|failure| failure.response());
+        let is_change = !matches!(request.method, Method::Get | Method::Head) && response.status < 300;
+        if is_change && request.path.starts_with(systems::SYSTEMS) {
+            self.service.watch.look(&*self.service.hypervisor, self.now);
+        }
         // Who logs in is somebody from then on.
         if let Some(user) = user.or_else(|| self.service.user_of(response.get("X-Auth-Token")?, self.now)) {
             self.service.audit.note(self.now, &user, request.method, &request.path, response.status);

@@ -163,6 +163,15 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/Systems/{}/LogServices/Console/Entries/{}",
         methods: &[(Get, Login, logs::console_entry)],
     },
+    Route { pattern: "/redfish/v1/Systems/{}/LogServices/Events", methods: &[(Get, Login, logs::events)] },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/LogServices/Events/Entries",
+        methods: &[(Get, Login, logs::event_entries)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/LogServices/Events/Entries/{}",
+        methods: &[(Get, Login, logs::event_entry)],
+    },
     Route { pattern: "/redfish/v1/Systems/{}/EthernetInterfaces", methods: &[(Get, Login, nics::list)] },
     Route {
         pattern: "/redfish/v1/Systems/{}/EthernetInterfaces/{}",

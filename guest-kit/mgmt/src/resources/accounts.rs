@@ -357,7 +357,10 @@ mod tests {
     fn who_has_to_change_the_password_does_nothing_else_before() {
         let mut client = Client::new(Role::Administrator);
         assert_eq!(make(&mut client, "new", "Operator", r#","PasswordChangeRequired":true"#), 201);
-        let token = login(&mut client, "new", "password").unwrap();
+        let answer = client.post("/redfish/v1/SessionService/Sessions", r#"{"UserName":"new","Password":"password"}"#);
+        let message = &crate::testing::json(&answer)["@Message.ExtendedInfo"][0]["MessageId"];
+        assert_eq!(message, "Base.1.19.PasswordChangeRequired");
+        let token = answer.get("X-Auth-Token").unwrap().to_string();
         assert_eq!(status(&mut client, &token, Method::Get, "/redfish/v1/Systems", ""), 403);
         assert_eq!(status(&mut client, &token, Method::Get, ADMIN, ""), 403);
         assert_eq!(status(&mut client, &token, Method::Get, &path("new"), ""), 200);

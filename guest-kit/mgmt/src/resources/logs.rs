@@ -1,5 +1,5 @@
-//! Logs: what a VM wrote to its console, line by line, and who changed what. Before: [`table`](crate::table). After:
-//! [`console`](crate::console), [`audit`](crate::audit).
+//! Logs: what a VM wrote to its console, line by line, what became of it, and who changed what. Before: [`table`](crate::table). After:
+//! [`console`](crate::console), [`events`](crate::events), [`audit`](crate::audit).
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -12,6 +12,7 @@ use super::managers::SALP;
 use super::{Call, Outcome, collection, systems, time};
 use crate::audit::Entry;
 use crate::console::Follow;
+use crate::events::Event;
 use crate::message::Failure;
 
 /// How much of a console is read at a time.
@@ -22,9 +23,9 @@ pub fn path(owner: &str) -> String {
     format!("{owner}/LogServices")
 }
 
-fn services(owner: &str, log: &str) -> Outcome {
+fn services(owner: &str, logs: &[&str]) -> Outcome {
     let path = path(owner);
-    let members = [format!("{path}/{log}")].into_iter();
+    let members = logs.iter().map(|log| format!("{path}/{log}"));
     Outcome::Resource(collection(&path, "LogServiceCollection", "Logs", members))
 }
 
@@ -71,7 +72,7 @@ fn one(call: &Call<'_>, id: &str, members: Vec<Value>) -> Result<Outcome, Failur
 
 /// Lists the logs of a VM.
 pub fn of_system(call: &mut Call<'_>) -> Result<Outcome, Failure> {
-    Ok(services(&systems::path(systems::find(call)?.id.get()), "Console"))
+    Ok(services(&systems::path(systems::find(call)?.id.get()), &["Console", "Events"]))
 }
 
 /// Answers the log of a console.
@@ -116,9 +117,42 @@ pub fn console_entry(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     one(call, call.variables[1], members)
 }
 
+/// Answers the log of what became of a VM.
+pub fn events(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let owner = systems::path(systems::find(call)?.id.get());
+    Ok(service(&owner, "Events", "What became of the VM", "Event"))
+}
+
+fn changes(call: &Call<'_>) -> Result<(String, Vec<Value>), Failure> {
+    let id = systems::find(call)?.id.get();
+    let owner = systems::path(id);
+    let change = |event: &Event| {
+        let message = match event.from {
+            Some(from) => format!("It was {from} and is {}.", event.to),
+            None => format!("It is there, and is {}.", event.to),
+        };
+        let mut entry = entry(&owner, "Events", event.number, "Event", &message);
+        entry["Created"] = time(event.time).into();
+        entry
+    };
+    let members = call.watch.of(id).map(change).collect();
+    Ok((owner, members))
+}
+
+/// Lists what became of a VM.
+pub fn event_entries(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    changes(call).map(|(owner, members)| entries(&owner, "Events", members))
+}
+
+/// Answers one thing that became of a VM.
+pub fn event_entry(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let (_, members) = changes(call)?;
+    one(call, call.variables[1], members)
+}
+
 /// Lists the logs of the host.
 pub fn of_manager(_: &mut Call<'_>) -> Result<Outcome, Failure> {
-    Ok(services(SALP, "Audit"))
+    Ok(services(SALP, &["Audit"]))
 }
 
 /// Answers the log of who changed what.
@@ -170,6 +204,22 @@ mod tests {
         assert_eq!((entry(1), &entries["Members@odata.count"]), ((json!("19"), json!("# ")), &json!(2)));
         assert_eq!(client.read("/redfish/v1/Systems/2/LogServices/Console/Entries/19")["Message"], "# ");
         assert_eq!(client.get("/redfish/v1/Systems/2/LogServices/Console/Entries/1").status, 404);
+    }
+
+    #[test]
+    fn what_becomes_of_a_vm_is_told() {
+        let mut client = Client::new(Role::Operator);
+        for kind in ["Pause", "Resume"] {
+            let body = alloc::format!(r#"{{"ResetType":"{kind}"}}"#);
+            assert_eq!(client.post("/redfish/v1/Systems/2/Actions/ComputerSystem.Reset", &body).status, 204);
+        }
+        let entries = client.read("/redfish/v1/Systems/2/LogServices/Events/Entries");
+        let last = &entries["Members"][1];
+        assert_eq!(
+            (&entries["Members@odata.count"], &last["Message"]),
+            (&json!(2), &json!("It was frozen and is running."))
+        );
+        assert_eq!(client.read(last["@odata.id"].as_str().unwrap())["Created"], "1970-01-01T00:16:40Z");
     }
 
     #[test]

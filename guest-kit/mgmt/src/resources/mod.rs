@@ -31,6 +31,7 @@ use serde_json::{Value, json};
 
 use crate::audit::Audit;
 use crate::auth::{Auth, Who, hex};
+use crate::events::Watch;
 use crate::flow::Sink;
 use crate::http::{Request, Response};
 use crate::hypervisor::Hypervisor;
@@ -54,6 +55,8 @@ pub struct Call<'a> {
     pub auth: &'a mut Auth,
     /// Who changed what.
     pub audit: &'a Audit,
+    /// What became of VMs.
+    pub watch: &'a Watch,
     /// Images, as this request has found them.
     pub library: &'a Library,
     /// Keys and certificates of the server.
