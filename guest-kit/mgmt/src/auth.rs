@@ -28,6 +28,10 @@ pub const SESSION_TIMEOUT: u64 = 1800;
 pub const MAX_FAILURES: u32 = 10;
 /// How long the window is, in seconds.
 const WINDOW: u64 = 10;
+/// How many characters a password has at least; the policy may ask for more.
+pub const LEAST_PASSWORD: usize = 8;
+/// How many characters a password has at most.
+pub const MOST_PASSWORD: usize = 128;
 /// Argon2id: KiB of memory and passes. A guest of 32 MiB has no more to spare for who is not logged in yet.
 const COST: (u32, u32) = (1024, 3);
 
@@ -86,15 +90,61 @@ pub struct Who {
     pub role: Role,
     /// The session, if there is one.
     pub session: Option<String>,
+    /// Whether nothing but another password is open to it.
+    pub must_change: bool,
 }
 
-#[derive(Debug)]
-struct Account {
-    role: Role,
+/// An account, as its administrator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// Its role.
+    pub role: Role,
+    /// Whether it can log in.
+    pub is_enabled: bool,
+    /// Whether its password has to be changed before anything else.
+    pub must_change: bool,
+    /// Until when its password is not looked at, in seconds since 1970.
+    pub locked_until: u64,
+    /// Wrong passwords since the last right one, and when the last one came.
+    failures: (u32, u64),
     salt: [u8; 16],
     hash: [u8; 32],
     /// The keyed hash of the password that was right last.
     remembered: Option<[u8; 32]>,
+}
+
+impl Account {
+    /// Returns whether its password is not looked at.
+    pub fn is_locked(&self, now: u64) -> bool {
+        now < self.locked_until
+    }
+
+    /// Returns a number that changes with the account, its password included.
+    pub fn version(&self, now: u64) -> u64 {
+        let flags = [self.is_enabled, self.must_change, self.is_locked(now)].map(u8::from);
+        let hash = sha256(&[&self.hash, self.role.name().as_bytes(), &flags]);
+        hash.iter().take(8).fold(0, |sum, &byte| sum << 8 | u64::from(byte))
+    }
+}
+
+/// What is asked of passwords and of who does not know them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// After how many wrong passwords an account is locked; 0 for never. Never is the default: whoever reaches the port could
+    /// lock the administrator out, and guessing is slow without it.
+    pub threshold: u32,
+    /// For how long it is locked, in seconds.
+    pub duration: u64,
+    /// After how many seconds without a wrong password they are forgotten.
+    pub forget: u64,
+    /// How many characters a password has at least.
+    pub least: usize,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { threshold: 0, duration: 300, forget: 300, least: LEAST_PASSWORD }
+    }
 }
 
 /// A session.
@@ -117,6 +167,8 @@ pub struct Auth {
     sessions: BTreeMap<String, Session>,
     /// How long a session lives without a request, in seconds.
     pub timeout: u64,
+    /// What is asked of passwords.
+    pub policy: Policy,
     failures: u32,
     window: u64,
     /// Whether accounts or sessions are others than those that were kept.
@@ -154,6 +206,7 @@ impl Auth {
             accounts: BTreeMap::new(),
             sessions: BTreeMap::new(),
             timeout: SESSION_TIMEOUT,
+            policy: Policy::default(),
             failures: 0,
             window: 0,
             is_changed: false,
@@ -165,9 +218,34 @@ impl Auth {
         let mut salt = [0; 16];
         self.entropy.fill(&mut salt);
         let Some(hash) = slow_hash(password, &salt) else { return false };
-        self.accounts.insert(user.to_string(), Account { role, salt, hash, remembered: None });
+        let fresh = Account {
+            role,
+            is_enabled: true,
+            must_change: false,
+            locked_until: 0,
+            failures: (0, 0),
+            salt,
+            hash,
+            remembered: None,
+        };
+        let account = self.accounts.entry(user.to_string()).or_insert(fresh);
+        (account.role, account.salt, account.hash, account.remembered) = (role, salt, hash, None);
+        account.must_change = false;
         self.is_changed = true;
         true
+    }
+
+    /// Removes an account and ends its sessions.
+    pub fn remove(&mut self, user: &str) {
+        self.accounts.remove(user);
+        self.close_others(user, None);
+    }
+
+    /// Returns whether nobody could administer without this account.
+    pub fn is_last(&self, user: &str) -> bool {
+        let administers =
+            |account: &Account| account.role == Role::Administrator && account.is_enabled && !account.must_change;
+        !self.accounts.iter().any(|(name, account)| name != user && administers(account))
     }
 
     /// Returns the names of all accounts.
@@ -175,11 +253,15 @@ impl Auth {
         self.accounts.keys().cloned().collect()
     }
 
-    /// Returns an account's role, and a number that changes with the account.
-    pub fn account(&self, user: &str) -> Option<(Role, u64)> {
-        let account = self.accounts.get(user)?;
-        let hash = sha256(&[&account.hash, account.role.name().as_bytes()]);
-        Some((account.role, hash.iter().take(8).fold(0, |sum, &byte| sum << 8 | u64::from(byte))))
+    /// Returns an account.
+    pub fn account(&self, user: &str) -> Option<&Account> {
+        self.accounts.get(user)
+    }
+
+    /// Returns an account to change it.
+    pub fn account_mut(&mut self, user: &str) -> Option<&mut Account> {
+        self.is_changed = true;
+        self.accounts.get_mut(user)
     }
 
     /// Ends all sessions of an account but this one.
@@ -205,6 +287,10 @@ impl Auth {
             salt: account.salt,
             hash: account.hash,
             role: state::role_code(account.role),
+            flags: u8::from(!account.is_enabled) | u8::from(account.must_change) << 1,
+            failures: account.failures.0.into(),
+            failed: account.failures.1.into(),
+            locked_until: account.locked_until.into(),
         };
         let session = |(id, session): (&String, &Session)| KeptSession {
             user: state::user_bytes(&session.user),
@@ -220,7 +306,16 @@ impl Auth {
     pub fn put_back(&mut self, accounts: &[KeptAccount], sessions: &[KeptSession], now: u64) -> bool {
         let account = |kept: &KeptAccount| {
             let role = state::role_of(kept.role)?;
-            let account = Account { role, salt: kept.salt, hash: kept.hash, remembered: None };
+            let account = Account {
+                role,
+                is_enabled: kept.flags & 1 == 0,
+                must_change: kept.flags & 2 != 0,
+                locked_until: kept.locked_until.get(),
+                failures: (kept.failures.get(), kept.failed.get()),
+                salt: kept.salt,
+                hash: kept.hash,
+                remembered: None,
+            };
             Some((state::user_text(&kept.user), account))
         };
         let session = |kept: &KeptSession| {
@@ -250,14 +345,26 @@ impl Auth {
         password
     }
 
-    /// Returns the role of who has this password.
-    fn check(&mut self, user: &str, password: &str, now: u64) -> Result<Role, Stranger> {
+    /// Returns who has this password. An account that is disabled or locked is answered like a wrong password, at the same
+    /// cost.
+    fn check(&mut self, user: &str, password: &str, now: u64) -> Result<Who, Stranger> {
         let remembered = sha256(&[&self.key, user.as_bytes(), &[0], password.as_bytes()]);
-        let known = self.accounts.get(user);
+        let known = self.accounts.get_mut(user);
+        let is_open = known.as_ref().is_some_and(|account| account.is_enabled && !account.is_locked(now));
+        let who = known.as_ref().map(|account| Who {
+            user: user.to_string(),
+            role: account.role,
+            session: None,
+            must_change: account.must_change,
+        });
+        let salt = known.as_ref().map_or([0; 16], |account| account.salt);
         if let Some(account) = known
+            && is_open
             && account.remembered.is_some_and(|right| bool::from(right.ct_eq(&remembered)))
         {
-            return Ok(account.role);
+            self.is_changed |= account.failures.0 > 0;
+            account.failures = (0, 0);
+            return who.ok_or(Stranger);
         }
         if now.saturating_sub(self.window) >= WINDOW {
             (self.window, self.failures) = (now, 0);
@@ -266,14 +373,26 @@ impl Auth {
             return Err(Stranger);
         }
         // Who is unknown costs as much as who is known.
-        let hash = slow_hash(password, &known.map_or([0; 16], |account| account.salt)).ok_or(Stranger)?;
+        let hash = slow_hash(password, &salt).ok_or(Stranger)?;
         match self.accounts.get_mut(user) {
-            Some(account) if bool::from(account.hash.ct_eq(&hash)) => {
+            Some(account) if is_open && bool::from(account.hash.ct_eq(&hash)) => {
                 account.remembered = Some(remembered);
-                Ok(account.role)
+                self.is_changed |= account.failures.0 > 0;
+                account.failures = (0, 0);
+                who.ok_or(Stranger)
             }
-            _ => {
+            account => {
                 self.failures += 1;
+                if let Some(account) = account.filter(|_| is_open && self.policy.threshold > 0) {
+                    let (count, last) = account.failures;
+                    let count = if now.saturating_sub(last) > self.policy.forget { 0 } else { count };
+                    account.failures = (count + 1, now);
+                    if count + 1 >= self.policy.threshold {
+                        account.locked_until = now.saturating_add(self.policy.duration);
+                        account.failures = (0, 0);
+                    }
+                    self.is_changed = true;
+                }
                 Err(Stranger)
             }
         }
@@ -288,8 +407,7 @@ impl Auth {
         let text = Base64::decode_vec(encoded.trim()).map_err(|_| Stranger)?;
         let text = String::from_utf8(text).map_err(|_| Stranger)?;
         let (user, password) = text.split_once(':').ok_or(Stranger)?;
-        let role = self.check(user, password, now)?;
-        Ok(Who { user: user.to_string(), role, session: None })
+        self.check(user, password, now)
     }
 
     /// Returns who sends this token.
@@ -299,8 +417,9 @@ impl Auth {
         let found = self.sessions.iter_mut().find(|(_, session)| bool::from(session.token.ct_eq(&hash)));
         let (id, session) = found.ok_or(Stranger)?;
         session.used = now;
-        let role = self.accounts.get(&session.user).ok_or(Stranger)?.role;
-        Ok(Who { user: session.user.clone(), role, session: Some(id.clone()) })
+        let account = self.accounts.get(&session.user).filter(|account| account.is_enabled).ok_or(Stranger)?;
+        let (role, must_change) = (account.role, account.must_change);
+        Ok(Who { user: session.user.clone(), role, session: Some(id.clone()), must_change })
     }
 
     /// Counts as a request of a session; returns false if there is no such session.
@@ -406,6 +525,28 @@ mod tests {
         assert!(auth.basic(&basic("admin", "right"), 100).is_ok());
         assert_eq!(auth.basic(&basic("late", "right"), 100), Err(Stranger));
         assert!(auth.basic(&basic("late", "right"), 100 + WINDOW).is_ok());
+    }
+
+    #[test]
+    fn an_account_is_locked_after_wrong_passwords_for_as_long_as_the_policy_says() {
+        let mut auth = auth();
+        auth.policy = Policy { threshold: 3, duration: 60, forget: 100, ..Policy::default() };
+        let mut say = |password: &str, now| auth.basic(&basic("admin", password), now).is_ok();
+        assert!(say("right", 0) && !say("wrong", 1000) && !say("wrong", 1000) && say("right", 1000));
+        assert!(!say("wrong", 2000) && !say("wrong", 2001) && !say("wrong", 2200), "the first ones are forgotten");
+        assert!(say("right", 2200), "it is not locked yet");
+        assert!(!say("wrong", 3000) && !say("wrong", 3000));
+        assert!(!say("other", 3010), "the third");
+        assert!(!say("right", 3069) && say("right", 3070));
+    }
+
+    #[test]
+    fn who_is_disabled_is_nobody() {
+        let mut auth = auth();
+        let (_, token) = auth.open("admin", "right", 0).unwrap().unwrap();
+        auth.account_mut("admin").unwrap().is_enabled = false;
+        assert_eq!(auth.token(&token, 0), Err(Stranger));
+        assert_eq!(auth.basic(&basic("admin", "right"), 0), Err(Stranger));
     }
 
     #[test]

@@ -125,15 +125,20 @@ pub trait Hypervisor {
     }
 }
 
-/// Returns all that the hypervisor lists, but for this VM itself.
-pub fn all(hypervisor: &dyn Hypervisor) -> impl Iterator<Item = VmInfo> + '_ {
-    let (own, mut after) = (hypervisor.own_uuid(), 0);
+/// Returns all that the hypervisor lists.
+pub fn everything(hypervisor: &dyn Hypervisor) -> impl Iterator<Item = VmInfo> + '_ {
+    let mut after = 0;
     core::iter::from_fn(move || {
         let info = hypervisor.next(after).ok()?;
         after = info.id.get();
         Some(info)
     })
-    .filter(move |info| Some(info.uuid) != own)
+}
+
+/// Returns all that the hypervisor lists, but for this VM itself.
+pub fn all(hypervisor: &dyn Hypervisor) -> impl Iterator<Item = VmInfo> + '_ {
+    let own = hypervisor.own_uuid();
+    everything(hypervisor).filter(move |info| Some(info.uuid) != own)
 }
 
 /// Returns the VM with this identifier, which is no snapshot and not this VM.

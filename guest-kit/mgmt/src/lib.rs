@@ -1,10 +1,10 @@
 //! The management guest without its machine: Redfish (DMTF DSP0266) over HTTP, on byte streams, carried out by a
 //! [`Hypervisor`](hypervisor::Hypervisor). Runs on the host in tests, and in the guest of this package's program.
 //!
-//! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, queries) → [`table`] (which
+//! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, [`query`] parameters) → [`table`] (which
 //! resource) → [`resources`] (what it says and does; [`images`],
 //! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
-//! (accounts and sessions), [`flow`] (bodies and answers that are
+//! (accounts and sessions), [`audit`] (who changed what), [`events`] (what became of VMs), [`flow`] (bodies and answers that are
 //! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
 //! guest), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
@@ -14,16 +14,19 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod audit;
 pub mod auth;
 pub mod console;
 pub mod dhcp;
 pub mod entropy;
+pub mod events;
 pub mod fake;
 pub mod flow;
 pub mod http;
 pub mod hypervisor;
 pub mod images;
 pub mod message;
+pub mod query;
 pub mod resources;
 pub mod service;
 pub mod state;

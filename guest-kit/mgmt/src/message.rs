@@ -12,10 +12,10 @@ use crate::http::decoder::Malformed;
 use crate::hypervisor::Refused;
 
 /// The version of the Base registry that messages are of.
-const REGISTRY: &str = "Base.1.19";
+pub const REGISTRY: &str = "Base.1.19";
 
 /// Keys of the registry with severity, text and what to do, in one place.
-const MESSAGES: [(&str, &str, &str, &str); 29] = [
+const MESSAGES: [(&str, &str, &str, &str); 31] = [
     ("Success", "OK", "The request completed successfully.", "None."),
     ("Created", "OK", "The resource was created successfully.", "None."),
     ("GeneralError", "Critical", "%1", "See the message."),
@@ -128,6 +128,18 @@ const MESSAGES: [(&str, &str, &str, &str); 29] = [
         "The value '%1' for the parameter %2 is not a format that the parameter can accept.",
         "Correct the value.",
     ),
+    (
+        "PasswordChangeRequired",
+        "Critical",
+        "The password provided for this account must be changed before access is granted.  PATCH the Password property for this account located at the target URI '%1' to complete this process.",
+        "Change the password.",
+    ),
+    (
+        "PropertyValueNotInList",
+        "Warning",
+        "The value '%1' for the property %2 is not in the list of acceptable values.",
+        "Take one of the allowable values.",
+    ),
     ("NoValidSession", "Critical", "There is no valid session established with the implementation.", "Log in."),
     (
         "InsufficientPrivilege",
@@ -154,6 +166,11 @@ impl Message {
     /// Says which property it is about.
     pub fn about(self, property: &str) -> Self {
         Self { property: Some(short(property)), ..self }
+    }
+
+    /// Returns the property that it is about.
+    pub fn property(&self) -> &str {
+        self.property.as_deref().unwrap_or_default()
     }
 
     /// Returns the message as it is sent.

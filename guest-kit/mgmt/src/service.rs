@@ -8,18 +8,24 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use crate::audit::Audit;
 use crate::auth::{Auth, Right, Stranger, Who};
 use crate::entropy::Entropy;
+use crate::events::Watch;
 use crate::flow::{Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
-use crate::images;
+use crate::images::{self, Library};
 use crate::message::Failure;
-use crate::resources::{Call, Outcome};
+use crate::query::filter::Filter;
+use crate::query::{Expand, Query};
+use crate::resources::{Call, Outcome, accounts, schemas, systems};
 use crate::state;
 use crate::table;
+use crate::tls::certificate::Identity;
+use crate::tls::keys::Keys;
 
 /// The realm that strangers are asked for.
 const REALM: &str = "Basic realm=\"salp\", charset=\"UTF-8\"";
@@ -38,23 +44,45 @@ pub struct Service {
     hypervisor: Box<dyn Hypervisor>,
     /// Accounts and sessions.
     pub auth: Auth,
+    /// What new connections are shown.
+    pub keys: Keys,
+    /// Who changed what.
+    pub audit: Audit,
+    /// What became of VMs.
+    watch: Watch,
     facts: Facts,
     requests: u64,
 }
 
 impl Service {
     /// Returns a service that manages what `hypervisor` lists, with no account.
-    pub fn new(hypervisor: Box<dyn Hypervisor>, entropy: &'static dyn Entropy, facts: Facts) -> Self {
-        Self { hypervisor, auth: Auth::new(entropy), facts, requests: 0 }
+    pub fn new(
+        hypervisor: Box<dyn Hypervisor>,
+        entropy: &'static dyn Entropy,
+        identity: Identity,
+        facts: Facts,
+    ) -> Self {
+        let (auth, keys) = (Auth::new(entropy), Keys::new(identity, entropy));
+        Self { hypervisor, auth, keys, audit: Audit::default(), watch: Watch::default(), facts, requests: 0 }
     }
 
-    /// Takes accounts and sessions that were kept; returns false if there are none.
+    /// Takes what was kept: keys, accounts and sessions; returns false if there are no accounts.
     pub fn recall(&mut self, now: u64) -> bool {
+        state::recall_keys(&*self.hypervisor, &mut self.keys);
+        state::recall_audit(&*self.hypervisor, &mut self.audit);
+        self.watch.look(&*self.hypervisor, now);
         state::recall_auth(&*self.hypervisor, &mut self.auth, now)
     }
 
-    /// Keeps accounts and sessions if they have changed.
+    /// Keeps accounts, sessions and keys if they have changed.
     pub fn keep(&mut self) {
+        let uuid = self.facts.uuid;
+        if self.keys.has_changed() && state::keep_keys(&mut *self.hypervisor, &self.keys, uuid).is_err() {
+            self.keys.mark_changed();
+        }
+        if self.audit.has_changed() && state::keep_audit(&mut *self.hypervisor, &self.audit).is_err() {
+            self.audit.mark_changed();
+        }
         if self.auth.has_changed() && state::keep_auth(&mut *self.hypervisor, &self.auth).is_err() {
             // The next request tries again.
             self.auth.mark_changed();
@@ -69,6 +97,7 @@ impl Service {
     /// Removes what nobody waits for any more; to be called now and then.
     pub fn tidy(&mut self, now: u64) {
         images::sweep(&mut *self.hypervisor, now);
+        self.watch.look(&*self.hypervisor, now);
     }
 
     /// Returns the service at `now`, in seconds since 1970.
@@ -76,13 +105,17 @@ impl Service {
         Serving { service: self, now }
     }
 
-    fn answer(&mut self, request: &Request, now: u64) -> Result<Response, Failure> {
+    /// Answers a request, and says who it was.
+    fn answer(&mut self, request: &Request, now: u64, user: &mut Option<String>) -> Result<Response, Failure> {
         let found = table::find(&request.path);
         let method = found.as_ref().and_then(|(route, _)| route.method(request.method));
         let is_open = method.is_some_and(|(right, _)| right == Right::Open);
         let who = self.who(request, now);
         let who = match who {
-            Ok(who) => who,
+            Ok(who) => {
+                *user = who.as_ref().map(|who| who.user.clone());
+                who
+            }
             Err(Stranger) if is_open => None,
             Err(Stranger) => return Err(Failure::new(401, "NoValidSession", &[])),
         };
@@ -99,17 +132,30 @@ impl Service {
             let failure = Failure::new(405, "OperationNotAllowed", &[]);
             return Ok(failure.response().field("Allow", route.allow()));
         };
+        if let Some(who) = who.as_ref().filter(|who| who.must_change && !is_open) {
+            // What is left to it: its account, and to leave.
+            let is_own =
+                route.pattern == table::ACCOUNT && variables[0] == who.user && request.method != Method::Delete;
+            if !is_own && (route.pattern, request.method) != (table::SESSION, Method::Delete) {
+                return Err(Failure::new(403, "PasswordChangeRequired", &[&accounts::path(&who.user)]));
+            }
+        }
         if who.as_ref().is_some_and(|who| !who.role.has(right)) {
             return Err(Failure::new(403, "InsufficientPrivilege", &[]));
         }
         let is_read = matches!(request.method, Method::Get | Method::Head);
         let query = if is_read { Query::new(request)? } else { Query::default() };
+        let (library, later) = (&Library::default(), &Library::default());
         let mut call = Call {
             request,
             variables,
             who: who.as_ref(),
             now,
             auth: &mut self.auth,
+            audit: &self.audit,
+            watch: &self.watch,
+            library,
+            keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
             requests: self.requests,
@@ -122,9 +168,13 @@ impl Service {
             {
                 return Err(Failure::new(412, "PreconditionFailed", &[]));
             }
+            // What was found before a change is not what is there behind it.
+            call.library = later;
         }
         let response = match handler(&mut call)? {
-            Outcome::Resource(value) if is_read => self.read(request, &query, value, who.as_ref(), now)?,
+            Outcome::Resource(value) if is_read => {
+                self.read(request, &query, value, &Reading { who: who.as_ref(), library, now })?
+            }
             Outcome::Answer(mut answer) => {
                 if let Then::Flow(live) = &mut answer.then {
                     live.session = who.and_then(|who| who.session);
@@ -151,14 +201,18 @@ impl Service {
         }
     }
 
+    /// Returns whose token this is.
+    fn user_of(&mut self, token: &str, now: u64) -> Option<String> {
+        self.auth.token(token, now).ok().map(|who| who.user)
+    }
+
     /// Returns the answer to a read of `value`.
     fn read(
         &mut self,
         request: &Request,
         query: &Query,
         mut value: Value,
-        who: Option<&Who>,
-        now: u64,
+        reading: &Reading<'_>,
     ) -> Result<Response, Failure> {
         if query.only {
             let member = match value["Members"].as_array().map(|members| &members[..]) {
@@ -166,9 +220,12 @@ impl Service {
                 Some(_) => None,
                 None => return Err(Failure::new(400, "QueryNotSupported", &[])),
             };
-            if let Some(other) = member.and_then(|path| self.look_up(&path, who, now)) {
+            if let Some(other) = member.and_then(|path| self.look_up(&path, reading)) {
                 value = other;
             }
+        }
+        if let Some(filter) = &query.filter {
+            self.filter(&mut value, filter, reading)?;
         }
         query.page(request, &mut value);
         let tag = etag_of(&value);
@@ -177,13 +234,15 @@ impl Service {
             return Ok(plain(304).field("ETag", tag));
         }
         if let Some(expand) = query.expand {
-            self.expand(&mut value, expand, true, who, now);
+            self.expand(&mut value, expand, true, reading);
         }
+        self::tag(&mut value);
+        query.select(&mut value);
         Ok(resource(200, value))
     }
 
     /// Returns the resource at a path, if `who` may read it.
-    fn look_up(&mut self, path: &str, who: Option<&Who>, now: u64) -> Option<Value> {
+    fn look_up(&mut self, path: &str, &Reading { who, library, now }: &Reading<'_>) -> Option<Value> {
         let (route, variables) = table::find(path)?;
         let (right, handler) = route.method(Method::Get)?;
         if right != Right::Open && !who.is_some_and(|who| who.role.has(right)) {
@@ -196,6 +255,10 @@ impl Service {
             who,
             now,
             auth: &mut self.auth,
+            audit: &self.audit,
+            watch: &self.watch,
+            library,
+            keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
             requests: self.requests,
@@ -209,26 +272,47 @@ impl Service {
         }
     }
 
+    /// Leaves the members of a collection that a filter takes.
+    fn filter(&mut self, value: &mut Value, filter: &Filter, reading: &Reading<'_>) -> Result<(), Failure> {
+        let unsupported = Failure::new(400, "QueryNotSupported", &[]);
+        let members = value.get_mut("Members").and_then(Value::as_array_mut).ok_or(unsupported)?;
+        members.retain(|member| match (member["@odata.id"].as_str(), member.get("@odata.type")) {
+            // Entries of logs are there already.
+            (_, Some(_)) => filter.takes(member),
+            (Some(path), None) => self.look_up(path, reading).is_some_and(|resource| filter.takes(&resource)),
+            (None, None) => false,
+        });
+        value["Members@odata.count"] = value["Members"].as_array().map_or(0, Vec::len).into();
+        Ok(())
+    }
+
     /// Puts resources in place of the links to them, one level deep.
-    fn expand(&mut self, value: &mut Value, expand: Expand, is_root: bool, who: Option<&Who>, now: u64) {
+    fn expand(&mut self, value: &mut Value, expand: Expand, is_root: bool, reading: &Reading<'_>) {
         match value {
-            Value::Array(items) => items.iter_mut().for_each(|item| self.expand(item, expand, false, who, now)),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.expand(item, expand, false, reading)),
             Value::Object(map) => {
                 if let (false, 1, Some(Value::String(path))) = (is_root, map.len(), map.get("@odata.id")) {
-                    if let Some(other) = self.look_up(&path.clone(), who, now) {
+                    if let Some(other) = self.look_up(&path.clone(), reading) {
                         *value = other;
                     }
                     return;
                 }
                 for (key, inner) in map.iter_mut() {
                     if key != "Actions" && expand.enters(key == "Links", is_root) {
-                        self.expand(inner, expand, false, who, now);
+                        self.expand(inner, expand, false, reading);
                     }
                 }
             }
             _ => {}
         }
     }
+}
+
+/// One read of possibly many resources.
+struct Reading<'a> {
+    who: Option<&'a Who>,
+    library: &'a Library,
+    now: u64,
 }
 
 /// The service at some moment, as connections see it.
@@ -240,7 +324,17 @@ pub struct Serving<'a> {
 impl Serve for Serving<'_> {
     fn handle(&mut self, request: &Request) -> Response {
         self.service.requests += 1;
-        let mut response = self.service.answer(request, self.now).unwrap_or_else(|failure| failure.response());
+        let mut user = None;
+        let answer = self.service.answer(request, self.now, &mut user);
+        let mut response = answer.unwrap_or_else(|failure| failure.response());
+        let is_change = !matches!(request.method, Method::Get | Method::Head) && response.status < 300;
+        if is_change && request.path.starts_with(systems::SYSTEMS) {
+            self.service.watch.look(&*self.service.hypervisor, self.now);
+        }
+        // Who logs in is somebody from then on.
+        if let Some(user) = user.or_else(|| self.service.user_of(response.get("X-Auth-Token")?, self.now)) {
+            self.service.audit.note(self.now, &user, request.method, &request.path, response.status);
+        }
         if response.status == 401 {
             response = response.field("WWW-Authenticate", REALM);
         }
@@ -259,78 +353,6 @@ impl Serve for Serving<'_> {
 
     fn drive(&mut self, live: &mut Live, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
         self.service.drive(live, self.now, input, output)
-    }
-}
-
-/// Which links are followed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Expand {
-    All,
-    Links,
-    Subordinate,
-}
-
-impl Expand {
-    fn enters(self, is_links: bool, is_root: bool) -> bool {
-        match self {
-            Self::All => true,
-            Self::Links => is_links || !is_root,
-            Self::Subordinate => !is_links,
-        }
-    }
-}
-
-/// Query parameters of a read.
-#[derive(Debug, Default)]
-struct Query {
-    expand: Option<Expand>,
-    only: bool,
-    skip: usize,
-    top: Option<usize>,
-}
-
-impl Query {
-    fn new(request: &Request) -> Result<Self, Failure> {
-        let mut query = Self::default();
-        for (key, value) in &request.query {
-            let malformed = || Failure::new(400, "QueryParameterValueFormatError", &[value, key]);
-            let number = || value.parse::<usize>().map_err(|_| malformed());
-            match &**key {
-                "only" if value.is_empty() => query.only = true,
-                "only" => return Err(malformed()),
-                "$expand" => {
-                    let kind = value.strip_suffix("($levels=1)").unwrap_or(value);
-                    query.expand = Some(match kind {
-                        "*" => Expand::All,
-                        "~" => Expand::Links,
-                        "." => Expand::Subordinate,
-                        _ => return Err(malformed()),
-                    });
-                }
-                "$skip" => query.skip = number()?,
-                "$top" => query.top = Some(number()?),
-                key if key.starts_with('$') => return Err(Failure::new(501, "QueryNotSupported", &[])),
-                _ => {}
-            }
-        }
-        if query.only && (query.expand.is_some() || query.skip > 0 || query.top.is_some()) {
-            return Err(Failure::new(400, "QueryNotSupported", &[]));
-        }
-        Ok(query)
-    }
-
-    /// Cuts the members that are asked for out of a collection.
-    fn page(&self, request: &Request, value: &mut Value) {
-        if let Some(members) = value.get_mut("Members").and_then(Value::as_array_mut) {
-            let count = members.len();
-            members.drain(..self.skip.min(count));
-            let top = self.top.unwrap_or(count);
-            if top < members.len() {
-                members.truncate(top);
-                let next = format!("{}?$skip={}&$top={top}", request.path, self.skip + top);
-                value["Members@odata.nextLink"] = json!(next);
-            }
-        }
     }
 }
 
@@ -355,7 +377,7 @@ fn plain(status: u16) -> Response {
 }
 
 /// Returns the answer with a resource, its tag and its schema.
-fn resource(status: u16, mut value: Value) -> Response {
+pub fn resource(status: u16, mut value: Value) -> Response {
     let mut response = plain(status);
     if let Some(tag) = tag(&mut value) {
         response = response.field("ETag", tag);
@@ -367,7 +389,7 @@ fn resource(status: u16, mut value: Value) -> Response {
 }
 
 /// Gives a resource its tag.
-fn tag(value: &mut Value) -> Option<String> {
+pub fn tag(value: &mut Value) -> Option<String> {
     value.get("@odata.id")?;
     if value.get("@odata.etag").is_none() {
         value["@odata.etag"] = etag(value).into();
@@ -378,6 +400,9 @@ fn tag(value: &mut Value) -> Option<String> {
 /// Returns where the schema of a type is: of the version if the type has one.
 fn schema_of(kind: &str) -> Option<String> {
     let name = kind.strip_prefix('#')?.rsplit_once('.')?.0;
+    if name.starts_with("Salp") {
+        return Some(schemas::path(name.split('.').next()?));
+    }
     Some(format!("http://redfish.dmtf.org/schemas/v1/{name}.json"))
 }
 
@@ -431,6 +456,7 @@ mod tests {
     use super::*;
     use crate::auth::Role;
     use crate::testing::{Client, json, keys};
+    use serde_json::json;
 
     const WEB: &str = "/redfish/v1/Systems/2";
 
@@ -526,6 +552,29 @@ mod tests {
         let page = client.read(next);
         assert_eq!(page["Members"][0]["@odata.id"], "/redfish/v1/Systems/3");
         assert!(page.get("Members@odata.nextLink").is_none());
+    }
+
+    #[test]
+    fn members_are_filtered_and_properties_selected() {
+        let mut client = Client::new(Role::Administrator);
+        let systems = client.read("/redfish/v1/Systems?$filter=MemorySummary/TotalSystemMemoryGiB lt 0.5");
+        assert_eq!(
+            (&systems["Members@odata.count"], &systems["Members"][0]["@odata.id"]),
+            (&json!(1), &json!("/redfish/v1/Systems/3"))
+        );
+        let query = "$filter=PowerState eq 'On'&$expand=.&$select=Name,Oem/Salp/State";
+        let systems = client.read(&format!("/redfish/v1/Systems?{query}"));
+        let web = systems["Members"][0].as_object().unwrap();
+        assert_eq!(
+            web["Oem"],
+            json!({ "Salp": { "@odata.type": "#SalpComputerSystem.v1_0_0.SalpComputerSystem", "State": "running" } })
+        );
+        let names: Vec<&String> = web.keys().collect();
+        assert_eq!(names, ["@odata.etag", "@odata.id", "@odata.type", "Name", "Oem"]);
+        let mut status = |target: &str| client.get(target).status;
+        assert_eq!(status("/redfish/v1/Systems?$filter=rain"), 400);
+        assert_eq!(status("/redfish/v1/Systems/2?$filter=Name eq 'web'"), 400);
+        assert_eq!(status("/redfish/v1/Systems?$select="), 400);
     }
 
     #[test]

@@ -9,17 +9,21 @@ use alloc::vec::Vec;
 
 use p256::ecdsa::SigningKey;
 use salp_hvc::manager::MAX_RECORD;
-use zerocopy::little_endian::U64;
+use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use crate::auth::{self, Auth, Role};
+use crate::audit::Audit;
+use crate::auth::{self, Auth, Policy, Role};
 use crate::hypervisor::{Answer, Hypervisor, name_text, padded};
 use crate::tls::certificate::Identity;
+use crate::tls::keys::Keys;
 
 /// Record numbers.
 const ACCOUNTS: u64 = 0;
 const SESSIONS: u64 = 1;
 const IDENTITY: u64 = 2;
+const PENDING: u64 = 3;
+const AUDIT: u64 = 4;
 
 /// An account, as it is kept.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -33,6 +37,25 @@ pub struct KeptAccount {
     pub hash: [u8; 32],
     /// The role.
     pub role: u8,
+    /// 1: disabled; 2: the password has to be changed.
+    pub flags: u8,
+    /// Wrong passwords since the last right one.
+    pub failures: U32,
+    /// When the last one came, in seconds since 1970.
+    pub failed: U64,
+    /// Until when its password is not looked at.
+    pub locked_until: U64,
+}
+
+/// What is asked of passwords and sessions, as it is kept.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct KeptPolicy {
+    timeout: U64,
+    threshold: U32,
+    least: U32,
+    duration: U64,
+    forget: U64,
 }
 
 /// A session, as it is kept.
@@ -49,7 +72,7 @@ pub struct KeptSession {
     pub created: U64,
 }
 
-const _: () = assert!(size_of::<KeptSession>() * auth::MAX_SESSIONS + size_of::<U64>() <= MAX_RECORD as usize);
+const _: () = assert!(size_of::<KeptSession>() * auth::MAX_SESSIONS + size_of::<KeptPolicy>() <= MAX_RECORD as usize);
 const _: () = assert!(size_of::<KeptAccount>() * auth::MAX_ACCOUNTS <= MAX_RECORD as usize);
 
 /// Returns the number that stands for a role.
@@ -77,23 +100,35 @@ fn recall(hypervisor: &dyn Hypervisor, record: u64) -> Option<Vec<u8>> {
 pub fn keep_auth(hypervisor: &mut dyn Hypervisor, auth: &Auth) -> Answer<()> {
     let (accounts, sessions) = auth.kept();
     hypervisor.keep(ACCOUNTS, accounts.as_bytes())?;
-    let timeout = U64::from(auth.timeout);
-    hypervisor.keep(SESSIONS, &[timeout.as_bytes(), sessions.as_bytes()].concat())
+    let policy = KeptPolicy {
+        timeout: auth.timeout.into(),
+        threshold: auth.policy.threshold.into(),
+        // At most as many as a password has.
+        least: (auth.policy.least as u32).into(),
+        duration: auth.policy.duration.into(),
+        forget: auth.policy.forget.into(),
+    };
+    hypervisor.keep(SESSIONS, &[policy.as_bytes(), sessions.as_bytes()].concat())
 }
 
 /// Puts accounts and sessions in place that were kept; returns false if there are no accounts.
 pub fn recall_auth(hypervisor: &dyn Hypervisor, auth: &mut Auth, now: u64) -> bool {
     let Some(accounts) = recall(hypervisor, ACCOUNTS) else { return false };
     let sessions = recall(hypervisor, SESSIONS).unwrap_or_default();
-    let (timeout, sessions) = sessions
-        .split_first_chunk::<8>()
-        .map_or((auth.timeout, &[][..]), |(timeout, rest)| (u64::from_le_bytes(*timeout), rest));
+    let (policy, sessions) = match KeptPolicy::read_from_prefix(&sessions) {
+        Ok((policy, rest)) => (Some(policy), rest),
+        Err(_) => (None, &[][..]),
+    };
     let (Ok(accounts), Ok(sessions)) =
         (<[KeptAccount]>::ref_from_bytes(&accounts), <[KeptSession]>::ref_from_bytes(sessions))
     else {
         return false;
     };
-    auth.timeout = timeout;
+    if let Some(kept) = policy {
+        auth.timeout = kept.timeout.get();
+        let (threshold, least) = (kept.threshold.get(), kept.least.get() as usize);
+        auth.policy = Policy { threshold, least, duration: kept.duration.get(), forget: kept.forget.get() };
+    }
     auth.put_back(accounts, sessions, now)
 }
 
@@ -114,6 +149,40 @@ pub fn recall_identity(hypervisor: &dyn Hypervisor) -> Option<(Identity, [u8; 16
     let (key, certificate) = rest.split_first_chunk::<32>()?;
     let key = SigningKey::from_slice(key).ok()?;
     Some((Identity { key, certificate: certificate.to_vec() }, *uuid))
+}
+
+/// Keeps the server's key and certificate, and the key that waits for its certificate.
+///
+/// # Errors
+///
+/// If the hypervisor does not keep records, or has no memory for them.
+pub fn keep_keys(hypervisor: &mut dyn Hypervisor, keys: &Keys, uuid: [u8; 16]) -> Answer<()> {
+    keep_identity(hypervisor, keys.identity(), uuid)?;
+    hypervisor.keep(PENDING, keys.pending().map(SigningKey::to_bytes).as_ref().map_or(&[][..], |key| key))
+}
+
+/// Puts keys and certificates in place that were kept.
+pub fn recall_keys(hypervisor: &dyn Hypervisor, keys: &mut Keys) {
+    if let Some((identity, _)) = recall_identity(hypervisor) {
+        let pending = recall(hypervisor, PENDING).and_then(|key| SigningKey::from_slice(&key).ok());
+        keys.put_back(identity, pending);
+    }
+}
+
+/// Keeps who changed what.
+///
+/// # Errors
+///
+/// If the hypervisor does not keep records, or has no memory for them.
+pub fn keep_audit(hypervisor: &mut dyn Hypervisor, audit: &Audit) -> Answer<()> {
+    hypervisor.keep(AUDIT, &audit.kept())
+}
+
+/// Puts in place who changed what, if that was kept.
+pub fn recall_audit(hypervisor: &dyn Hypervisor, audit: &mut Audit) {
+    if let Some(bytes) = recall(hypervisor, AUDIT) {
+        audit.put_back(&bytes);
+    }
 }
 
 /// Returns a name as it is kept.
@@ -139,12 +208,17 @@ mod tests {
         assert!(auth.set("admin", "right", Role::Administrator) && auth.set("me", "right", Role::ReadOnly));
         let (id, token) = auth.open("me", "right", 5).unwrap().unwrap();
         auth.timeout = 99;
+        auth.policy = Policy { threshold: 3, duration: 4, forget: 5, least: 12 };
+        let me = auth.account_mut("me").unwrap();
+        (me.must_change, me.locked_until) = (true, 2000);
         keep_auth(&mut fake, &auth).unwrap();
         let mut later = Auth::new(&Counting);
         assert!(recall_auth(&fake, &mut later, 1000));
         let who = later.token(&token, 1001).unwrap();
         assert_eq!((&*who.user, who.role, who.session.as_deref()), ("me", Role::ReadOnly, Some(&*id)));
-        assert_eq!((later.timeout, later.session(&id).unwrap().created), (99, 5));
+        assert!(who.must_change && later.account("me").unwrap().is_locked(1001));
+        assert_eq!((later.timeout, later.policy), (99, auth.policy));
+        assert_eq!(later.session(&id).unwrap().created, 5);
         assert!(later.open("admin", "right", 1002).is_ok());
     }
 

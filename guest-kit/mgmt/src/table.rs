@@ -9,8 +9,8 @@ use alloc::string::String;
 use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
 use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
 use crate::resources::{
-    Handler, accounts, clones, console, images, making, managers, metrics, nics, power, root, sessions, snapshots,
-    systems,
+    Handler, accounts, certificates, clones, console, hardware, images, logs, making, managers, metrics, network, nics,
+    power, registries, root, schemas, sessions, snapshots, systems,
 };
 
 /// One path.
@@ -24,12 +24,18 @@ pub struct Route {
 /// The greatest number of `{}` in a pattern.
 pub const MAX_VARIABLES: usize = 2;
 
+/// One account, which its user may always change.
+pub const ACCOUNT: &str = "/redfish/v1/AccountService/Accounts/{}";
+/// One session, which its user may always end.
+pub const SESSION: &str = "/redfish/v1/SessionService/Sessions/{}";
+
 /// All paths.
 pub const ROUTES: &[Route] = &[
     Route { pattern: "/redfish", methods: &[(Get, Open, root::versions)] },
     Route { pattern: "/redfish/v1", methods: &[(Get, Open, root::root)] },
     Route { pattern: "/redfish/v1/odata", methods: &[(Get, Open, root::odata)] },
     Route { pattern: "/redfish/v1/$metadata", methods: &[(Get, Open, root::metadata)] },
+    Route { pattern: "/redfish/v1/Schemas/{}", methods: &[(Get, Login, schemas::schema)] },
     Route {
         pattern: "/redfish/v1/SessionService",
         methods: &[(Get, Login, sessions::service), (Patch, ConfigureManager, sessions::patch_service)],
@@ -40,19 +46,73 @@ pub const ROUTES: &[Route] = &[
     },
     Route { pattern: "/redfish/v1/SessionService/Sessions/Members", methods: &[(Post, Open, sessions::create)] },
     Route {
-        pattern: "/redfish/v1/SessionService/Sessions/{}",
+        pattern: SESSION,
         methods: &[(Get, ConfigureSelf, sessions::session), (Delete, ConfigureSelf, sessions::delete)],
     },
-    Route { pattern: "/redfish/v1/AccountService", methods: &[(Get, Login, accounts::service)] },
-    Route { pattern: "/redfish/v1/AccountService/Accounts", methods: &[(Get, ConfigureManager, accounts::list)] },
     Route {
-        pattern: "/redfish/v1/AccountService/Accounts/{}",
-        methods: &[(Get, ConfigureSelf, accounts::account), (Patch, ConfigureSelf, accounts::patch)],
+        pattern: "/redfish/v1/AccountService",
+        methods: &[(Get, Login, accounts::service), (Patch, ConfigureManager, accounts::patch_service)],
+    },
+    Route {
+        pattern: "/redfish/v1/AccountService/Accounts",
+        methods: &[(Get, ConfigureManager, accounts::list), (Post, ConfigureManager, accounts::create)],
+    },
+    Route {
+        pattern: "/redfish/v1/AccountService/Accounts/Members",
+        methods: &[(Post, ConfigureManager, accounts::create)],
+    },
+    Route {
+        pattern: ACCOUNT,
+        methods: &[
+            (Get, ConfigureSelf, accounts::account),
+            (Patch, ConfigureSelf, accounts::patch),
+            (Delete, ConfigureManager, accounts::delete),
+        ],
     },
     Route { pattern: "/redfish/v1/AccountService/Roles", methods: &[(Get, Login, accounts::roles)] },
     Route { pattern: "/redfish/v1/AccountService/Roles/{}", methods: &[(Get, Login, accounts::role)] },
     Route { pattern: "/redfish/v1/Managers", methods: &[(Get, Login, managers::list)] },
     Route { pattern: "/redfish/v1/Managers/salp", methods: &[(Get, Login, managers::salp)] },
+    Route { pattern: "/redfish/v1/Managers/salp/NetworkProtocol", methods: &[(Get, Login, network::protocol)] },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/NetworkProtocol/HTTPS/Certificates",
+        methods: &[(Get, Login, certificates::list)],
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/NetworkProtocol/HTTPS/Certificates/1",
+        methods: &[(Get, Login, certificates::certificate)],
+    },
+    Route { pattern: "/redfish/v1/Managers/salp/EthernetInterfaces", methods: &[(Get, Login, network::list)] },
+    Route { pattern: "/redfish/v1/Managers/salp/EthernetInterfaces/{}", methods: &[(Get, Login, network::nic)] },
+    Route { pattern: "/redfish/v1/CertificateService", methods: &[(Get, Login, certificates::service)] },
+    Route {
+        pattern: "/redfish/v1/CertificateService/CertificateLocations",
+        methods: &[(Get, Login, certificates::locations)],
+    },
+    Route {
+        pattern: "/redfish/v1/CertificateService/Actions/CertificateService.GenerateCSR",
+        methods: &[(Post, ConfigureManager, certificates::generate)],
+    },
+    Route {
+        pattern: "/redfish/v1/CertificateService/Actions/CertificateService.ReplaceCertificate",
+        methods: &[(Post, ConfigureManager, certificates::replace)],
+    },
+    Route { pattern: "/redfish/v1/Managers/salp/LogServices", methods: &[(Get, Login, logs::of_manager)] },
+    Route { pattern: "/redfish/v1/Managers/salp/LogServices/Audit", methods: &[(Get, ConfigureManager, logs::audit)] },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Audit/Entries",
+        methods: &[(Get, ConfigureManager, logs::audit_entries)],
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Audit/Entries/{}",
+        methods: &[(Get, ConfigureManager, logs::audit_entry)],
+    },
+    Route { pattern: "/redfish/v1/Chassis", methods: &[(Get, Login, hardware::chassis_list)] },
+    Route { pattern: "/redfish/v1/Chassis/1", methods: &[(Get, Login, hardware::chassis)] },
+    Route { pattern: "/redfish/v1/Registries", methods: &[(Get, Login, registries::list)] },
+    Route { pattern: "/redfish/v1/Registries/{}", methods: &[(Get, Login, registries::registry)] },
+    Route { pattern: "/redfish/v1/JsonSchemas", methods: &[(Get, Login, registries::files)] },
+    Route { pattern: "/redfish/v1/JsonSchemas/{}", methods: &[(Get, Login, registries::file)] },
     Route {
         pattern: "/redfish/v1/Systems",
         methods: &[(Get, Login, systems::list), (Post, ConfigureComponents, making::create)],
@@ -88,6 +148,29 @@ pub const ROUTES: &[Route] = &[
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Revert",
         methods: &[(Post, ConfigureComponents, clones::revert)],
+    },
+    Route { pattern: "/redfish/v1/Systems/{}/Processors", methods: &[(Get, Login, hardware::processors)] },
+    Route { pattern: "/redfish/v1/Systems/{}/Processors/1", methods: &[(Get, Login, hardware::processor)] },
+    Route { pattern: "/redfish/v1/Systems/{}/Memory", methods: &[(Get, Login, hardware::memories)] },
+    Route { pattern: "/redfish/v1/Systems/{}/Memory/1", methods: &[(Get, Login, hardware::memory)] },
+    Route { pattern: "/redfish/v1/Systems/{}/LogServices", methods: &[(Get, Login, logs::of_system)] },
+    Route { pattern: "/redfish/v1/Systems/{}/LogServices/Console", methods: &[(Get, Login, logs::console)] },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/LogServices/Console/Entries",
+        methods: &[(Get, Login, logs::console_entries)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/LogServices/Console/Entries/{}",
+        methods: &[(Get, Login, logs::console_entry)],
+    },
+    Route { pattern: "/redfish/v1/Systems/{}/LogServices/Events", methods: &[(Get, Login, logs::events)] },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/LogServices/Events/Entries",
+        methods: &[(Get, Login, logs::event_entries)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/LogServices/Events/Entries/{}",
+        methods: &[(Get, Login, logs::event_entry)],
     },
     Route { pattern: "/redfish/v1/Systems/{}/EthernetInterfaces", methods: &[(Get, Login, nics::list)] },
     Route {

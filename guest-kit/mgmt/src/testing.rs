@@ -1,6 +1,7 @@
 //! What tests share: a service on the fake hypervisor, and random bytes that are none.
 
 use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use crate::fake::Fake;
 use crate::flow::{Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
 use crate::service::{Facts, Service};
+use crate::tls::certificate::Identity;
 
 /// Words that are never the same twice, and nothing more.
 #[derive(Debug)]
@@ -61,12 +63,38 @@ pub struct Client {
 impl Client {
     /// Returns a client with this role.
     pub fn new(role: Role) -> Self {
-        let mut service = Service::new(Box::<Fake>::default(), &Counting, Facts { uuid: [0x11; 16], started: 0 });
+        let identity = Identity::new(&Counting, 0, &["salp"], &[]);
+        let facts = Facts { uuid: [0x11; 16], started: 0 };
+        let mut service = Service::new(Box::<Fake>::default(), &Counting, identity, facts);
         assert!(service.auth.set("admin", "secret", role));
         let mut client = Self { service, token: None, now: 1000 };
         let login = client.post("/redfish/v1/SessionService/Sessions", r#"{"UserName":"admin","Password":"secret"}"#);
         assert_eq!(login.status, 201);
         client.token = login.get("X-Auth-Token").map(ToString::to_string);
+        client
+    }
+
+    /// Returns an administrator of a service that has one of everything.
+    pub fn full() -> Self {
+        let mut client = Self::new(Role::Administrator);
+        for name in ["k", "i"] {
+            let mut request = client.request(Method::Put, &alloc::format!("/redfish/v1/Oem/Salp/Images/{name}"), "");
+            (request.body, request.length) = ([0x80; 100].into(), Some(100));
+            assert_eq!(client.send(&request).status, 201);
+        }
+        let link = |name| alloc::format!(r#"{{"@odata.id":"/redfish/v1/Oem/Salp/Images/{name}"}}"#);
+        let (kernel, initrd) = (link("k"), link("i"));
+        let flat = r#""LoadAddress":1074266112,"EntryAddress":1074266112,"RestartPolicy":"OnCrash""#;
+        let body =
+            alloc::format!(r#"{{"Name":"new","Oem":{{"Salp":{{"Kernel":{kernel},"Initrd":{initrd},{flat}}}}}}}"#);
+        for (path, body) in [
+            ("/redfish/v1/Systems", &*body),
+            ("/redfish/v1/Systems/2/Actions/Oem/SalpComputerSystem.Snapshot", r#"{"Name":"kept"}"#),
+            ("/redfish/v1/Systems/2/Actions/Oem/SalpComputerSystem.InstantClone", r#"{"Name":"clone"}"#),
+        ] {
+            let answer = client.post(path, body);
+            assert_eq!(answer.status, 201, "{path}: {}", String::from_utf8_lossy(&answer.body));
+        }
         client
     }
 
@@ -141,4 +169,28 @@ pub fn keys(response: &Response) -> alloc::vec::Vec<String> {
     let messages = body["error"]["@Message.ExtendedInfo"].as_array().cloned().unwrap_or_default();
     let key = |message: &Value| message["MessageId"].as_str()?.rsplit('.').next().map(ToString::to_string);
     messages.iter().filter_map(key).collect()
+}
+
+fn links(value: &Value, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, inner)| match inner {
+            // Links of entries of a collection lead into it.
+            Value::String(path) if key == "@odata.id" => drop(found.insert(path.clone())),
+            inner => links(inner, found),
+        }),
+        Value::Array(items) => items.iter().for_each(|item| links(item, found)),
+        _ => {}
+    }
+}
+
+/// Returns everything that links lead to from the root.
+pub fn walk(client: &mut Client) -> BTreeMap<String, Value> {
+    let (mut seen, mut open) = (BTreeMap::new(), BTreeSet::from([String::from("/redfish/v1/")]));
+    while let Some(path) = open.pop_first() {
+        let value = client.read(&path);
+        links(&value, &mut open);
+        seen.insert(path, value);
+        open.retain(|path| !seen.contains_key(path));
+    }
+    seen
 }

@@ -47,11 +47,17 @@ impl Default for Fake {
     }
 }
 
+#[cfg(test)]
+std::thread_local! {
+    /// How often a test's thread has begun to look at all images.
+    pub static LOOKS: core::cell::Cell<u32> = const { core::cell::Cell::new(0) };
+}
+
 /// The entry that is this VM itself.
 const OWN: u64 = 1;
 
 impl Fake {
-    /// Returns a machine with a VM `web` that runs and has a NIC, a VM `base` that is frozen, and room for so many bytes of
+    /// Returns a machine with a VM `web` that runs and has a NIC, like this VM itself, a VM `base` that is frozen, and room for so many bytes of
     /// images.
     pub fn new(room: usize) -> Self {
         let mut fake = Self { entries: BTreeMap::new(), last: 0, images: Images::new(room), records: BTreeMap::new() };
@@ -59,12 +65,15 @@ impl Fake {
         debug_assert_eq!(manager, OWN);
         let web = fake.boot("web", 512 << 20, STATE_RUNNING);
         fake.boot("base", 256 << 20, STATE_FROZEN);
-        if let Some(web) = fake.entries.get_mut(&web) {
+        for (id, address) in [(manager, 1), (web, 2)] {
+            let Some(machine) = fake.entries.get_mut(&id) else { continue };
             let mut nic = NicInfo::new_zeroed();
-            (nic.segment, nic.mac, nic.ipv4) = (padded("lan"), web.info.mac, [10, 0, 0, 2]);
+            (nic.segment, nic.mac, nic.ipv4) = (padded("lan"), machine.info.mac, [10, 0, 0, address]);
             nic.link = LINK_UP.into();
-            web.nics.push(nic);
-            web.info.nics = 1.into();
+            machine.nics.push(nic);
+            machine.info.nics = 1.into();
+        }
+        if let Some(web) = fake.entries.get_mut(&web) {
             web.console.write(b"web login: ");
         }
         fake
@@ -335,6 +344,8 @@ impl Hypervisor for Fake {
     }
 
     fn next_image(&self, after: u64) -> Answer<ImageInfo> {
+        #[cfg(test)]
+        LOOKS.set(LOOKS.get() + u32::from(after == 0));
         let mut info = self.images.next(after)?;
         let id = info.id.get();
         let users = self.entries.values().filter(|machine| machine.images.contains(&id)).count();

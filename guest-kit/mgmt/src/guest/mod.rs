@@ -47,9 +47,9 @@ pub fn main() {
     let now = clock::seconds();
     let (identity, uuid) = identity(&mut *hypervisor, entropy, now);
     let config = tls::server(&identity, entropy).expect("the provider is complete");
-    let mut service = Service::new(hypervisor, entropy, Facts { uuid, started: now });
+    let mut service = Service::new(hypervisor, entropy, identity, Facts { uuid, started: now });
     if !service.recall(now) {
-        first_contact(&mut service, &identity);
+        first_contact(&mut service);
     }
     // All from here on is done again after each return to the checkpoint; what is above is as it was then.
     if let Begin::Again(count, why) = life::checkpoint() {
@@ -58,7 +58,7 @@ pub fn main() {
         // There are accounts: they were kept before.
         service.recall(clock::seconds());
     }
-    network::serve(entropy, &config, &mut service)
+    network::serve(entropy, config, &mut service)
 }
 
 /// Returns the server's key and certificate and the service's UUID: those of the first start, or new ones.
@@ -80,11 +80,11 @@ fn identity(hypervisor: &mut dyn Hypervisor, entropy: &'static dyn Entropy, now:
 }
 
 /// Makes the first account, and tells whoever reads the console what opens it, for people and for programs. It is told once.
-fn first_contact(service: &mut Service, identity: &Identity) {
+fn first_contact(service: &mut Service) {
     let password = service.auth.make_password();
     assert!(service.auth.set(ADMINISTRATOR, &password, Role::Administrator), "no memory for the first password");
     service.keep();
     println!("mgmt: user {ADMINISTRATOR} password {password}");
     println!(r#"mgmt: first-contact {{"user":"{ADMINISTRATOR}","password":"{password}"}}"#);
-    println!("{}", identity.pem());
+    println!("{}", service.keys.identity().pem());
 }

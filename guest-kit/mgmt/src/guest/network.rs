@@ -15,6 +15,7 @@ use guest_kit::{gic, timer};
 use rustls::ServerConfig;
 use salp_mgmt::entropy::Entropy;
 use salp_mgmt::service::Service;
+use salp_mgmt::tls;
 use salp_mgmt::tls::secure::Secure;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
@@ -175,7 +176,7 @@ fn sleep(nic: &mut Nic, segments: &mut [Segment], milliseconds: u64) {
 /// # Panics
 ///
 /// If there is no network device.
-pub fn serve(entropy: &'static dyn Entropy, config: &Arc<ServerConfig>, service: &mut Service) {
+pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, service: &mut Service) {
     let mut nics = nic::all();
     assert!(!nics.is_empty(), "there is a network device");
     gic::enable(timer::VIRTUAL_INTID);
@@ -200,7 +201,11 @@ pub fn serve(entropy: &'static dyn Entropy, config: &Arc<ServerConfig>, service:
         addresses.poll(&mut interface, &mut sockets);
         for place in &mut places {
             life::beat();
-            is_busy |= place.drive(&mut sockets, config, service);
+            is_busy |= place.drive(&mut sockets, &config, service);
+        }
+        // Connections that there are go on with what they began with.
+        if let Some(renewed) = service.keys.renewed().and_then(|identity| tls::server(identity, entropy).ok()) {
+            config = renewed;
         }
         let mut delay = interface.poll_delay(now(), &sockets).map_or(NAP, |delay| delay.total_millis().min(NAP));
         for segment in &mut segments {

@@ -9,6 +9,7 @@ pub mod upload;
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::OnceCell;
 
 use salp_hvc::manager::ImageInfo;
 
@@ -30,10 +31,25 @@ pub fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_good) && !text.starts_with('.')
 }
 
+/// Images with their labels, looked at once and then remembered: for one request that shows many VMs.
+#[derive(Debug, Default)]
+pub struct Library(OnceCell<Vec<(ImageInfo, Label)>>);
+
+impl Library {
+    /// Returns all images with a label.
+    pub fn all(&self, hypervisor: &dyn Hypervisor) -> &[(ImageInfo, Label)] {
+        self.0.get_or_init(|| labelled(hypervisor).collect())
+    }
+}
+
+fn labelled(hypervisor: &dyn Hypervisor) -> impl Iterator<Item = (ImageInfo, Label)> + '_ {
+    let known = |info: ImageInfo| Label::read(&info.label).map(|label| (info, label));
+    hypervisor::images(hypervisor).filter_map(known)
+}
+
 /// Returns the images that people see.
 pub fn visible(hypervisor: &dyn Hypervisor) -> impl Iterator<Item = (ImageInfo, Label)> + '_ {
-    let known = |info: ImageInfo| Label::read(&info.label).map(|label| (info, label));
-    hypervisor::images(hypervisor).filter_map(known).filter(|(_, label)| label.kind().is_visible())
+    labelled(hypervisor).filter(|(_, label)| label.kind().is_visible())
 }
 
 /// Returns the image with this name.

@@ -9,6 +9,7 @@ use alloc::string::String;
 
 use salp_hvc::manager::MAX_COPY;
 
+use super::Library;
 use super::hash::{BLOCK, Hash};
 use super::label::Label;
 use crate::flow::Sink;
@@ -98,7 +99,7 @@ impl Sink for Upload {
         }
         if self.received < self.plan.size {
             let info = hypervisor::image(hypervisor, self.id).map_err(Self::refused)?;
-            return Ok(Outcome::Accepted(images::value(hypervisor, &info, &label)));
+            return Ok(Outcome::Accepted(images::value(hypervisor, &Library::default(), &info, &label)));
         }
         let digest = self.hash.finish();
         if let Some(expected) = self.plan.digest.filter(|&expected| expected != digest) {
@@ -114,7 +115,11 @@ impl Sink for Upload {
         hypervisor.finish_image(self.id).map_err(Self::refused)?;
         let info = hypervisor::image(hypervisor, self.id).map_err(Self::refused)?;
         let location = super::path(&label);
-        Ok(Outcome::Created { value: images::value(hypervisor, &info, &label), location, token: None })
+        Ok(Outcome::Created {
+            value: images::value(hypervisor, &Library::default(), &info, &label),
+            location,
+            token: None,
+        })
     }
 }
 

@@ -8,8 +8,10 @@ use alloc::vec::Vec;
 
 use serde_json::{Map, Value};
 
+use super::Outcome;
 use crate::http::Request;
 use crate::message::{Failure, Message};
+use crate::service;
 
 /// The members of a body that have not been asked for, and what is wrong so far.
 #[derive(Debug)]
@@ -20,6 +22,10 @@ pub struct Body {
     way: String,
     members: Map<String, Value>,
     wrong: Vec<Message>,
+    /// What was not asked for.
+    unknown: Vec<Message>,
+    /// How many members were asked for and there.
+    taken: usize,
 }
 
 impl Body {
@@ -47,7 +53,7 @@ impl Body {
                 Err(_) => return Err(Failure::new(400, "MalformedJSON", &[])),
             }
         };
-        Ok(Self { action, way: String::new(), members, wrong: Vec::new() })
+        Ok(Self { action, way: String::new(), members, wrong: Vec::new(), unknown: Vec::new(), taken: 0 })
     }
 
     /// Says that the value of a member is wrong: of another type, or in another way.
@@ -60,7 +66,7 @@ impl Body {
         let key = |action, property| if self.action.is_some() { action } else { property };
         let key = match what {
             "type" => key("ActionParameterValueTypeError", "PropertyValueTypeError"),
-            "list" => key("ActionParameterValueNotInList", "PropertyValueFormatError"),
+            "list" => key("ActionParameterValueNotInList", "PropertyValueNotInList"),
             _ => key("ActionParameterValueFormatError", "PropertyValueFormatError"),
         };
         let message = Message::new(key, &[&value, name, self.action.unwrap_or_default()]);
@@ -82,6 +88,7 @@ impl Body {
     /// Takes a member that `read` makes something of, if it is there.
     fn take<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Result<T, &'static str>) -> Option<T> {
         let value = self.members.remove(name)?;
+        self.taken += 1;
         read(&value).map_err(|what| self.complain(what, name, &value)).ok()
     }
 
@@ -99,12 +106,17 @@ impl Body {
         self.require(name, text)
     }
 
-    /// Takes one of these words, which has to be there.
-    pub fn needed_word(&mut self, name: &str, words: &[&str]) -> Option<String> {
-        let word = self.take(name, |value| {
+    /// Takes one of these words.
+    pub fn word(&mut self, name: &str, words: &[&str]) -> Option<String> {
+        self.take(name, |value| {
             let text = value.as_str().ok_or("type")?;
             if words.contains(&text) { Ok(text.to_string()) } else { Err("list") }
-        });
+        })
+    }
+
+    /// Takes one of these words, which has to be there.
+    pub fn needed_word(&mut self, name: &str, words: &[&str]) -> Option<String> {
+        let word = self.word(name, words);
         self.require(name, word)
     }
 
@@ -121,6 +133,22 @@ impl Body {
         self.take(name, |value| value.as_bool().ok_or("type"))
     }
 
+    /// Takes yes or no, which can be only this.
+    pub fn only_flag(&mut self, name: &str, only: bool) -> Option<bool> {
+        self.take(name, |value| {
+            value.as_bool().ok_or("type").and_then(|flag| if flag == only { Ok(flag) } else { Err("list") })
+        })
+    }
+
+    /// Takes a list of words, each one of these.
+    pub fn words(&mut self, name: &str, words: &[&str]) -> Option<()> {
+        self.take(name, |value| {
+            let items = value.as_array().ok_or("type")?;
+            let is_known = |item: &Value| item.as_str().is_some_and(|word| words.contains(&word));
+            if items.iter().all(is_known) { Ok(()) } else { Err("list") }
+        })
+    }
+
     /// Takes GiB, as bytes: whole pages, in a range.
     pub fn gibibytes(&mut self, name: &str, range: core::ops::RangeInclusive<u64>) -> Option<u64> {
         const PAGES: f64 = (1u64 << 18) as f64;
@@ -135,6 +163,21 @@ impl Body {
     /// Takes a text that `read` makes something of.
     pub fn parsed<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         self.take(name, |value| read(value.as_str().ok_or("type")?).ok_or("format"))
+    }
+
+    /// Takes a text that `read` makes something of, and that has to be there.
+    pub fn needed_parsed<T>(&mut self, name: &str, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let value = self.parsed(name, read);
+        self.require(name, value)
+    }
+
+    /// Takes a list of texts that fit, at most so many.
+    pub fn texts(&mut self, name: &str, most: usize, fits: impl Fn(&str) -> bool) -> Option<Vec<String>> {
+        self.take(name, |value| {
+            let items = value.as_array().ok_or("type")?;
+            let text = |item: &Value| item.as_str().filter(|text| fits(text)).map(ToString::to_string);
+            items.iter().map(text).collect::<Option<Vec<_>>>().filter(|texts| texts.len() <= most).ok_or("format")
+        })
     }
 
     /// Takes a link.
@@ -170,10 +213,12 @@ impl Body {
             return None;
         };
         let way = [&self.way, name, "/"].concat();
-        let mut inner = Self { action: self.action, way, members, wrong: Vec::new() };
+        let mut inner = Self { action: self.action, way, members, wrong: Vec::new(), unknown: Vec::new(), taken: 0 };
         let result = read(&mut inner);
         inner.reject();
         self.wrong.append(&mut inner.wrong);
+        self.unknown.append(&mut inner.unknown);
+        self.taken += inner.taken;
         Some(result)
     }
 
@@ -188,13 +233,9 @@ impl Body {
             self.complain("format", name, &Value::from(items.len()));
             return None;
         }
+        self.taken += usize::from(items.is_empty());
         let place = |index| alloc::format!("{name}/{index}");
         items.into_iter().enumerate().map(|(index, item)| self.enter(&place(index), item, &mut read)).collect()
-    }
-
-    /// Returns whether nothing is left and nothing was wrong: an empty body.
-    pub fn is_empty(&self) -> bool {
-        self.wrong.is_empty() && self.members.keys().all(|name| name.starts_with('@'))
     }
 
     /// Takes a list of `{"Key": …, "Value": …}`, as lines `key=value`.
@@ -220,7 +261,7 @@ impl Body {
     fn reject(&mut self) {
         for name in self.members.keys().filter(|name| !name.starts_with('@')) {
             let name = &*(self.way.clone() + name);
-            self.wrong.push(match self.action {
+            self.unknown.push(match self.action {
                 Some(action) => Message::new("ActionParameterUnknown", &[action, name]),
                 None => Message::new("PropertyUnknown", &[name]).about(name),
             });
@@ -234,11 +275,92 @@ impl Body {
     /// If anything was wrong, or there is a member that was not asked for.
     pub fn finish(mut self) -> Result<(), Failure> {
         self.reject();
+        self.wrong.append(&mut self.unknown);
         if self.wrong.is_empty() { Ok(()) } else { Err(Failure { status: 400, messages: self.wrong }) }
+    }
+
+    /// Ends the reading of a change, which is carried out though there is more in it than can be changed; returns what was
+    /// left out.
+    ///
+    /// # Errors
+    ///
+    /// If a value was wrong, or nothing can be changed.
+    pub fn finish_change(mut self) -> Result<Ignored, Failure> {
+        self.reject();
+        if self.wrong.is_empty() && self.taken > 0 {
+            return Ok(Ignored(self.unknown));
+        }
+        if self.wrong.is_empty() && self.unknown.is_empty() {
+            return Err(Failure::new(400, "NoOperation", &[]));
+        }
+        self.wrong.append(&mut self.unknown);
+        Err(Failure { status: 400, messages: self.wrong })
+    }
+}
+
+/// Members of a change that cannot be changed.
+#[derive(Debug)]
+pub struct Ignored(Vec<Message>);
+
+impl Ignored {
+    /// Says so in the answer, beside the property or in the outermost object where there is none.
+    pub fn tell(&self, outcome: Outcome) -> Outcome {
+        let Outcome::Resource(mut value) = outcome else { return outcome };
+        // The annotation is of this answer, not of the resource.
+        service::tag(&mut value);
+        for message in &self.0 {
+            let (place, name) = message.property().rsplit_once('/').unwrap_or(("", message.property()));
+            let steps = place.split('/').filter(|step| !step.is_empty());
+            let pointer: String = steps.flat_map(|step| ["/", step]).collect();
+            let place = if value.pointer(&pointer).is_some_and(Value::is_object) { &*pointer } else { "" };
+            if let Some(object) = value.pointer_mut(place) {
+                object[alloc::format!("{name}@Message.ExtendedInfo")] = Value::from(Vec::from([message.value()]));
+            }
+        }
+        Outcome::Resource(value)
     }
 }
 
 fn link(value: &Value) -> Option<String> {
     let path = value.as_object().filter(|map| map.len() == 1).and_then(|map| map.get("@odata.id"));
     path.and_then(Value::as_str).map(ToString::to_string)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::auth::Role;
+    use crate::http::Method;
+    use crate::testing::{Client, json, keys};
+
+    #[test]
+    fn a_change_is_made_as_far_as_it_can_be_and_says_what_it_left_out() {
+        let mut client = Client::new(Role::Administrator);
+        let nic = "/redfish/v1/Systems/2/EthernetInterfaces/0";
+        let mut patch = |body: &str| client.send(&client.request(Method::Patch, nic, body));
+        let some = r#"{"InterfaceEnabled":false,"MACAddress":"x","Oem":{"Salp":{"Color":"red"},"Acme":1}}"#;
+        let answer = patch(some);
+        let body = json(&answer);
+        assert_eq!((answer.status, &body["InterfaceEnabled"]), (200, &false.into()));
+        for (object, name) in [(&body, "MACAddress"), (&body["Oem"]["Salp"], "Color"), (&body["Oem"], "Acme")] {
+            let message = &object[alloc::format!("{name}@Message.ExtendedInfo")][0]["MessageId"];
+            assert_eq!(message, "Base.1.19.PropertyUnknown", "{name}");
+        }
+        let tag = answer.get("ETag").map(alloc::string::String::from);
+        assert_eq!((client.get(nic).get("ETag").map(alloc::string::String::from), tag.is_some()), (tag, true));
+    }
+
+    #[test]
+    fn a_change_of_nothing_is_refused() {
+        let mut client = Client::new(Role::Administrator);
+        for (body, key) in [
+            (r#"{"MACAddress":"x"}"#, "PropertyUnknown"),
+            (r#"{"@odata.id":"x"}"#, "NoOperation"),
+            ("{}", "NoOperation"),
+            (r#"{"InterfaceEnabled":1}"#, "PropertyValueTypeError"),
+        ] {
+            let patch = client.request(Method::Patch, "/redfish/v1/Systems/2/EthernetInterfaces/0", body);
+            let answer = client.send(&patch);
+            assert_eq!((answer.status, keys(&answer).concat()), (400, key.into()), "{body}");
+        }
+    }
 }

@@ -64,7 +64,7 @@ pub fn clones(call: &mut Call<'_>, source: u64, action: &'static str) -> Result<
     let value = if first == last {
         // It may have ended itself already: it was made, and that is answered.
         let found = call.hypervisor.find(first);
-        found.map_or_else(|_| json!({ "@odata.id": path(first) }), |info| value(call.hypervisor, &info))
+        found.map_or_else(|_| json!({ "@odata.id": path(first) }), |info| value(call.hypervisor, call.library, &info))
     } else {
         let members: Vec<Value> = (first..=last).map(|id| json!({ "@odata.id": path(id) })).collect();
         json!({ "Members@odata.count": members.len(), "Members": members })

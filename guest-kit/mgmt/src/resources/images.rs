@@ -13,7 +13,7 @@ use crate::auth::hex;
 use crate::hypervisor::{Hypervisor, Refused};
 use crate::images::label::{Kind, Label};
 use crate::images::upload::{self, Plan, Upload};
-use crate::images::{self, IMAGES};
+use crate::images::{self, IMAGES, Library};
 use crate::message::Failure;
 use crate::systems;
 
@@ -25,11 +25,11 @@ pub fn list(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 }
 
 /// Returns an image as it is shown.
-pub fn value(hypervisor: &dyn Hypervisor, info: &ImageInfo, label: &Label) -> Value {
+pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &ImageInfo, label: &Label) -> Value {
     let is_finished = info.finished.get() == 1;
     let mut value = json!({
         "@odata.id": images::path(label),
-        "@odata.type": "#SalpImage.v1_0_0.Image",
+        "@odata.type": "#SalpImage.v1_0_0.SalpImage",
         "Id": label.name(),
         "Name": label.name(),
         "Kind": label.kind().name(),
@@ -37,7 +37,7 @@ pub fn value(hypervisor: &dyn Hypervisor, info: &ImageInfo, label: &Label) -> Va
         "Status": { "State": if is_finished { "Enabled" } else { "Updating" }, "Health": "OK" },
         "SizeBytes": info.size.get(),
         "ReceivedBytes": label.received.get(),
-        "Users": systems::users(hypervisor, info),
+        "Users": systems::users(hypervisor, library, info),
         "ModifiedTime": time(label.time.get()),
     });
     if is_finished {
@@ -52,14 +52,14 @@ fn find(call: &Call<'_>) -> Result<(ImageInfo, Label), Failure> {
 
 /// Answers an image.
 pub fn image(call: &mut Call<'_>) -> Result<Outcome, Failure> {
-    find(call).map(|(info, label)| Outcome::Resource(value(call.hypervisor, &info, &label)))
+    find(call).map(|(info, label)| Outcome::Resource(value(call.hypervisor, call.library, &info, &label)))
 }
 
 /// Removes an image, finished or not.
 pub fn delete(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let (info, _) = find(call)?;
     let in_use = || Failure::because(409, "VMs or snapshots are made from the image: delete those first.");
-    if systems::users(call.hypervisor, &info) > 0 {
+    if systems::users(call.hypervisor, &Library::default(), &info) > 0 {
         return Err(in_use());
     }
     match call.hypervisor.delete_image(info.id.get()) {

@@ -10,10 +10,10 @@ use salp_hvc::calls::STATE_OFF;
 
 use super::body::Body;
 use super::nics::{MAX_RATE, vlan};
-use super::systems::{find, path, value};
+use super::systems::{BOOT_ENABLED, BOOT_TARGETS, find, path, value};
 use super::{Call, Outcome};
 use crate::hypervisor::{Hypervisor, is_name, is_segment, padded};
-use crate::images;
+use crate::images::{self, Library};
 use crate::message::Failure;
 use crate::systems::build;
 use crate::systems::definition::{Definition, MAX_COMMAND_LINE};
@@ -59,6 +59,11 @@ fn wish(body: &mut Body, is_new: bool) -> Wish {
             .flatten(),
         oem: body.inside("Oem", |body| body.inside("Salp", oem)).flatten(),
     };
+    body.inside("Boot", |body| {
+        // It is like that already.
+        body.word("BootSourceOverrideEnabled", &BOOT_ENABLED);
+        body.word("BootSourceOverrideTarget", &BOOT_TARGETS);
+    });
     if is_new {
         body.needed("Name", &wish.name);
         body.needed("Oem/Salp/Kernel", &wish.oem.as_ref().and_then(|oem| oem.kernel.as_ref()));
@@ -117,6 +122,11 @@ fn image(hypervisor: &dyn Hypervisor, link: &str) -> Result<u64, Failure> {
 }
 
 impl Wish {
+    /// Returns whether nothing is wanted that is not so already.
+    fn is_nothing(&self) -> bool {
+        self.name.is_none() && self.vcpus.is_none() && self.memory.is_none() && self.oem.is_none()
+    }
+
     /// Makes a definition what is wanted.
     fn apply(self, definition: &mut Definition, hypervisor: &dyn Hypervisor) -> Result<(), Failure> {
         let oem = self.oem.unwrap_or_default();
@@ -162,29 +172,28 @@ pub fn create(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     wish.apply(&mut definition, call.hypervisor)?;
     let id = build::create(call.hypervisor, &definition, call.now)?;
     let info = call.hypervisor.find(id).map_err(|refused| Failure::refused(refused, &call.request.path))?;
-    Ok(Outcome::Created { value: value(call.hypervisor, &info), location: path(id), token: None })
+    Ok(Outcome::Created { value: value(call.hypervisor, call.library, &info), location: path(id), token: None })
 }
 
 /// Changes a VM that is off.
 pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let info = find(call)?;
     let mut body = Body::of_resource(call.request)?;
-    let is_empty = body.is_empty();
     let wish = wish(&mut body, false);
-    body.finish()?;
-    if is_empty {
-        return Err(Failure::new(400, "NoOperation", &[]));
+    let ignored = body.finish_change()?;
+    if wish.is_nothing() {
+        return Ok(ignored.tell(Outcome::Resource(value(call.hypervisor, call.library, &info))));
     }
     if info.state.get() != STATE_OFF {
         return Err(Failure::because(409, "The VM has to be off for that. NICs can be changed at any time."));
     }
     let why = "The VM was started with the machine, not made here: delete it and make one.";
-    let mut definition =
-        crate::systems::definition(call.hypervisor, &info).ok_or_else(|| Failure::because(409, why))?;
+    let mut definition = crate::systems::definition(call.hypervisor, &Library::default(), &info)
+        .ok_or_else(|| Failure::because(409, why))?;
     wish.apply(&mut definition, call.hypervisor)?;
     build::change(call.hypervisor, info.id.get(), &definition, call.now)?;
     let info = find(call)?;
-    Ok(Outcome::Resource(value(call.hypervisor, &info)))
+    Ok(ignored.tell(Outcome::Resource(value(call.hypervisor, call.library, &info))))
 }
 
 #[cfg(test)]
@@ -234,6 +243,16 @@ mod tests {
         assert_eq!(salp["Initrd"]["@odata.id"], "/redfish/v1/Oem/Salp/Images/i");
         let nic = client.read("/redfish/v1/Systems/4/EthernetInterfaces/0");
         assert_eq!((&nic["MACAddress"], &nic["VLAN"]["VLANId"]), (&json!("52:54:00:00:00:99"), &json!(7)));
+    }
+
+    #[test]
+    fn a_vm_starts_from_its_images_and_from_nothing_else() {
+        let mut client = Client::new(Role::Operator);
+        let mut patch = |body| client.send(&client.request(Method::Patch, "/redfish/v1/Systems/2", body));
+        let none = r#"{"Boot":{"BootSourceOverrideEnabled":"Disabled","BootSourceOverrideTarget":"None"}}"#;
+        assert_eq!(json(&patch(none))["Boot"]["BootSourceOverrideTarget"], "None");
+        let answer = patch(r#"{"Boot":{"BootSourceOverrideTarget":"Pxe"}}"#);
+        assert_eq!((answer.status, keys(&answer).concat()), (400, "PropertyValueNotInList".into()));
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! The host: the one manager. Before: [`table`](crate::table). After: [`hypervisor`](crate::hypervisor).
 
+use alloc::format;
+
 use serde_json::json;
 
-use super::{Call, Outcome, collection, time, uuid};
+use super::hardware::CHASSIS;
+use super::{Call, Outcome, collection, logs, time, uuid};
 use crate::message::Failure;
 
 /// Where the host is.
@@ -30,8 +33,12 @@ pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "DateTime": time(call.now),
         "DateTimeLocalOffset": "+00:00",
         "ServiceIdentification": "salp",
+        "LogServices": { "@odata.id": logs::path(SALP) },
+        "Links": { "ManagerForChassis": [{ "@odata.id": CHASSIS }], "ManagerInChassis": { "@odata.id": CHASSIS } },
+        "NetworkProtocol": { "@odata.id": format!("{SALP}/NetworkProtocol") },
+        "EthernetInterfaces": { "@odata.id": format!("{SALP}/EthernetInterfaces") },
         "Oem": { "Salp": {
-            "@odata.type": "#SalpManager.v1_0_0.Manager",
+            "@odata.type": "#SalpManager.v1_0_0.SalpManager",
             "Statistics": {
                 "TotalBytes": machine.total.get(),
                 "FreeBytes": machine.free.get(),

@@ -3,15 +3,21 @@
 
 pub mod accounts;
 pub mod body;
+pub mod certificates;
 pub mod clones;
 pub mod console;
+pub mod hardware;
 pub mod images;
+pub mod logs;
 pub mod making;
 pub mod managers;
 pub mod metrics;
+pub mod network;
 pub mod nics;
 pub mod power;
+pub mod registries;
 pub mod root;
+pub mod schemas;
 pub mod sessions;
 pub mod snapshots;
 pub mod systems;
@@ -23,13 +29,17 @@ use alloc::vec::Vec;
 
 use serde_json::{Value, json};
 
+use crate::audit::Audit;
 use crate::auth::{Auth, Who, hex};
+use crate::events::Watch;
 use crate::flow::Sink;
 use crate::http::{Request, Response};
 use crate::hypervisor::Hypervisor;
+use crate::images::Library;
 use crate::message::Failure;
-use crate::service::Facts;
+use crate::service::{self, Facts};
 use crate::table::Variables;
+use crate::tls::keys::Keys;
 
 /// A request on its way to a resource.
 pub struct Call<'a> {
@@ -43,6 +53,14 @@ pub struct Call<'a> {
     pub now: u64,
     /// Accounts and sessions.
     pub auth: &'a mut Auth,
+    /// Who changed what.
+    pub audit: &'a Audit,
+    /// What became of VMs.
+    pub watch: &'a Watch,
+    /// Images, as this request has found them.
+    pub library: &'a Library,
+    /// Keys and certificates of the server.
+    pub keys: &'a mut Keys,
     /// The hypervisor.
     pub hypervisor: &'a mut dyn Hypervisor,
     /// What the service knows of itself.
@@ -109,6 +127,11 @@ pub fn collection(path: &str, kind: &str, name: &str, members: impl Iterator<Ite
         "Members@odata.count": members.len(),
         "Members": members,
     })
+}
+
+/// Returns the answer of an action that says where something is now.
+fn located(value: &Value, location: String) -> Response {
+    service::resource(200, value.clone()).field("Location", location)
 }
 
 /// Returns a UUID as text.

@@ -47,10 +47,11 @@ fn find_nic(call: &Call<'_>) -> Result<(u64, u64, NicInfo), Failure> {
 /// Answers a NIC.
 pub fn nic(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let (id, index, nic) = find_nic(call)?;
-    Ok(Outcome::Resource(value(id, index, &nic)))
+    Ok(Outcome::Resource(value(&collection_path(id), index, &nic)))
 }
 
-fn value(id: u64, index: u64, nic: &NicInfo) -> Value {
+/// Returns a NIC of those at `place` as it is shown.
+pub fn value(place: &str, index: u64, nic: &NicInfo) -> Value {
     let has = |bit| nic.link.get() & bit != 0;
     let status = match () {
         () if has(LINK_DISCONNECTED) => "NoLink",
@@ -58,7 +59,7 @@ fn value(id: u64, index: u64, nic: &NicInfo) -> Value {
         () => "LinkDown",
     };
     let mut value = json!({
-        "@odata.id": format!("{}/{index}", collection_path(id)),
+        "@odata.id": format!("{place}/{index}"),
         "@odata.type": "#EthernetInterface.v1_12_4.EthernetInterface",
         "Id": format!("{index}"),
         "Name": format!("NIC {index}"),
@@ -72,7 +73,7 @@ fn value(id: u64, index: u64, nic: &NicInfo) -> Value {
         "IPv6Addresses": [],
         "VLAN": { "VLANEnable": nic.vlan.get() != 0 },
         "Oem": { "Salp": {
-            "@odata.type": "#SalpEthernetInterface.v1_0_0.EthernetInterface",
+            "@odata.type": "#SalpEthernetInterface.v1_0_0.SalpEthernetInterface",
             "Segment": name_text(&nic.segment),
             "Quarantined": has(LINK_QUARANTINED),
             "RateBytesPerSecond": nic.rate.get(),
@@ -158,13 +159,10 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         body.inside("Salp", |body| (body.text("Segment", is_segment), body.number("RateBytesPerSecond", 0..=MAX_RATE)))
     });
     (wish.segment, wish.rate) = oem.flatten().unwrap_or_default();
-    body.finish()?;
-    if wish == Wish::default() {
-        return Err(Failure::new(400, "NoOperation", &[]));
-    }
+    let ignored = body.finish_change()?;
     let what = |refused| Failure::refused(refused, &call.request.path);
     call.hypervisor.change_nic(id, index, &wish.change(&now)).map_err(what)?;
-    nic(call)
+    nic(call).map(|outcome| ignored.tell(outcome))
 }
 
 #[cfg(test)]

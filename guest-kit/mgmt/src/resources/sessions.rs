@@ -5,9 +5,9 @@ use alloc::format;
 use serde_json::{Value, json};
 
 use super::body::Body;
-use super::{Call, Outcome, collection, time};
+use super::{Call, Outcome, accounts, collection, time};
 use crate::auth::{Right, Session};
-use crate::message::Failure;
+use crate::message::{Failure, Message};
 
 const SESSIONS: &str = "/redfish/v1/SessionService/Sessions";
 
@@ -29,10 +29,10 @@ pub fn service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 pub fn patch_service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let mut body = Body::of_resource(call.request)?;
     let timeout = body.number("SessionTimeout", 30..=86400);
-    body.finish()?;
-    call.auth.timeout = timeout.ok_or(Failure::new(400, "NoOperation", &[]))?;
+    let ignored = body.finish_change()?;
+    call.auth.timeout = timeout.unwrap_or(call.auth.timeout);
     call.auth.mark_changed();
-    service(call)
+    service(call).map(|outcome| ignored.tell(outcome))
 }
 
 /// Lists sessions.
@@ -63,7 +63,12 @@ pub fn create(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let opened = call.auth.open(&user, &password, call.now).map_err(|_| Failure::new(401, "NoValidSession", &[]))?;
     let (id, token) = opened.ok_or(Failure::new(503, "CreateLimitReachedForResource", &[]))?;
     let session = call.auth.session(&id).ok_or(call.missing())?;
-    Ok(Outcome::Created { value: value(&id, session), location: format!("{SESSIONS}/{id}"), token: Some(token) })
+    let mut value = value(&id, session);
+    if call.auth.account(&user).is_some_and(|account| account.must_change) {
+        let message = Message::new("PasswordChangeRequired", &[&accounts::path(&user)]);
+        value["@Message.ExtendedInfo"] = json!([message.value()]);
+    }
+    Ok(Outcome::Created { value, location: format!("{SESSIONS}/{id}"), token: Some(token) })
 }
 
 /// Returns whether the caller may see the session in the path: it is the caller's own, or the caller may everything.

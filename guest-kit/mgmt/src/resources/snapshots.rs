@@ -39,7 +39,7 @@ pub fn value(info: &VmInfo) -> Value {
     let path = path(info.id.get());
     json!({
         "@odata.id": path,
-        "@odata.type": "#SalpSnapshot.v1_0_0.Snapshot",
+        "@odata.type": "#SalpSnapshot.v1_0_0.SalpSnapshot",
         "Id": format!("{}", info.id.get()),
         "Name": name_text(&info.name),
         "SourceId": format!("{}", info.source.get()),

@@ -14,14 +14,20 @@ use serde_json::{Value, json};
 
 use super::managers::SALP;
 use super::power::RESET_TYPES;
-use super::{Call, Outcome, collection, console, making, nics, uuid};
+use super::{Call, Outcome, collection, console, hardware, logs, making, nics, uuid};
 use crate::hypervisor::{self, Answer, Hypervisor, name_text};
-use crate::images;
+use crate::images::label::Label;
+use crate::images::{self, Library};
 use crate::message::Failure;
 use crate::systems;
 
 /// Where VMs are.
 pub const SYSTEMS: &str = "/redfish/v1/Systems";
+
+/// When a VM starts from something else than its images.
+pub const BOOT_ENABLED: [&str; 1] = ["Disabled"];
+/// What it starts from then.
+pub const BOOT_TARGETS: [&str; 1] = ["None"];
 
 /// Returns where a VM is.
 pub fn path(id: u64) -> String {
@@ -43,11 +49,11 @@ pub fn find(call: &Call<'_>) -> Result<VmInfo, Failure> {
 /// Answers a VM.
 pub fn system(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let info = find(call)?;
-    Ok(Outcome::Resource(value(call.hypervisor, &info)))
+    Ok(Outcome::Resource(value(call.hypervisor, call.library, &info)))
 }
 
 /// Returns a VM as it is shown.
-pub fn value(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Value {
+pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &VmInfo) -> Value {
     let id = info.id.get();
     let path = path(id);
     let oem = |action: &str| json!({ "target": format!("{path}/Actions/Oem/SalpComputerSystem.{action}") });
@@ -64,15 +70,19 @@ pub fn value(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Value {
         "Id": format!("{id}"),
         "Name": name_text(&info.name),
         "SystemType": "Virtual",
+        "Manufacturer": "Salp",
+        "Model": "Virtual machine",
         "UUID": uuid(&info.uuid),
         "PowerState": power,
         "Status": { "State": state, "Health": health },
         "ProcessorSummary": { "Count": info.vcpus.get(), "CoreCount": info.vcpus.get() },
         "MemorySummary": { "TotalSystemMemoryGiB": gibibytes(info.memory.get()) },
         "Boot": {
-            "BootSourceOverrideEnabled": "Disabled",
-            "BootSourceOverrideTarget": "None",
-            "BootSourceOverrideTarget@Redfish.AllowableValues": ["None"],
+            // VMs start from images: there is nothing else that a start could be from.
+            "BootSourceOverrideEnabled": BOOT_ENABLED[0],
+            "BootSourceOverrideEnabled@Redfish.AllowableValues": BOOT_ENABLED,
+            "BootSourceOverrideTarget": BOOT_TARGETS[0],
+            "BootSourceOverrideTarget@Redfish.AllowableValues": BOOT_TARGETS,
         },
         "EthernetInterfaces": { "@odata.id": nics::collection_path(id) },
         "SerialConsole": {
@@ -80,7 +90,10 @@ pub fn value(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Value {
             "WebSocket": { "ServiceEnabled": true, "ConsoleURI": console::path(id), "Interactive": true },
         },
         "GraphicalConsole": { "ServiceEnabled": false, "MaxConcurrentSessions": 0, "ConnectTypesSupported": [] },
-        "Links": { "ManagedBy": [{ "@odata.id": SALP }] },
+        "Processors": { "@odata.id": hardware::processors_path(id) },
+        "Memory": { "@odata.id": hardware::memory_path(id) },
+        "LogServices": { "@odata.id": logs::path(&path) },
+        "Links": { "ManagedBy": [{ "@odata.id": SALP }], "Chassis": [{ "@odata.id": hardware::CHASSIS }] },
         "Actions": {
             "#ComputerSystem.Reset": {
                 "target": format!("{path}/Actions/ComputerSystem.Reset"),
@@ -95,7 +108,7 @@ pub fn value(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Value {
             },
         },
         "Oem": { "Salp": {
-            "@odata.type": "#SalpComputerSystem.v1_0_0.ComputerSystem",
+            "@odata.type": "#SalpComputerSystem.v1_0_0.SalpComputerSystem",
             "State": state_word(info.state.get()),
             "FamilyId": format!("{}", info.family.get()),
             "GenerationId": uuid(&info.generation),
@@ -120,12 +133,12 @@ pub fn value(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Value {
         value["Oem"]["Salp"]["SourceId"] = format!("{}", info.source.get()).into();
         value["Oem"]["Salp"]["CloneIndex"] = info.index.get().into();
     }
-    if let Some(definition) = systems::definition(hypervisor, info) {
+    if let Some(definition) = systems::definition(hypervisor, library, info) {
         let oem = &mut value["Oem"]["Salp"];
         for (name, image) in [("Kernel", Some(definition.kernel)), ("Initrd", definition.initrd)] {
-            let known = |(info, _): &(ImageInfo, _)| image == Some(info.id.get());
-            if let Some((_, label)) = images::visible(hypervisor).find(known) {
-                oem[name] = json!({ "@odata.id": images::path(&label) });
+            let known = |(info, label): &&(ImageInfo, Label)| image == Some(info.id.get()) && label.kind().is_visible();
+            if let Some((_, label)) = library.all(hypervisor).iter().find(known) {
+                oem[name] = json!({ "@odata.id": images::path(label) });
             }
         }
         oem["CommandLine"] = definition.command_line.into();
@@ -157,7 +170,7 @@ pub fn memory(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let memory = call.hypervisor.memory(id).map_err(|refused| Failure::refused(refused, &call.request.path))?;
     Ok(Outcome::Resource(json!({
         "@odata.id": format!("{}/Oem/Salp/Memory", path(id)),
-        "@odata.type": "#SalpMemory.v1_0_0.Memory",
+        "@odata.type": "#SalpMemory.v1_0_0.SalpMemory",
         "Id": "Memory",
         "Name": "Memory, shared and private",
         "Statistics": {
@@ -200,6 +213,22 @@ mod tests {
         assert_eq!(systems["Members@odata.count"], 2);
         assert_eq!(systems["Members"][0]["@odata.id"], "/redfish/v1/Systems/2");
         assert_eq!(Client::new(Role::ReadOnly).get("/redfish/v1/Systems/1").status, 404);
+    }
+
+    #[test]
+    fn many_vms_cost_one_look_at_the_images() {
+        let mut client = Client::full();
+        let clone = "/redfish/v1/Systems/4/Actions/ComputerSystem.Reset";
+        assert_eq!(client.post(clone, r#"{"ResetType":"On"}"#).status, 204);
+        let clone = "/redfish/v1/Systems/4/Actions/Oem/SalpComputerSystem.InstantClone";
+        assert_eq!(client.post(clone, r#"{"Name":"many","Count":50}"#).status, 201);
+        let before = crate::fake::LOOKS.get();
+        let systems = client.read("/redfish/v1/Systems?$expand=.");
+        let members = systems["Members"].as_array().unwrap();
+        let made =
+            |vm: &&serde_json::Value| vm["Oem"]["Salp"]["Kernel"]["@odata.id"] == "/redfish/v1/Oem/Salp/Images/k";
+        assert_eq!(members.iter().filter(made).count(), 51);
+        assert_eq!(crate::fake::LOOKS.get() - before, 1);
     }
 
     #[test]

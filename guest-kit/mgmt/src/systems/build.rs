@@ -305,7 +305,7 @@ mod tests {
             assert_eq!(hypervisor::image(&fake, image).unwrap().users.get(), 1);
         }
         let vm = fake.find(id).unwrap();
-        let kept = systems::definition(&fake, &vm).unwrap();
+        let kept = systems::definition(&fake, &crate::images::Library::default(), &vm).unwrap();
         assert_eq!((kept.kernel, kept.initrd, &*kept.command_line), (kernel, Some(initrd), "quiet"));
         assert_eq!((kept.vcpus, kept.memory, kept.restarts), (2, 64 << 20, true));
     }

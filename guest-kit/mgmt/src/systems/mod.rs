@@ -12,7 +12,8 @@ use salp_board::kernel::Source;
 use salp_hvc::calls::VmInfo;
 use salp_hvc::manager::{ImageInfo, MAX_COPY};
 
-use crate::hypervisor::{self, Hypervisor};
+use crate::hypervisor::Hypervisor;
+use crate::images::Library;
 use crate::images::label::{Kind, Label};
 use definition::Definition;
 
@@ -47,31 +48,27 @@ impl Source for Stored<'_> {
 
 /// Returns how many VMs and snapshots are made from an image, also those whose memory holds nothing of it as it is: its kernel
 /// was unpacked for them, or laid out.
-pub fn users(hypervisor: &dyn Hypervisor, image: &ImageInfo) -> u32 {
-    let named = |made: ImageInfo| {
-        let label =
-            Label::read(&made.label).filter(|label| label.kind() == Kind::Hidden && label.name() == build::MADE)?;
+pub fn users(hypervisor: &dyn Hypervisor, library: &Library, image: &ImageInfo) -> u32 {
+    let named = |(made, label): &(ImageInfo, Label)| {
+        let is_made = label.kind() == Kind::Hidden && label.name() == build::MADE;
         let mut head = [0; definition::HEAD];
-        let is_read = Stored::new(hypervisor, &made).read(label.received.get(), &mut head);
+        let is_read = is_made && Stored::new(hypervisor, made).read(label.received.get(), &mut head);
         (is_read && Definition::names(&head, image.id.get())).then_some(made.users.get())
     };
-    hypervisor::images(hypervisor).filter_map(named).sum::<u32>().max(image.users.get())
+    library.all(hypervisor).iter().filter_map(named).sum::<u32>().max(image.users.get())
 }
 
 /// Returns what a VM was made from: its own definition, or that of the VM that it descends from; none for VMs of the boot
 /// set.
-pub fn definition(hypervisor: &dyn Hypervisor, vm: &VmInfo) -> Option<Definition> {
+pub fn definition(hypervisor: &dyn Hypervisor, library: &Library, vm: &VmInfo) -> Option<Definition> {
     let owned = |owner: u64| {
-        hypervisor::images(hypervisor)
-            .filter_map(|info| Label::read(&info.label).map(|label| (info, label)))
-            .filter(|(_, label)| {
-                label.kind() == Kind::Hidden && label.owner.get() == owner && label.name() == build::MADE
-            })
-            .last()
+        library.all(hypervisor).iter().rfind(|(_, label)| {
+            label.kind() == Kind::Hidden && label.owner.get() == owner && label.name() == build::MADE
+        })
     };
     let (info, label) = owned(vm.id.get()).or_else(|| owned(vm.family.get()))?;
     let offset = label.received.get();
     let mut bytes = vec![0; info.size.get().checked_sub(offset)? as usize];
-    Stored::new(hypervisor, &info).read(offset, &mut bytes).then_some(())?;
+    Stored::new(hypervisor, info).read(offset, &mut bytes).then_some(())?;
     Definition::read(vm, &bytes)
 }

@@ -1,11 +1,13 @@
 //! TLS 1.3 by rustls, on byte streams that somebody else moves. Before: TCP. After: [`http`](crate::http).
 //!
 //! [`provider`] is the cryptography, made of RustCrypto's crates; [`certificate`] makes the server's key and its
-//! self-signed certificate; [`secure`] joins TLS with an HTTP connection.
+//! self-signed certificate, [`x509`] reads those of others, [`keys`] holds them; [`secure`] joins TLS with an HTTP connection.
 
 pub mod certificate;
+pub mod keys;
 pub mod provider;
 pub mod secure;
+pub mod x509;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -44,7 +46,8 @@ impl ResolvesServerCert for Only {
 ///
 /// If rustls finds the provider incomplete.
 pub fn server(identity: &Identity, entropy: &'static dyn Entropy) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let chain = Vec::from([CertificateDer::from(identity.certificate.clone())]);
+    let all = x509::split(&identity.certificate).unwrap_or_default();
+    let chain = all.iter().map(|certificate| CertificateDer::from(certificate.to_vec())).collect();
     let key = CertifiedKey::new(chain, Arc::new(provider::Key::new(identity.key.clone())));
     let builder = ServerConfig::builder_with_details(Arc::new(provider::new(entropy)), Arc::new(NoTime));
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?.with_no_client_auth();

@@ -1,0 +1,263 @@
+//! Logs: what a VM wrote to its console, line by line, what became of it, and who changed what. Before: [`table`](crate::table). After:
+//! [`console`](crate::console), [`events`](crate::events), [`audit`](crate::audit).
+
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use salp_hvc::manager::CONSOLE_SIZE;
+use serde_json::{Value, json};
+
+use super::managers::SALP;
+use super::{Call, Outcome, collection, systems, time};
+use crate::audit::Entry;
+use crate::console::Follow;
+use crate::events::Event;
+use crate::message::Failure;
+
+/// How much of a console is read at a time.
+const PIECE: usize = 16 << 10;
+
+/// Returns where the logs of a resource are.
+pub fn path(owner: &str) -> String {
+    format!("{owner}/LogServices")
+}
+
+fn services(owner: &str, logs: &[&str]) -> Outcome {
+    let path = path(owner);
+    let members = logs.iter().map(|log| format!("{path}/{log}"));
+    Outcome::Resource(collection(&path, "LogServiceCollection", "Logs", members))
+}
+
+fn service(owner: &str, log: &str, name: &str, kind: &str) -> Outcome {
+    let path = format!("{}/{log}", path(owner));
+    Outcome::Resource(json!({
+        "@odata.id": path,
+        "@odata.type": "#LogService.v1_9_0.LogService",
+        "Id": log,
+        "Name": name,
+        "ServiceEnabled": true,
+        "Status": { "State": "Enabled", "Health": "OK" },
+        "LogEntryType": kind,
+        "OverWritePolicy": "WrapsWhenFull",
+        "Entries": { "@odata.id": format!("{path}/Entries") },
+    }))
+}
+
+/// Returns the entries of a log, which the standard wants to be there as they are, not as links.
+fn entries(owner: &str, log: &str, members: Vec<Value>) -> Outcome {
+    let path = format!("{}/{log}/Entries", path(owner));
+    let mut value = collection(&path, "LogEntryCollection", "Entries", core::iter::empty());
+    (value["Members@odata.count"], value["Members"]) = (members.len().into(), members.into());
+    Outcome::Resource(value)
+}
+
+/// Returns an entry with what all of them have.
+fn entry(owner: &str, log: &str, id: u64, kind: &str, message: &str) -> Value {
+    json!({
+        "@odata.id": format!("{}/{log}/Entries/{id}", path(owner)),
+        "@odata.type": "#LogEntry.v1_21_0.LogEntry",
+        "Id": id.to_string(),
+        "Name": "Entry",
+        "EntryType": kind,
+        "Severity": "OK",
+        "Message": message,
+    })
+}
+
+/// Returns the one entry that the path asks for.
+fn one(call: &Call<'_>, id: &str, members: Vec<Value>) -> Result<Outcome, Failure> {
+    members.into_iter().find(|entry| entry["Id"] == id).map(Outcome::Resource).ok_or_else(|| call.missing())
+}
+
+/// Lists the logs of a VM.
+pub fn of_system(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    Ok(services(&systems::path(systems::find(call)?.id.get()), &["Console", "Events"]))
+}
+
+/// Answers the log of a console.
+pub fn console(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let owner = systems::path(systems::find(call)?.id.get());
+    Ok(service(&owner, "Console", "What the VM wrote to its console", "OEM"))
+}
+
+/// Returns the lines that are kept of a console. Each has the position of its first byte as identifier, so that it keeps it.
+fn lines(call: &Call<'_>) -> Result<(String, Vec<Value>), Failure> {
+    let id = systems::find(call)?.id.get();
+    let owner = systems::path(id);
+    let (mut follow, mut bytes) = (Follow { id, position: 0 }, Vec::new());
+    while bytes.len() < CONSOLE_SIZE {
+        let most = PIECE.min(CONSOLE_SIZE - bytes.len());
+        let what = |refused| Failure::refused(refused, &call.request.path);
+        if follow.read(call.hypervisor, &mut bytes, most).map_err(what)? == 0 {
+            break;
+        }
+    }
+    let (mut at, mut members) = (follow.position - bytes.len() as u64, Vec::new());
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        let text: String = String::from_utf8_lossy(line).chars().filter(|character| !character.is_control()).collect();
+        if !text.is_empty() {
+            let mut entry = entry(&owner, "Console", at, "Oem", &text);
+            entry["OemRecordFormat"] = "Salp console line".into();
+            members.push(entry);
+        }
+        at += line.len() as u64;
+    }
+    Ok((owner, members))
+}
+
+/// Lists what a VM wrote to its console.
+pub fn console_entries(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    lines(call).map(|(owner, members)| entries(&owner, "Console", members))
+}
+
+/// Answers one line of a console.
+pub fn console_entry(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let (_, members) = lines(call)?;
+    one(call, call.variables[1], members)
+}
+
+/// Answers the log of what became of a VM.
+pub fn events(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let owner = systems::path(systems::find(call)?.id.get());
+    Ok(service(&owner, "Events", "What became of the VM", "Event"))
+}
+
+fn changes(call: &Call<'_>) -> Result<(String, Vec<Value>), Failure> {
+    let id = systems::find(call)?.id.get();
+    let owner = systems::path(id);
+    let change = |event: &Event| {
+        let message = match event.from {
+            Some(from) => format!("It was {from} and is {}.", event.to),
+            None => format!("It is there, and is {}.", event.to),
+        };
+        let mut entry = entry(&owner, "Events", event.number, "Event", &message);
+        entry["Created"] = time(event.time).into();
+        entry
+    };
+    let members = call.watch.of(id).map(change).collect();
+    Ok((owner, members))
+}
+
+/// Lists what became of a VM.
+pub fn event_entries(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    changes(call).map(|(owner, members)| entries(&owner, "Events", members))
+}
+
+/// Answers one thing that became of a VM.
+pub fn event_entry(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let (_, members) = changes(call)?;
+    one(call, call.variables[1], members)
+}
+
+/// Lists the logs of the host.
+pub fn of_manager(_: &mut Call<'_>) -> Result<Outcome, Failure> {
+    Ok(services(SALP, &["Audit"]))
+}
+
+/// Answers the log of who changed what.
+pub fn audit(_: &mut Call<'_>) -> Result<Outcome, Failure> {
+    Ok(service(SALP, "Audit", "Who changed what", "Event"))
+}
+
+fn deeds(call: &Call<'_>) -> Vec<Value> {
+    let deed = |deed: &Entry| {
+        let Entry { number, user, method, path, status, .. } = deed;
+        let mut entry = entry(SALP, "Audit", *number, "Event", &format!("{user}: {method} {path}: {status}"));
+        entry["Created"] = time(deed.time).into();
+        entry["Originator"] = user.as_str().into();
+        entry["OriginatorType"] = "Client".into();
+        if *status >= 400 {
+            entry["Severity"] = "Warning".into();
+        }
+        entry
+    };
+    call.audit.entries().map(deed).collect()
+}
+
+/// Lists who changed what.
+pub fn audit_entries(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    Ok(entries(SALP, "Audit", deeds(call)))
+}
+
+/// Answers one change.
+pub fn audit_entry(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    one(call, call.variables[0], deeds(call))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::auth::Role;
+    use crate::http::Method;
+    use crate::testing::Client;
+    use alloc::string::String;
+    use serde_json::json;
+
+    #[test]
+    fn a_console_is_a_log_whose_entries_keep_their_names() {
+        let mut client = Client::new(Role::Operator);
+        client.post("/redfish/v1/Systems/2/Oem/Salp/Console", "root\r\n\r\n# ");
+        let entries = client.read("/redfish/v1/Systems/2/LogServices/Console/Entries");
+        let entry =
+            |index: usize| (entries["Members"][index]["Id"].clone(), entries["Members"][index]["Message"].clone());
+        assert_eq!(entry(0), (json!("0"), json!("web login: root")));
+        assert_eq!((entry(1), &entries["Members@odata.count"]), ((json!("19"), json!("# ")), &json!(2)));
+        assert_eq!(client.read("/redfish/v1/Systems/2/LogServices/Console/Entries/19")["Message"], "# ");
+        assert_eq!(client.get("/redfish/v1/Systems/2/LogServices/Console/Entries/1").status, 404);
+    }
+
+    #[test]
+    fn what_becomes_of_a_vm_is_told() {
+        let mut client = Client::new(Role::Operator);
+        for kind in ["Pause", "Resume"] {
+            let body = alloc::format!(r#"{{"ResetType":"{kind}"}}"#);
+            assert_eq!(client.post("/redfish/v1/Systems/2/Actions/ComputerSystem.Reset", &body).status, 204);
+        }
+        let entries = client.read("/redfish/v1/Systems/2/LogServices/Events/Entries");
+        let last = &entries["Members"][1];
+        assert_eq!(
+            (&entries["Members@odata.count"], &last["Message"]),
+            (&json!(2), &json!("It was frozen and is running."))
+        );
+        assert_eq!(client.read(last["@odata.id"].as_str().unwrap())["Created"], "1970-01-01T00:16:40Z");
+    }
+
+    #[test]
+    fn who_changed_what_is_told_and_outlives_the_guest() {
+        let mut client = Client::new(Role::Administrator);
+        client.read("/redfish/v1/Systems");
+        client.post("/redfish/v1/Systems/2/Actions/ComputerSystem.Reset", r#"{"ResetType":"Pause"}"#);
+        client.post("/redfish/v1/Systems/2/Actions/ComputerSystem.Reset", r#"{"ResetType":"Pause"}"#);
+        let told = |client: &mut Client| {
+            let entries = client.read("/redfish/v1/Managers/salp/LogServices/Audit/Entries");
+            let members = entries["Members"].as_array().unwrap().clone();
+            members.iter().map(|entry| String::from(entry["Message"].as_str().unwrap())).collect::<std::vec::Vec<_>>()
+        };
+        let reset = "admin: POST /redfish/v1/Systems/2/Actions/ComputerSystem.Reset: ";
+        let expected = [
+            "admin: POST /redfish/v1/SessionService/Sessions: 201".into(),
+            String::from(reset) + "204",
+            String::from(reset) + "409",
+        ];
+        assert_eq!(told(&mut client), expected);
+        let now = client.now;
+        client.service.audit.put_back(&[]);
+        assert!(client.service.recall(now));
+        assert_eq!(told(&mut client), expected);
+        assert_eq!(client.read("/redfish/v1/Managers/salp/LogServices/Audit/Entries/3")["Severity"], "Warning");
+    }
+
+    #[test]
+    fn strangers_do_not_fill_the_log() {
+        let mut client = Client::new(Role::Administrator);
+        let mut request = client.request(Method::Delete, "/redfish/v1/Systems/2", "");
+        request.token = None;
+        assert_eq!(client.send(&request).status, 401);
+        let body = r#"{"UserName":"admin","Password":"wrong"}"#;
+        let mut request = client.request(Method::Post, "/redfish/v1/SessionService/Sessions", body);
+        request.token = None;
+        assert_eq!(client.send(&request).status, 401);
+        let entries = client.read("/redfish/v1/Managers/salp/LogServices/Audit/Entries");
+        assert_eq!(entries["Members@odata.count"], 1);
+    }
+}
