@@ -474,6 +474,9 @@ impl Machine {
             self.families.fetch_add(1, Ordering::Relaxed);
         }
         let slot = vm.slot;
+        if vm.spec.is_manager() {
+            self.scheduler.lock().favour(slot);
+        }
         if !vm.is_held_by(vm::hold::OFF) {
             self.join(&vm);
         }

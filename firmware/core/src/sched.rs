@@ -3,7 +3,8 @@
 //! One queue serves all CPUs, under one lock: with at most eight CPUs it is short, and it is exactly fair without moving
 //! load about. Every vCPU that wants to run gets one slice a round. One that sleeps keeps what is left of its slice and
 //! goes ahead of the others when it wakes, so a VM that answers quickly is never behind one that spins; once its slice is
-//! used up it queues like everybody.
+//! used up it queues like everybody. But a *favoured* VM's vCPUs, those of managers, never wait for a whole round: they queue
+//! behind one other, so that the machine can be managed however many spin, and no manager can have it for itself.
 //!
 //! Times are ticks of the counter.
 
@@ -75,6 +76,8 @@ pub struct Node {
     again: bool,
     /// Its VM is held: it goes on no CPU.
     held: bool,
+    /// It waits behind one other, and not for a round.
+    favoured: bool,
     /// What it waits for happened before it had left its CPU.
     answered: bool,
     /// Of a queued one: it is in the queue of those that go ahead.
@@ -89,7 +92,7 @@ pub struct Node {
 impl Node {
     /// Returns the node of a vCPU that is off. Whether its VM is held is the VM's affair.
     fn reset(&self) -> Self {
-        Self { held: self.held, deadline: u64::MAX, ..Self::default() }
+        Self { held: self.held, favoured: self.favoured, deadline: u64::MAX, ..Self::default() }
     }
 }
 
@@ -298,6 +301,15 @@ impl<'a> Scheduler<'a> {
         kicks
     }
 
+    /// Favours the vCPUs of the VM in `slot`, until it is forgotten.
+    pub fn favour(&mut self, slot: usize) {
+        for at in Self::vcpus_of(slot) {
+            if let Some(node) = self.nodes.get_mut(at as usize) {
+                node.favoured = true;
+            }
+        }
+    }
+
     /// Returns true if no vCPU of the VM in `slot` is on a CPU.
     pub fn is_quiet(&self, slot: usize) -> bool {
         self.nodes_of(slot).iter().all(|node| !matches!(node.state, State::On(_)))
@@ -350,7 +362,7 @@ impl<'a> Scheduler<'a> {
             let vcpu = VcpuRef::new(slot, index);
             let _ = self.turn_off(vcpu);
             if let Some(node) = self.nodes.get_mut(vcpu.0 as usize) {
-                node.held = false;
+                (node.held, node.favoured) = (false, false);
             }
         }
     }
@@ -390,7 +402,7 @@ impl<'a> Scheduler<'a> {
         if ahead {
             self.ahead.push_back(self.nodes, at);
         } else {
-            self.round.push_back(self.nodes, at);
+            self.queue_up(at);
         }
         let cpus = &self.cpus[..self.count];
         let willing = cpus
@@ -406,6 +418,18 @@ impl<'a> Scheduler<'a> {
             None => (0..self.count)
                 .filter(|&n| self.cpus[n].current != END && !self.cpus[n].armed)
                 .fold(0, |set, n| set | 1 << n),
+        }
+    }
+
+    /// Puts a vCPU whose slice is used up where its turn comes.
+    fn queue_up(&mut self, at: u32) {
+        let first = if self.nodes[at as usize].favoured { self.round.pop_front(self.nodes) } else { None };
+        match first {
+            Some(first) => {
+                self.round.push_front(self.nodes, at);
+                self.round.push_front(self.nodes, first);
+            }
+            None => self.round.push_back(self.nodes, at),
         }
     }
 
@@ -491,7 +515,7 @@ impl<'a> Scheduler<'a> {
                 if node.credit > 0 {
                     self.round.push_front(self.nodes, at);
                 } else {
-                    self.round.push_back(self.nodes, at);
+                    self.queue_up(at);
                 }
                 0
             }
@@ -690,6 +714,30 @@ mod tests {
             }
         }
         assert!(ran.iter().all(|&one| (19_000..21_000).contains(&one)), "{ran:?}");
+    }
+
+    #[test]
+    fn one_that_is_favoured_waits_for_one_other_and_leaves_the_rest_to_all() {
+        let mut nodes = [Node::default(); 8 * 20];
+        let mut scheduler = Scheduler::new(&mut nodes, 1, SLICE);
+        scheduler.favour(0);
+        for slot in 0..20 {
+            let _ = scheduler.turn_on(VcpuRef::new(slot, 0));
+        }
+        let mut ran = [0u32; 20];
+        let mut current = scheduler.pick(0, 0).unwrap();
+        for now in 1..100_000u64 {
+            ran[current.slot()] += 1;
+            if scheduler.should_leave(0, now) {
+                let _ = scheduler.leave(0, Leave::Preempted, now);
+                current = scheduler.pick(0, now).unwrap();
+            }
+        }
+        assert!((45_000..55_000).contains(&ran[0]), "{ran:?}");
+        assert!(ran[1..].iter().all(|&one| (2000..3500).contains(&one)), "{ran:?}");
+        scheduler.forget(0);
+        let _ = scheduler.turn_on(VcpuRef::new(0, 0));
+        assert!(!scheduler.nodes[0].favoured);
     }
 
     #[test]

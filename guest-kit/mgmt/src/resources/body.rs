@@ -303,7 +303,7 @@ impl Body {
 pub struct Ignored(Vec<Message>);
 
 impl Ignored {
-    /// Says so in the answer, beside the property or in the outermost object where there is none.
+    /// Says so in the answer: all of it in the outermost object, and beside each property where there is one.
     pub fn tell(&self, outcome: Outcome) -> Outcome {
         let Outcome::Resource(mut value) = outcome else { return outcome };
         // The annotation is of this answer, not of the resource.
@@ -316,6 +316,9 @@ impl Ignored {
             if let Some(object) = value.pointer_mut(place) {
                 object[alloc::format!("{name}@Message.ExtendedInfo")] = Value::from(Vec::from([message.value()]));
             }
+        }
+        if !self.0.is_empty() {
+            value["@Message.ExtendedInfo"] = self.0.iter().map(Message::value).collect();
         }
         Outcome::Resource(value)
     }
@@ -345,6 +348,7 @@ mod tests {
             let message = &object[alloc::format!("{name}@Message.ExtendedInfo")][0]["MessageId"];
             assert_eq!(message, "Base.1.19.PropertyUnknown", "{name}");
         }
+        assert_eq!(body["@Message.ExtendedInfo"].as_array().map_or(0, |all| all.len()), 3);
         let tag = answer.get("ETag").map(alloc::string::String::from);
         assert_eq!((client.get(nic).get("ETag").map(alloc::string::String::from), tag.is_some()), (tag, true));
     }
