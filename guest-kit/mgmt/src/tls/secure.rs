@@ -186,6 +186,10 @@ impl Secure {
         if self.sent >= self.outgoing.len() {
             self.outgoing = Vec::new();
             self.sent = 0;
+        } else if self.sent >= ENOUGH {
+            // Who always leaves a rest must not make it grow.
+            self.outgoing.drain(..self.sent);
+            self.sent = 0;
         }
     }
 
@@ -285,6 +289,18 @@ mod tests {
         fn current_time(&self) -> Option<UnixTime> {
             Some(UnixTime::since_unix_epoch(core::time::Duration::ZERO))
         }
+    }
+
+    #[test]
+    fn what_was_sent_is_forgotten_though_a_rest_is_always_left() {
+        let mut secure = Secure::new(config(), 0).unwrap();
+        secure.outgoing.push(0);
+        for _ in 0..100 {
+            secure.outgoing.extend([0; ENOUGH]);
+            secure.sent(ENOUGH, 0);
+            assert_eq!(secure.outgoing().len(), 1);
+        }
+        assert!(secure.outgoing.len() <= ENOUGH, "{}", secure.outgoing.len());
     }
 
     struct Client {
