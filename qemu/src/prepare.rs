@@ -85,12 +85,6 @@ pub fn machine(qemu: Qemu, vms: &[Placed], memory: Option<u64>, overcommit: bool
     Ok(Config { memory, uplink: Uplink::for_vms(vms), ..Config::new(qemu, payload) })
 }
 
-/// Returns a machine with Salp and the guest that is packed in the image.
-pub fn packed_machine(qemu: Qemu, memory: Option<u64>, options: &str) -> Config {
-    let payload = Payload::Firmware { image: image::path(), boot_set: None, options: options.into() };
-    Config { memory: memory.unwrap_or(USUAL_MEMORY), ..Config::new(qemu, payload) }
-}
-
 /// Returns a machine that is one VM, without Salp.
 pub fn bare_machine(qemu: Qemu, vm: &Placed) -> Config {
     let uplink = Uplink::for_vms(core::slice::from_ref(vm));
