@@ -341,9 +341,10 @@ proptest! {
                 0 => offer(&driver, head),
                 1 => held = queue.pop(&mut mem).ok().flatten(),
                 // The half of a chain; of a queue that may be another one by now.
-                2 => if let Some(chain) = &mut held {
+                2 => if let Some(mut chain) = held.take() {
                     let _ = chain.read(&mut mem, &mut [0; 100]);
                     let _ = queue.push(&mut mem, chain.head, 0);
+                    let _ = queue.publish(&mut mem);
                 },
                 _ => queue.stop(),
             }
