@@ -4,6 +4,7 @@
 //! [`crate::operation`] and [`crate::manage`], which serve managers' calls too.
 
 use crate::console;
+use crate::handover;
 use crate::images;
 use crate::life;
 use crate::machine;
@@ -66,17 +67,48 @@ impl fmt::Display for Failure<'_> {
 }
 
 /// Carries out the command in `line` and writes its answer. Called by a CPU that has no vCPU loaded and holds no lock but
-/// that of the line that the answer goes to.
-pub fn carry_out(line: &mut [u8], out: &mut dyn Write) {
+/// that of the line that the answer goes to. A program gets that of a hand-over from the next image.
+pub fn carry_out(line: &mut [u8], is_program: bool, out: &mut dyn Write) {
     let mut config = [0; MAX_CONFIG];
     let _ = match parse(line, &mut config) {
+        Ok(Command::Handover(image)) => hand_over(image, is_program, out),
         Ok(command) => answer(command, out),
         Err(error) => reply::error(out, status::INVALID, &error),
     };
 }
 
+fn hand_over(image: u64, is_program: bool, out: &mut dyn Write) -> fmt::Result {
+    let asker = if is_program { Asker::Monitor } else { Asker::Nobody };
+    match handover::submit(image, asker) {
+        Some(answer) => answer_handover(answer, out),
+        None => Ok(()),
+    }
+}
+
+/// Writes the answer to a command for a hand-over.
+pub fn answer_handover(answer: Answer, out: &mut dyn Write) -> fmt::Result {
+    let why = match answer.status {
+        status::OK => return reply::Row::ok(out).number("count", answer.values[0]).end(),
+        status::FAILED => "the next image did not take over; the log says why",
+        status::NOT_FOUND => "there is no such image; images lists them",
+        status::NO_MEMORY => "the machine has not enough memory for a second image",
+        status::INVALID => "this is no image of the hypervisor that this one can hand over to",
+        status::BUSY => "another hand-over is not finished",
+        _ => "the image is not finished, or the last hand-over is not confirmed",
+    };
+    reply::error(out, answer.status, &why)
+}
+
 fn answer(command: Command<'_>, out: &mut dyn Write) -> fmt::Result {
     let target = match command {
+        Command::Confirm => {
+            return match handover::confirm() {
+                Ok(()) => reply::Row::ok(out).end(),
+                Err(status) => reply::error(out, status, &"there is no hand-over to confirm"),
+            };
+        }
+        // It is answered elsewhere.
+        Command::Handover(_) => return Ok(()),
         Command::List => return list(out),
         Command::Images => return list_images(out),
         Command::Help => return reply::help(out).and_then(|()| reply::Row::ok(out).end()),
@@ -177,7 +209,9 @@ fn on<'a>(id: u64, command: Command<'a>, target: Target<'a>, out: &mut dyn Write
             Ok(Done::Written(reply::memory_row(out, &info, &memory)))
         }
         Command::Net(_) => nics(id, out).map(Done::Written).map_err(here),
-        Command::List | Command::Images | Command::Help | Command::Log => Ok(Done::Nothing),
+        Command::List | Command::Images | Command::Help | Command::Log | Command::Handover(_) | Command::Confirm => {
+            Ok(Done::Nothing)
+        }
     }
 }
 

@@ -246,7 +246,7 @@ pub fn serve() {
             EditorEvent::Line => {
                 console.lock().text("\r\n");
                 if !editor.line().is_empty() {
-                    commands::carry_out(editor.line(), &mut Screen);
+                    commands::carry_out(editor.line(), false, &mut Screen);
                 }
                 console.lock().prompt("");
             }
@@ -292,6 +292,13 @@ pub fn give_keys() {
 pub fn forget(slot: usize) {
     if attached() == Some(slot) {
         attach(None, "");
+    }
+}
+
+/// Shows the console of a VM as before a hand-over: nothing is said of it.
+pub fn attach_again(slot: usize) {
+    if let Some(console) = CONSOLE.get() {
+        console.lock().attached = Some(slot);
     }
 }
 

@@ -5,11 +5,14 @@
 
 use crate::machine::Store;
 use crate::manage;
-use crate::vm::Vm;
-use salp_core::addr::{Ipa, PAGE_SIZE};
+use crate::vm::{Records, Vm};
+use salp_core::addr::{Ipa, PAGE_SIZE, Pa};
 use salp_core::bootset::{Segment, VmSpec};
+use salp_core::frames::FrameStore;
+use salp_core::handover::Full;
 use salp_core::images::Images;
-use salp_core::stage2::{AddressSpace, MapError};
+use salp_core::stage2::{AddressSpace, MapError, TableMem};
+use salp_hvc::handover::kind;
 use salp_hvc::manager::{ImageInfo, LABEL};
 use salp_hvc::status;
 use salp_hw::boot;
@@ -78,6 +81,57 @@ impl Copy {
         }
         Ok(())
     }
+}
+
+/// Copies a finished image to the frames at `to`, if it is no larger than this. Returns its size.
+///
+/// # Errors
+///
+/// A status.
+pub fn copy_out(id: u64, to: Pa, most: u64) -> Result<u64, i64> {
+    let size = {
+        let images = images().read();
+        let info = id.checked_sub(1).and_then(|before| images.after(before)).filter(|info| info.id.get() == id);
+        let info = info.ok_or(status::NOT_FOUND)?;
+        if info.finished.get() == 0 {
+            return Err(status::WRONG_STATE);
+        }
+        info.size.get()
+    };
+    if size > most {
+        return Err(status::INVALID);
+    }
+    let mut buffer = [0; PAGE_SIZE as usize];
+    for offset in (0..size).step_by(buffer.len()) {
+        let part = buffer.get_mut(..(size - offset).min(PAGE_SIZE) as usize).unwrap_or_default();
+        images().read().read(&Ram, id, offset, part)?;
+        Ram.copy_to_guest(Pa(to.0 + offset), part);
+    }
+    Ok(size)
+}
+
+/// Writes what a hand-over has of them.
+///
+/// # Errors
+///
+/// There is no frame for it.
+pub fn write_records(out: &mut Records<'_>) -> Result<(), Full> {
+    images().read().records().try_for_each(|record| out.write(kind::IMAGE, 0, &[record.as_bytes()]))
+}
+
+/// Takes over an image as it was before a hand-over. Returns false if that cannot be.
+pub fn restore(record: &salp_hvc::handover::Image) -> bool {
+    Store.with(|frames| images().write().restore(frames, record))
+}
+
+/// Returns the last identifier that was given.
+pub fn last_id() -> u64 {
+    images().read().last_id()
+}
+
+/// Gives no identifier up to this any more.
+pub fn skip_to(id: u64) {
+    images().write().skip_to(id);
 }
 
 /// Finishes an image.

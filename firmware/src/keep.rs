@@ -4,13 +4,16 @@
 
 use crate::machine::Store;
 use crate::manage;
-use crate::vm::Vm;
-use salp_core::addr::{Ipa, PAGE_SIZE};
+use crate::vm::{Records, Vm};
+use salp_core::addr::{Ipa, PAGE_SIZE, Pa};
 use salp_core::frames::{FrameStore, Kind};
+use salp_core::handover::Full;
+use salp_hvc::handover::{Pages, kind};
 use salp_hvc::manager::{MAX_RECORD, RECORDS};
 use salp_hvc::status;
 use salp_hw::lock::Mutex;
 use salp_hw::own::Own;
+use zerocopy::IntoBytes;
 
 const PAGE: usize = PAGE_SIZE as usize;
 
@@ -64,6 +67,35 @@ pub fn keep(manager: &Vm, record: u64, from: Ipa, size: u64) -> Result<(), i64> 
     }
     new.give_back();
     result
+}
+
+/// Writes what a hand-over has of them.
+///
+/// # Errors
+///
+/// There is no frame for it.
+pub fn write_records(out: &mut Records<'_>) -> Result<(), Full> {
+    for (index, record) in KEPT.iter().enumerate() {
+        let record = record.lock();
+        if record.size != 0 {
+            let mut about = Pages { size: record.size, ..Pages::default() };
+            let frames = record.pages.iter().map(|page| page.as_ref().map_or(0, |page| page.frame().0));
+            about.pages.iter_mut().zip(frames).for_each(|(to, frame)| *to = frame);
+            out.write(kind::KEPT, index as u64, &[about.as_bytes()])?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes over a record that was kept before a hand-over. Returns false if there is no such record.
+pub fn restore(index: u64, about: &Pages) -> bool {
+    let Ok(place) = place(index) else { return false };
+    let mut record = place.lock();
+    record.size = about.size.min(MAX_RECORD);
+    for (place, &frame) in record.pages.iter_mut().zip(&about.pages) {
+        *place = (frame != 0).then(|| Own::adopt(Pa(frame)));
+    }
+    true
 }
 
 /// Writes as much of a record to a manager's memory as there is room for. Returns the record's size.

@@ -3,6 +3,7 @@
 //! Before: [`crate::manage`]. After: [`crate::watch`], [`crate::keep`], the VM's devices.
 
 use crate::exits;
+use crate::handover;
 use crate::keep;
 use crate::manage;
 use crate::operation::{self, Answer, Asker, What};
@@ -28,6 +29,9 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         Request::Recall { record, to, room } => keep::recall(manager, record, to, room).map(|size| [size, 0, 0]),
         Request::ReadConsole { vm, position, to, room } => read_console(manager, vm, position, to, room),
         Request::Signal { vm, signal: kind } => return Some(signal(vm, kind)),
+        Request::Handover { image } => return handover::submit(image, asker),
+        Request::Confirm => handover::confirm().map(|()| [0; 3]),
+        Request::HandoverState => Ok(handover::state()),
         Request::WriteConsole { vm, from, size } => write_console(manager, vm, from, size),
     };
     Some(answer.into())

@@ -2,14 +2,17 @@
 //! function, on every CPU.
 
 use crate::console::{self, log};
+use crate::fork::Activities;
+use crate::handover::{self, Found};
 use crate::images;
 use crate::merge;
 use crate::monitor;
 use crate::net;
 use crate::operation::{self, Answer, Asker};
 use crate::vcpu;
-use crate::vm::{self, Fate, Vm, VmError};
+use crate::vm::{self, Fate, Records, Vm, VmError};
 use crate::watch;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use salp_board::facts::MAX_CPUS;
 use salp_core::addr::{PAGE_SIZE, Pa};
@@ -20,8 +23,10 @@ use salp_core::entropy::Drbg;
 use salp_core::exit::idregs::IdRegs;
 use salp_core::exit::inject::Features;
 use salp_core::frames::{FrameStore, Frames, Kind};
+use salp_core::handover::Full;
 use salp_core::identity::{Identity, Name, Seed, Seeds};
 use salp_core::sched::{CpuSet, Scheduler, VcpuRef};
+use salp_hvc::handover::{Pool, kind};
 use salp_hvc::status;
 use salp_hw::boot::{self, Boot};
 use salp_hw::gic::Gic;
@@ -29,6 +34,7 @@ use salp_hw::lock::{Mutex, RwLock, relax};
 use salp_hw::own::Own;
 use salp_hw::{cpu, gic, memory, psci};
 use spin::Once;
+use zerocopy::IntoBytes;
 
 /// How many frames must be free before VMs go on that wait for memory.
 pub const ENOUGH: usize = 64;
@@ -132,9 +138,15 @@ pub fn kick(cpus: CpuSet) {
 
 /// Returns the wall-clock time, in seconds since 1970: the board's clock at the start, and the counter since.
 pub fn wall_clock() -> u64 {
-    static START: Once<u64> = Once::new();
-    let up = cpu::counter() / cpu::counter_frequency().max(1);
-    up + *START.call_once(|| boot::get().board.rtc.map_or(0, boot::read_rtc).saturating_sub(up))
+    start_of_clock() + cpu::counter() / cpu::counter_frequency().max(1)
+}
+
+static START: Once<u64> = Once::new();
+
+/// Returns the wall-clock time when the counter was 0.
+fn start_of_clock() -> u64 {
+    let up = || cpu::counter() / cpu::counter_frequency().max(1);
+    *START.call_once(|| boot::get().board.rtc.map_or(0, boot::read_rtc).saturating_sub(up()))
 }
 
 /// Returns how long so many ticks of the counter are, in nanoseconds.
@@ -154,9 +166,7 @@ pub fn wall_clock_ns() -> u64 {
 /// The main function of every CPU.
 pub fn main(index: usize) -> ! {
     let boot = boot::get();
-    if index == 0 {
-        first_cpu(boot);
-    }
+    let found = if index == 0 { first_cpu(boot) } else { None };
     let machine = get();
     MPIDR[index].store(cpu::affinity(), Ordering::Relaxed);
     cpu::init_stage2(machine.wide_vmid);
@@ -169,17 +179,25 @@ pub fn main(index: usize) -> ! {
         machine.gic.lock().enable_shared(boot.board.uart.interrupt);
         monitor::init(machine);
         net::uplink::init(machine);
-        start_other_cpus(boot);
-        start_vms(boot, machine);
-        crash_on_request(boot);
+        if let (Some(head), Some(found)) = (boot.handed, found) {
+            handover::fault("devices");
+            handover::take_over(head, &found);
+        } else {
+            start_other_cpus(boot);
+            start_vms(boot, machine);
+            crash_on_request(boot);
+        }
+        handover::begin();
     } else {
         CPUS_READY.fetch_add(1, Ordering::Release);
         cpu::send_event();
     }
+    handover::arrive(index);
     vcpu::run(index, redistributor)
 }
 
-fn first_cpu(boot: &'static Boot) {
+/// Makes the machine. Returns what was found of the VMs if this image was handed over to.
+fn first_cpu(boot: &'static Boot) -> Option<Found> {
     console::init();
     let ram: u64 = boot.board.ram.iter().map(|bank| bank.end - bank.start).sum();
     log!("Salp {} on {} CPUs, {} MiB of RAM", env!("CARGO_PKG_VERSION"), boot.board.cpus.len(), ram >> 20);
@@ -188,14 +206,18 @@ fn first_cpu(boot: &'static Boot) {
     }
     let banks: heapless::Vec<_, 8> = boot.board.ram.iter().map(|bank| Pa(bank.start)..Pa(bank.end)).collect();
     let (storage, nodes) = boot.take_tables().expect("asked for once");
-    let mut frames = Frames::new(&banks, storage).unwrap_or_else(|error| panic!("RAM is unusable: {error:?}"));
-    let boot_set = boot.boot_set();
-    for range in boot.taken.iter().filter(|range| boot_set.as_ref().is_none_or(|set| set.start != range.start)) {
-        // Parts that are no RAM of ours or reserved twice are none the worse for it.
-        let _ = frames.reserve(Pa(range.start).page()..Pa(range.end.next_multiple_of(PAGE_SIZE)));
-    }
+    let (frames, boot_set, found) = match boot.handed {
+        Some(head) => {
+            let (frames, found) = handover::examine(head, &banks, storage);
+            (frames, head.get().boot_set, Some(found))
+        }
+        None => (new_frames(boot, &banks, storage), boot.boot_set().map_or(0, |set| set.start), None),
+    };
     FRAMES.call_once(|| Mutex::new(frames));
-
+    if let Some(found) = &found {
+        // What the image before has counted goes on.
+        START.call_once(|| found.machine.clock);
+    }
     let slice = (cpu::counter_frequency() * SLICE_MS / 1000).clamp(1, u32::MAX.into()) as u32;
     let fwb = cpu::id_register(7, 2) >> 40 & 0xf != 0;
     memory::set_coherent_memory(fwb);
@@ -208,7 +230,7 @@ fn first_cpu(boot: &'static Boot) {
     MACHINE.call_once(|| Machine {
         scheduler: Mutex::new(Scheduler::new(nodes, boot.board.cpus.len(), slice)),
         gic: Mutex::new(boot::gic().unwrap_or_else(|error| panic!("{error}"))),
-        boot_set: Pa(boot_set.map_or(0, |set| set.start)),
+        boot_set: Pa(boot_set),
         force_write_back: fwb,
         common_not_private: cpu::id_register(7, 2) & 0xf != 0,
         inject_features: Features {
@@ -222,7 +244,9 @@ fn first_cpu(boot: &'static Boot) {
             store_bypass: answer(0x8000_7fff),
             branch_history: answer(0x8000_3fff),
         },
-        entropy: Mutex::new(Drbg::new(&seed)),
+        entropy: Mutex::new(
+            found.as_ref().map_or_else(|| Drbg::new(&seed), |found| Drbg::from_bytes(found.machine.entropy)),
+        ),
         seeds: Mutex::new(Seeds::default()),
         starved: AtomicBool::new(false),
         wide_vmid: cpu::has_wide_vmids(),
@@ -230,36 +254,125 @@ fn first_cpu(boot: &'static Boot) {
         families: AtomicUsize::new(0),
         exit_when_idle: boot.board.option("idle") == Some("poweroff"),
         running: AtomicUsize::new(0),
-        all_ended_well: AtomicBool::new(true),
-        started: cpu::counter(),
-        idle_ticks: AtomicU64::new(0),
+        all_ended_well: AtomicBool::new(found.as_ref().is_none_or(|found| found.machine.ended_badly == 0)),
+        started: found.as_ref().map_or_else(cpu::counter, |found| found.machine.started),
+        idle_ticks: AtomicU64::new(found.as_ref().map_or(0, |found| found.machine.idle)),
     });
+    if let (Some(head), Some(found)) = (boot.handed, &found) {
+        if !get().wide_vmid {
+            directory().lock().limit(255);
+        }
+        directory().lock().skip_to(found.machine.last_vm);
+        images::skip_to(found.machine.last_image);
+        handover::adopt_pool(head);
+    }
+    found
+}
+
+/// Makes the frame table of a machine that a boot loader has started.
+fn new_frames(boot: &Boot, banks: &[Range<Pa>], storage: &'static mut [u64]) -> Frames<'static> {
+    let mut frames = Frames::new(banks, storage).unwrap_or_else(|error| panic!("RAM is unusable: {error:?}"));
+    let boot_set = boot.boot_set();
+    for range in boot.taken.iter().filter(|range| boot_set.as_ref().is_none_or(|set| set.start != range.start)) {
+        // Parts that are no RAM of ours or reserved twice are none the worse for it.
+        let _ = frames.reserve(Pa(range.start).page()..Pa(range.end.next_multiple_of(PAGE_SIZE)));
+    }
+    frames
+}
+
+/// Writes what a hand-over has of what there is one of.
+///
+/// # Errors
+///
+/// There is no frame for it.
+pub fn write_records(out: &mut Records<'_>) -> Result<(), Full> {
+    let machine = get();
+    let (last_vm, vms) = {
+        let directory = directory().lock();
+        (directory.last_id(), directory.count() as u64)
+    };
+    let about = salp_hvc::handover::Machine {
+        last_vm,
+        last_image: images::last_id(),
+        started: machine.started,
+        idle: machine.idle_ticks.load(Ordering::Relaxed),
+        clock: start_of_clock(),
+        entropy: machine.entropy.lock().to_bytes(),
+        attached: console::attached().map_or(0, |slot| slot as u32 + 1),
+        ended_badly: (!machine.all_ended_well.load(Ordering::Relaxed)).into(),
+        vms,
+    };
+    out.write(kind::MACHINE, 0, &[about.as_bytes()])?;
+    out.write(kind::FRAMES, 0, &[Store.with(|frames| frames.record()).as_bytes()])?;
+    let pool = POOL.lock();
+    let mut about = Pool { count: pool.taken.len() as u64, frames: [0; MAX_POOL] };
+    about.frames.iter_mut().zip(&pool.taken).for_each(|(to, frame)| *to = frame.0);
+    out.write(kind::POOL, 0, &[about.as_bytes()])
+}
+
+const MAX_POOL: usize = salp_hvc::handover::POOL;
+
+/// Frames of drivers of the machine's devices: those that they have, and those that the drivers of the image before had.
+struct Drivers {
+    taken: heapless::Vec<Pa, MAX_POOL>,
+    given: heapless::Vec<Pa, MAX_POOL>,
+}
+
+static POOL: Mutex<Drivers> = Mutex::new(Drivers { taken: heapless::Vec::new(), given: heapless::Vec::new() });
+
+/// Gives drivers the frames that those of the image before had.
+pub fn give_pool(frames: &[u64]) {
+    let mut pool = POOL.lock();
+    pool.given = frames.iter().map(|&at| Pa(at)).take(MAX_POOL).collect();
+}
+
+/// Takes a frame for a driver. After a hand-over these are the frames that were a driver's before: nothing else is taken.
+pub fn take_driver_frame() -> Option<Pa> {
+    let mut pool = POOL.lock();
+    let frame = match boot::get().handed {
+        Some(_) => pool.given.pop(),
+        None => Store.with(|frames| frames.alloc(Kind::Hyp)).ok(),
+    }?;
+    let _ = pool.taken.push(frame);
+    Some(frame)
+}
+
+/// Calls `act` with each VM and snapshot, and the frame that it lies in.
+pub fn for_each(mut act: impl FnMut(&Vm, Pa)) {
+    for slot in slots() {
+        if let Some(vm) = slot.read().as_ref() {
+            act(vm, vm.frame());
+        }
+    }
 }
 
 /// Crashes on the operator's request (`crash=panic` or `crash=overflow` on EL2's command line), to see what a crash
 /// report looks like and where it arrives.
 fn crash_on_request(boot: &Boot) {
+    match boot.board.option("crash") {
+        Some("panic") => panic!("the operator asked for it"),
+        Some("overflow") => overflow(),
+        _ => {}
+    }
+}
+
+/// Uses up this CPU's stack.
+pub fn overflow() {
     #[inline(never)]
-    fn overflow(depth: u64) -> u64 {
+    fn deeper(depth: u64) -> u64 {
         if depth == u64::MAX {
             return 0;
         }
         let filler = core::hint::black_box([depth; 64]);
-        overflow(core::hint::black_box(depth.wrapping_add(1))).wrapping_add(filler[0])
+        deeper(core::hint::black_box(depth.wrapping_add(1))).wrapping_add(filler[0])
     }
-    match boot.board.option("crash") {
-        Some("panic") => panic!("the operator asked for it"),
-        Some("overflow") => {
-            overflow(0);
-        }
-        _ => {}
-    }
+    deeper(0);
 }
 
 fn start_other_cpus(boot: &Boot) {
     let mut started = 0;
     for index in 1..boot.board.cpus.len() {
-        match boot.start_cpu(index) {
+        match boot.start_cpu(index, None) {
             Ok(()) => started += 1,
             Err(error) => log!("CPU {:#x} did not start: {error}", boot.board.cpus[index]),
         }
@@ -481,6 +594,46 @@ impl Machine {
             self.join(&vm);
         }
         *VMS[slot].write() = Some(vm);
+    }
+
+    /// Puts a VM into its slot that was there before a hand-over. Its vCPUs go on as these say. Returns false if there is another.
+    pub fn publish_again(&self, vm: Own<Vm>, activities: &Activities) -> bool {
+        let (slot, place) = (vm.slot, Place { slot: vm.slot, id: vm.id });
+        if vm.kin >= MAX_VMS || !directory().lock().restore(place, &vm.full_name()) {
+            return false;
+        }
+        if FAMILIES[vm.kin].fetch_add(1, Ordering::Relaxed) == 1 {
+            self.families.fetch_add(1, Ordering::Relaxed);
+        }
+        images::count_user(&vm.spec, true);
+        if vm.is_held_by(vm::hold::NO_MEMORY) {
+            self.note_starved();
+        }
+        if !vm.is_held_by(vm::hold::OFF) {
+            self.join(&vm);
+        }
+        {
+            let mut scheduler = self.scheduler.lock();
+            if vm.spec.is_manager() {
+                scheduler.favour(slot);
+            }
+            if vm.control() != 0 {
+                let _ = scheduler.hold(slot);
+            }
+            // No CPU has begun: there is nobody to kick.
+            for (index, &activity) in activities.iter().enumerate().take(vm.vcpus()) {
+                let _ = scheduler.begin(VcpuRef::new(slot, index), activity);
+            }
+        }
+        *VMS[slot].write() = Some(vm);
+        true
+    }
+
+    /// Keeps a checkpoint of the VM in a slot that it had before a hand-over. Returns false if there is no such VM.
+    pub fn keep_again(&self, slot: Option<usize>, checkpoint: Own<Vm>) -> bool {
+        let Some(slot) = slot else { return false };
+        images::count_user(&checkpoint.spec, true);
+        VMS[slot].read().as_deref().map(|vm| vm.watch.replace_checkpoint(checkpoint)).is_some()
     }
 
     /// A VM begins to be one of those that run: its NICs are plugged in.

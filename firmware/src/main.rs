@@ -8,6 +8,7 @@
 //! - [`make`]: VMs that managers describe, their power, and the [`images`] that they are made from.
 //! - [`life`]: what managers ask for their own lives, and at VMs' consoles; [`keep`]: what outlives them;
 //!   [`watch`]: bringing back managers that fail.
+//! - [`handover`]: another image in the place of this one, under the same VMs.
 //! - [`net`]: NICs, and frames from one VM to others.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -20,6 +21,8 @@ mod console;
 mod exits;
 #[cfg(target_os = "none")]
 mod fork;
+#[cfg(target_os = "none")]
+mod handover;
 #[cfg(target_os = "none")]
 mod images;
 #[cfg(target_os = "none")]

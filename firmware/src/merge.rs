@@ -6,14 +6,17 @@
 //! more; after a pass over all VMs that found little, for longer.
 
 use crate::machine::{self, Machine, Store};
-use crate::vm::{Fate, Vm, hold};
+use crate::vm::{Fate, Records, Vm, hold};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use salp_board::facts::Board;
 use salp_core::addr::Ipa;
+use salp_core::handover::Full;
 use salp_core::stage2::Merger;
+use salp_hvc::handover::kind;
 use salp_hw::lock::Mutex;
 use salp_hw::memory::Ram;
 use salp_hw::{boot, cpu};
+use zerocopy::IntoBytes;
 
 /// Which VMs may have pages in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +95,26 @@ pub fn want(machine: &Machine, families: usize, vms: usize) {
     }
 }
 
+/// Writes what a hand-over has of the table, if there is one. The pass is begun anew.
+///
+/// # Errors
+///
+/// There is no frame for it.
+pub fn write_record(out: &mut Records<'_>) -> Result<(), Full> {
+    match PASS.lock().as_ref() {
+        Some(pass) => out.write(kind::MERGING, 0, &[pass.merger.record().as_bytes()]),
+        None => Ok(()),
+    }
+}
+
+/// Takes over the table as it was before a hand-over. Returns false if it cannot be.
+pub fn restore(record: &salp_hvc::handover::Merging) -> bool {
+    let storage = boot::get().take_merger_table(false);
+    let Some(merger) = storage.and_then(|storage| Merger::restored(storage, record)) else { return false };
+    *PASS.lock() = Some(Pass { merger, slot: 0, cursor: Ipa(0), is_over: false, merged: 0 });
+    true
+}
+
 /// Takes a step, if it is due. Called by CPUs that have a moment.
 pub fn step(now: u64) {
     if !WANTED.load(Ordering::Relaxed) || now < DUE.load(Ordering::Relaxed) {
@@ -99,7 +122,7 @@ pub fn step(now: u64) {
     }
     let Some(mut pass) = PASS.try_lock() else { return };
     if pass.is_none() {
-        let Some(storage) = boot::get().take_merger_table() else { return };
+        let Some(storage) = boot::get().take_merger_table(true) else { return };
         *pass = Some(Pass { merger: Merger::new(storage), slot: 0, cursor: Ipa(0), is_over: false, merged: 0 });
     }
     let Some(pass) = pass.as_mut() else { return };

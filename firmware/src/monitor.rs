@@ -8,10 +8,10 @@
 
 use crate::commands;
 use crate::console::log;
-use crate::machine::{Machine, Store};
+use crate::machine::{self, Machine};
+use crate::operation;
 use core::fmt::{self, Write};
 use heapless::Vec;
-use salp_core::frames::{FrameStore, Kind};
 use salp_core::monitor::{CommandError, MAX_LINE, reply};
 use salp_hvc::status;
 use salp_hw::lock::Mutex;
@@ -41,7 +41,7 @@ struct Session {
 
 /// Takes the line, if the machine has one. Its interrupt comes to this CPU.
 pub fn init(machine: &Machine) {
-    let frame = || Store.with(|frames| frames.alloc(Kind::Hyp)).ok();
+    let frame = machine::take_driver_frame;
     let line = match Line::probe(frame) {
         Ok(Some(line)) => line,
         Ok(None) => return,
@@ -70,6 +70,16 @@ pub fn serve() {
     if let Err(error) = session.serve() {
         log!("the monitor's line is given up: {error}");
         *slot = None;
+    }
+}
+
+/// Answers a command for a hand-over, whoever is on the line now.
+pub fn tell(answer: operation::Answer) {
+    let Some(monitor) = LINE.get() else { return };
+    if let Some(session) = monitor.session.lock().as_deref_mut() {
+        let mut out = Answer { line: &mut session.line, sent: Ok(()) };
+        let _ = commands::answer_handover(answer, &mut out);
+        let _ = out.sent.and_then(|()| session.line.flush());
     }
 }
 
@@ -102,7 +112,7 @@ impl Session {
         if self.overlong {
             let _ = reply::error(&mut answer, status::INVALID, &CommandError::TooLong);
         } else if !self.command.is_empty() {
-            commands::carry_out(&mut self.command, &mut answer);
+            commands::carry_out(&mut self.command, true, &mut answer);
         }
         answer.sent.and_then(|()| self.line.flush())
     }

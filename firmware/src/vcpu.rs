@@ -5,6 +5,7 @@
 
 use crate::console;
 use crate::exits::{self, Next};
+use crate::handover;
 use crate::machine;
 use crate::merge;
 use crate::monitor;
@@ -57,6 +58,7 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
             console::serve();
         }
         watch::serve();
+        handover::serve(index);
         let now = cpu::counter();
         let (next, alarm) = {
             let mut scheduler = machine.scheduler.lock();
@@ -336,7 +338,7 @@ impl Resident<'_> {
     /// Returns true if another vCPU is due, or the monitor, or a watched VM; else sets the alarm for when one is.
     fn reschedule(&mut self) -> bool {
         let now = cpu::counter();
-        if self.cpu.monitor_calls || watch::is_due(now) {
+        if self.cpu.monitor_calls || watch::is_due(now) || handover::is_wanted() {
             return true;
         }
         let mut scheduler = machine::get().scheduler.lock();
@@ -365,6 +367,10 @@ impl Resident<'_> {
                 }
                 // What has come for it together with the hold wakes it when the hold is gone.
                 let is_awake = self.has_pending(true);
+                return Some(if is_awake { Leave::Preempted } else { Leave::Sleeps { deadline: None } });
+            }
+            if handover::is_wanted() {
+                let is_awake = self.has_pending(true) || self.vm.has_senders();
                 return Some(if is_awake { Leave::Preempted } else { Leave::Sleeps { deadline: None } });
             }
             // Frames to send are seen outside this loop: they end a guest's wait as anything may.

@@ -2,8 +2,10 @@
 //! [`crate::fork`] makes one out of another; [`crate::operation`] is what is done to one from outside.
 
 mod life;
+mod record;
 
 pub use life::{Fate, Freezer, hold};
+pub use record::{Records, sheets};
 
 use crate::console::LineBuffer;
 use crate::images;

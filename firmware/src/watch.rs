@@ -11,10 +11,12 @@
 use crate::console::log;
 use crate::exits;
 use crate::fork;
+use crate::handover;
 use crate::machine;
 use crate::operation::Answer;
 use crate::vm::{self, Fate, Vm, hold};
 use core::sync::atomic::{AtomicU64, Ordering};
+use salp_core::addr::Pa;
 use salp_core::recovery::Failures;
 use salp_hvc::manager::{RECOVERY_CRASH, RECOVERY_HANG};
 use salp_hvc::status;
@@ -63,6 +65,7 @@ pub fn serve() {
     }
     // What is noted from here on is either seen below or noted behind it.
     NEXT.swap(NEVER, Ordering::AcqRel);
+    handover::look(now);
     let slots = machine::directory().lock().slots();
     for slot in slots {
         let ended = machine::slot(slot).read().as_deref().and_then(|vm| vm.watch.look(vm, now));
@@ -75,6 +78,11 @@ pub fn serve() {
 /// Notes a time at which something is due.
 fn note(place: &AtomicU64, time: u64) {
     place.store(time, Ordering::Release);
+    NEXT.fetch_min(time, Ordering::AcqRel);
+}
+
+/// Makes a CPU look after what is due at this time, or before.
+pub fn remind(time: u64) {
     NEXT.fetch_min(time, Ordering::AcqRel);
 }
 
@@ -162,6 +170,30 @@ impl Watch {
     /// Does something with the checkpoint, if there is one.
     pub fn with_checkpoint<R>(&self, act: impl FnOnce(&Vm) -> R) -> Option<R> {
         self.checkpoint.lock().as_deref().map(act)
+    }
+
+    /// Does something with the checkpoint and its frame, if there is one.
+    pub fn with_checkpoint_in_frame<R>(&self, act: impl FnOnce(&Vm, Pa) -> R) -> Option<R> {
+        self.checkpoint.lock().as_ref().map(|kept| act(kept, kept.frame()))
+    }
+
+    /// Returns what a hand-over has of it beside the checkpoint: when a heartbeat is due, and when the button is released, how long
+    /// a heartbeat may take, and failures.
+    pub fn record(&self) -> (u64, u64, u64, [u64; 3]) {
+        let [due, release, within] = [&self.due, &self.release, &self.within].map(|time| time.load(Ordering::Relaxed));
+        (due, release, within, self.failures.lock().record())
+    }
+
+    /// Takes over what a record of a hand-over says.
+    pub fn restore(&self, record: &salp_hvc::handover::Vm) {
+        self.within.store(record.within, Ordering::Relaxed);
+        note(&self.due, record.due);
+        note(&self.release, record.release);
+        if record.within != 0 && record.holds & hold::BACKOFF == 0 {
+            // The time of the hand-over does not count.
+            self.expect(cpu::counter());
+        }
+        *self.failures.lock() = Failures::restored(record.failures);
     }
 
     /// Expects nothing any more, and keeps nothing.

@@ -4,6 +4,7 @@
 //! - [`calls`]: what guests and managers ask of EL2, and the records that go with it; [`manager`]: more of it, for the
 //!   management guest; [`status`]: what it answers.
 //! - [`device`]: the same for programs that cannot make calls: registers.
+//! - [`handover`]: what one image of the hypervisor leaves to the next.
 //! - [`packed`]: what the image carries behind its code: symbols and the built-in boot set.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@
 pub mod bootset;
 pub mod calls;
 pub mod device;
+pub mod handover;
 pub mod manager;
 pub mod packed;
 pub mod status;

@@ -25,6 +25,9 @@ pub const BAD_ADDRESS: i64 = -22;
 /// A VM is made from the image.
 pub const IN_USE: i64 = -23;
 
+/// The new image of the hypervisor did not take over: the one before goes on.
+pub const FAILED: i64 = -28;
+
 /// Returns the word that stands for a status, for people and scripts.
 pub const fn word(status: i64) -> &'static str {
     match status {
@@ -40,6 +43,7 @@ pub const fn word(status: i64) -> &'static str {
         WRONG_STATE => "wrong-state",
         BAD_ADDRESS => "bad-address",
         IN_USE => "in-use",
+        FAILED => "failed",
         _ => "error",
     }
 }

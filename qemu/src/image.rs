@@ -24,9 +24,9 @@ pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 /// The target that programs for Linux guests are built for: static, without a C library of the guest's.
 pub const LINUX_TARGET: &str = "aarch64-unknown-linux-musl";
 
-/// The greatest size of EL2's part of the image, in bytes: room for the machine itself, cloning, the virtual switch and the
-/// driver of the uplink.
-pub const BUDGET: u64 = 384 << 10;
+/// The greatest size of EL2's part of the image, in bytes: room for the machine itself, cloning, the virtual switch, the
+/// driver of the uplink, and the hand-over to another image.
+pub const BUDGET: u64 = 448 << 10;
 
 /// Where the fields of the arm64 `Image` header are.
 const HEADER_SIZE: usize = 64;

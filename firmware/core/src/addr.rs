@@ -1,6 +1,7 @@
 //! Typed addresses. Everything else in this crate speaks in them; next: `frames`, which counts who uses a [`Pa`].
 
 use core::fmt;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The size of a page and of a frame, in bytes: the 4 KiB granule is the only one that EL2 uses.
 pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
@@ -14,7 +15,7 @@ pub const BLOCK_SIZE: u64 = 2 << 20;
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
         #[repr(transparent)]
         pub struct $name(pub u64);
 

@@ -12,7 +12,7 @@ use salp_hvc::bootset::{
     MAX_RAM, MAX_SEGMENTS, MAX_VCPUS, NicRecord, PAGE, RAM_BASE, SegmentRecord, VERSION, VmRecord,
 };
 use zerocopy::little_endian::U32;
-use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 /// The flags that have a meaning.
 const FLAGS: u32 = FLAG_RESTART_ON_CRASH | FLAG_SMALL_PAGES | FLAG_MANAGER | FLAG_FROZEN | FLAG_STAYS | FLAG_OFF;
@@ -58,7 +58,7 @@ pub struct BootSet<'a> {
 }
 
 /// One VM, of a boot set or as a manager describes it: a copy of its records, all of them checked.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct VmSpec {
     record: VmRecord,
@@ -277,6 +277,15 @@ impl VmSpec {
         let mut spec = Self::new(record, segments, nics.iter());
         spec.record.flags |= FLAG_STAYS | FLAG_OFF;
         is_good.then_some(spec)
+    }
+
+    /// Returns the description in a record of a hand-over, which [`IntoBytes::as_bytes`] makes. `None` if it is none.
+    pub fn restored(bytes: &[u8]) -> Option<&Self> {
+        let spec = Self::ref_from_bytes(bytes).ok()?;
+        let segments = spec.segments.get(..spec.record.segment_count.get() as usize)?;
+        let nics = spec.nics.get(..spec.nic_count.get() as usize)?;
+        check_vm(&spec.record, segments, &|_| Ok(())).ok()?;
+        nics.iter().all(|nic| check_nic(nic).is_ok()).then_some(spec)
     }
 
     /// Returns true if both describe the same.

@@ -1,7 +1,10 @@
-//! A vCPU's registers as plain data: what the world switch loads and saves. Used by `vcpu`; loaded by `firmware/hw`.
+//! A vCPU's registers as plain data: what the world switch loads and saves. Used by `vcpu`; loaded by `firmware/hw`. A hand-over
+//! has them as they are: what changes their layout changes the version of that record.
+
+use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// The registers that every entry loads and every exit saves. The layout is known to the assembly of the world switch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, TryFromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct GuestRegs {
     /// x0 to x30.
@@ -34,7 +37,7 @@ impl GuestRegs {
 pub const PSTATE_RESET: u64 = 0x3c5;
 
 /// EL1 and EL0 system registers, saved when another vCPU takes the CPU. Names are those of the Arm ARM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, TryFromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 #[allow(missing_docs)]
 pub struct El1Regs {
@@ -82,7 +85,7 @@ impl El1Regs {
 pub type PauthKeys = [u64; 10];
 
 /// FP and SIMD registers. The layout is known to assembly.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, TryFromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C, align(16))]
 pub struct FpRegs {
     /// q0 to q31.
@@ -94,16 +97,18 @@ pub struct FpRegs {
 }
 
 /// Breakpoints and watchpoints, switched only for a vCPU that has touched them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, TryFromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub struct DebugRegs {
     /// `DBGBVR<n>_EL1`, `DBGBCR<n>_EL1`.
-    pub breakpoints: [(u64, u64); 16],
+    pub breakpoints: [[u64; 2]; 16],
     /// `DBGWVR<n>_EL1`, `DBGWCR<n>_EL1`.
-    pub watchpoints: [(u64, u64); 16],
+    pub watchpoints: [[u64; 2]; 16],
 }
 
 /// The virtual CPU interface of the GIC that is not in list registers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, TryFromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub struct VgicCpuRegs {
     /// ICH_VMCR_EL2: the guest's priority mask, binary points, group enables, EOI mode.
     pub vmcr: u64,
@@ -114,13 +119,15 @@ pub struct VgicCpuRegs {
 }
 
 /// All of a vCPU's state that lives in CPU registers while it runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, TryFromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Context {
     /// Loaded at every entry.
     pub regs: GuestRegs,
     /// EL1 and EL0 system registers.
     pub el1: El1Regs,
+    /// Zero.
+    reserved: u64,
     /// FP and SIMD.
     pub fp: FpRegs,
     /// Pointer authentication keys.
@@ -135,7 +142,11 @@ pub struct Context {
     pub os_locked: bool,
     /// A virtual SError is pending (HCR_EL2.VSE).
     pub serror_pending: bool,
+    /// Zero.
+    end: [u8; 5],
 }
+
+const _: () = assert!(size_of::<Context>() == 1696);
 
 impl Context {
     /// Returns the context of a CPU that starts at `entry` with `argument` in x0.

@@ -99,6 +99,32 @@ impl Directory {
         Ok(Place { slot, id: self.last_id })
     }
 
+    /// Gives a VM of this name a certain slot and identifier, which nobody has: those that it had before a hand-over. Returns
+    /// false, and changes nothing, if that cannot be.
+    pub fn restore(&mut self, place: Place, name: &Name) -> bool {
+        let hash = hash(name);
+        let Err(bucket) = self.probe(hash) else { return false };
+        let is_free = place.id != 0 && self.by_id(place.id).is_none() && place.slot < MAX_VMS - self.unused;
+        let Some(entry) = self.entries.get_mut(place.slot).filter(|entry| is_free && entry.id == 0) else {
+            return false;
+        };
+        *entry = Entry { id: place.id, hash };
+        self.buckets[bucket] = place.slot as u16 + 1;
+        self.end = self.end.max(place.slot + 1);
+        self.last_id = self.last_id.max(place.id);
+        true
+    }
+
+    /// Returns the last identifier that was given.
+    pub const fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
+    /// Gives no identifier up to this any more.
+    pub fn skip_to(&mut self, id: u64) {
+        self.last_id = self.last_id.max(id);
+    }
+
     /// Takes back the slot of a VM that is gone.
     pub fn give_back(&mut self, slot: usize) {
         let Some(&Entry { id, hash }) = self.entries.get(slot) else { return };

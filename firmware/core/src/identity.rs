@@ -3,6 +3,7 @@
 
 use crate::entropy::Drbg;
 use salp_hvc::calls::{MAX_CONFIG, NAME};
+use salp_hvc::handover;
 
 /// A VM's name: 1 to 31 bytes of `[A-Za-z0-9._-]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,6 +195,37 @@ impl Identity {
         };
         identity.seed(seed);
         identity
+    }
+
+    /// Returns what a hand-over has of it.
+    #[inline(always)]
+    pub fn record(&self) -> handover::Identity {
+        handover::Identity {
+            name: *self.name.padded(),
+            uuid: self.uuid,
+            generation: self.generation,
+            index: self.index,
+            epoch: self.epoch,
+            acknowledged: self.acknowledged.into(),
+            config_length: self.config.length.into(),
+            config: self.config.bytes,
+        }
+    }
+
+    /// Returns the identity in a record. `None` if it is none.
+    #[inline(always)]
+    pub fn restored(record: &handover::Identity) -> Option<Self> {
+        let (config, rest) = record.config.split_at_checked(record.config_length as usize)?;
+        let is_sound = record.acknowledged <= 1 && rest.iter().all(|&byte| byte == 0);
+        is_sound.then_some(Self {
+            name: Name::from_padded(&record.name)?,
+            uuid: record.uuid,
+            generation: record.generation,
+            index: record.index,
+            epoch: record.epoch,
+            acknowledged: record.acknowledged == 1,
+            config: Config::new(config)?,
+        })
     }
 
     /// Returns the identity of a clone.

@@ -6,9 +6,10 @@
 
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::bootset::{Segment, VmSpec};
-use crate::frames::FrameStore;
+use crate::frames::{FrameStore, Frames};
 use crate::stage2::{AddressSpace, Fault, MapError, MemAttr, Policy, TableMem, Tlb};
 use salp_hvc::bootset::RAM_BASE;
+use salp_hvc::handover;
 use salp_hvc::manager::{ImageInfo, LABEL, MAX_COPY, MAX_IMAGE, MAX_IMAGES};
 use salp_hvc::status;
 
@@ -71,6 +72,37 @@ impl Images {
         let info = ImageInfo { id: self.last_id.into(), users: 0.into(), finished: 0.into(), ..*wanted };
         *place = Some(Image { info, memory });
         Ok(self.last_id)
+    }
+
+    /// Returns what a hand-over has of the images.
+    pub fn records(&self) -> impl Iterator<Item = handover::Image> {
+        self.places.iter().flatten().map(|image| handover::Image { memory: image.memory.record(), info: image.info })
+    }
+
+    /// Returns the last identifier that was given.
+    pub const fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
+    /// Gives no identifier up to this any more.
+    pub fn skip_to(&mut self, id: u64) {
+        self.last_id = self.last_id.max(id);
+    }
+
+    /// Puts the image in a record of a hand-over into the table, without users. Returns false, and changes nothing, if that cannot
+    /// be.
+    pub fn restore(&mut self, frames: &Frames<'_>, record: &handover::Image) -> bool {
+        let (id, size) = (record.info.id.get(), record.info.size.get());
+        let is_sound =
+            id != 0 && (1..=MAX_IMAGE).contains(&size) && record.info.finished.get() <= 1 && self.find(id).is_err();
+        let ram = RAM_BASE..RAM_BASE + size.min(MAX_IMAGE).next_multiple_of(PAGE_SIZE);
+        let memory = AddressSpace::restored(frames, &record.memory);
+        let memory = memory.filter(|memory| is_sound && memory.ram() == (Ipa(ram.start)..Ipa(ram.end)));
+        let place = self.places.iter_mut().find(|place| place.is_none());
+        let (Some(memory), Some(place)) = (memory, place) else { return false };
+        *place = Some(Image { info: ImageInfo { users: 0.into(), ..record.info }, memory });
+        self.skip_to(id);
+        true
     }
 
     /// Checks that so many bytes at this offset can be copied into the image, or out of it.

@@ -1,7 +1,7 @@
 //! All logic of the hypervisor. It touches no hardware, has no unsafe code and runs on the host.
 //!
 //! Modules follow the path that data takes, each names the one before and after it in its first lines:
-//! [`addr`] → memory → address spaces → VM → vCPU → exit → call / device.
+//! [`addr`] → memory → address spaces → VM → vCPU → exit → call / device → record ([`handover`]).
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ pub mod directory;
 pub mod entropy;
 pub mod exit;
 pub mod frames;
+pub mod handover;
 pub mod identity;
 pub mod images;
 pub mod monitor;

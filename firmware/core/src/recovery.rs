@@ -21,12 +21,22 @@ impl Failures {
     /// There were none.
     pub const NONE: Self = Self { count: 0, in_a_row: 0, last: 0 };
 
+    /// Returns what a hand-over has of them.
+    pub fn record(&self) -> [u64; 3] {
+        [self.count, self.in_a_row.into(), self.last]
+    }
+
+    /// Returns those in a record.
+    pub fn restored([count, in_a_row, last]: [u64; 3]) -> Self {
+        Self { count, in_a_row: in_a_row.min(u32::MAX.into()) as u32, last }
+    }
+
     /// Counts one that happens `now`, by a counter with so many ticks in a second. Returns after how many ticks the manager is
     /// to go on.
     pub fn note(&mut self, now: u64, second: u64) -> u64 {
         let is_calm = now.saturating_sub(self.last) > second.saturating_mul(CALM_SECONDS);
         self.in_a_row = if is_calm { 1 } else { self.in_a_row.saturating_add(1) };
-        self.count += 1;
+        self.count = self.count.wrapping_add(1);
         self.last = now;
         match self.in_a_row.checked_sub(FREE + 1) {
             None => 0,

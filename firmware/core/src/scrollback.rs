@@ -39,6 +39,18 @@ impl<P> Scrollback<P> {
         self.pages.iter().flatten().count()
     }
 
+    /// Returns the pages, each in its place.
+    pub fn places(&self) -> impl Iterator<Item = Option<&P>> {
+        self.pages.iter().map(Option::as_ref)
+    }
+
+    /// Returns one with these pages, into which so many bytes were written.
+    pub fn restored(pages: impl IntoIterator<Item = Option<P>>, end: u64) -> Self {
+        let mut this = Self { end, ..Self::EMPTY };
+        this.pages.iter_mut().zip(pages).for_each(|(place, page)| *place = page);
+        this
+    }
+
     /// Forgets all bytes and returns the pages.
     pub fn take_pages(&mut self) -> impl Iterator<Item = P> {
         core::mem::take(self).pages.into_iter().flatten()

@@ -1,15 +1,18 @@
 //! From the first Rust instruction to the firmware's main function: what was loaded, the machine's facts, the map of
 //! memory, and then the same for every other CPU.
 
+use crate::handover::{self, Head};
 use crate::mmu::{Bump, CRASH_STACK_PAGES, Map, STACK_PAGES, Stacks};
 use crate::{cpu, crash, layout, memory, mmu, psci};
 use core::ops::Range;
+use core::sync::atomic::{AtomicBool, Ordering};
 use heapless::Vec;
 use salp_board::facts::{Board, MAX_BANKS, MAX_CPUS};
 use salp_core::addr::{PAGE_SIZE, Pa};
 use salp_core::frames::Frames;
 use salp_core::place;
 use salp_core::sched::{Node, VCPUS_PER_VM};
+use salp_hvc::handover::{MAGIC, ROOM, Side, VERSION};
 use spin::{Mutex, Once};
 
 core::arch::global_asm!(include_str!("entry.S"));
@@ -75,12 +78,105 @@ pub struct Boot {
     pub board: Board<'static>,
     /// RAM that is in use before the frame table exists, to be reserved in it.
     pub taken: Vec<Range<u64>, 32>,
-    storage: Mutex<Option<(Range<u64>, Range<u64>)>>,
-    merger: Mutex<Option<Range<u64>>>,
+    /// How this image was handed over to, or has come back.
+    pub handed: Option<Head>,
+    /// The memory that this image has for itself.
+    pub side: Side,
+    areas: Areas,
+    are_tables_taken: AtomicBool,
+    is_merger_taken: AtomicBool,
     room: Mutex<Range<u64>>,
     root: Pa,
     stacks: [Stacks; MAX_CPUS],
     scratch: [Pa; MAX_CPUS],
+}
+
+/// Where EL2's own memory is, beside the image.
+#[derive(Clone, Debug)]
+struct Areas {
+    early: Range<u64>,
+    frames: Range<u64>,
+    nodes: Range<u64>,
+    merger: Range<u64>,
+    room: Range<u64>,
+}
+
+impl Areas {
+    /// Finds room that nobody has.
+    fn place(loaded: &Loaded, board: &Board<'_>, taken: &mut Vec<Range<u64>, 32>) -> Self {
+        let cpus = board.cpus.len() as u64;
+        // Tables and stacks come from the image's gigabyte, which the early map has.
+        let gigabyte = loaded.image.0 >> 30 << 30..((loaded.image.0 >> 30) + 1) << 30;
+        let pages = early_bytes(cpus);
+        let early = place::find(&board.ram, taken, gigabyte, pages, PAGE_SIZE).expect("no room for EL2's tables");
+        let early = early..early + pages;
+        taken.push(early.clone()).expect("there is room for two more");
+        let banks = banks(board);
+        let words = Frames::words_needed(&banks).unwrap_or_else(|error| panic!("RAM is unusable: {error:?}"));
+        let merger_bytes = page_up((words as u64 / FRAMES_PER_MERGER_SLOT) * 16);
+        let bytes = page_up(words as u64 * 8) + page_up(NODES_BYTES) + merger_bytes + room_bytes(cpus);
+        let table = place::find(&board.ram, taken, 0..u64::MAX, bytes, PAGE_SIZE).expect("no room for the frame table");
+        taken.push(table..table + bytes).expect("there is room for one more");
+        let room = table + bytes - room_bytes(cpus)..table + bytes;
+        let merger = room.start - merger_bytes..room.start;
+        let nodes = merger.start - page_up(NODES_BYTES)..merger.start;
+        Self { early, frames: table..nodes.start, nodes, merger, room }
+    }
+
+    /// Returns the memory of an image that a boot loader has started.
+    fn side(&self, loaded: &Loaded) -> Side {
+        let of = |area: &Range<u64>| [area.start, area.end];
+        let packed_end = loaded.boot_set.as_ref().map_or(loaded.end.0, |set| set.start);
+        Side {
+            image: loaded.image.0,
+            early: of(&self.early),
+            nodes: of(&self.nodes),
+            room: of(&self.room),
+            parts: [[loaded.image.0, page_up(packed_end)], of(&loaded.parts[1])],
+        }
+    }
+
+    /// Finds what the image before has set aside, or what this one had before it handed over.
+    fn of(head: Head, board: &Board<'_>) -> Self {
+        let header = head.get();
+        assert!(header.magic == MAGIC && header.version == VERSION, "this is no hand-over of version {VERSION}");
+        let range = |[start, end]: [u64; 2]| start..end;
+        let Side { early, nodes, room, .. } = header.sides[usize::from(header.starting != 0)];
+        let this = Self {
+            early: range(early),
+            frames: range(header.frames),
+            nodes: range(nodes),
+            merger: range(header.merger),
+            room: range(room),
+        };
+        let words = Frames::words_needed(&banks(board)).unwrap_or_else(|error| panic!("RAM is unusable: {error:?}"));
+        let cpus = board.cpus.len() as u64;
+        let wanted = [early_bytes(cpus), words as u64 * 8, NODES_BYTES, 0, room_bytes(cpus)];
+        for (area, least) in [&this.early, &this.frames, &this.nodes, &this.merger, &this.room].into_iter().zip(wanted)
+        {
+            let is_ram = |bank: &Range<u64>| bank.start <= area.start && area.end <= bank.end;
+            let is_sound = area.start.is_multiple_of(PAGE_SIZE) && area.end.checked_sub(area.start) >= Some(least);
+            assert!(is_sound && board.ram.iter().any(is_ram), "there is no room at {area:#x?}");
+        }
+        this
+    }
+}
+
+const fn page_up(at: u64) -> u64 {
+    at.next_multiple_of(PAGE_SIZE)
+}
+
+/// How much tables and stacks take.
+const fn early_bytes(cpus: u64) -> u64 {
+    (TABLE_PAGES + (STACK_PAGES + CRASH_STACK_PAGES + 1) * cpus) * PAGE_SIZE
+}
+
+const fn room_bytes(cpus: u64) -> u64 {
+    page_up(ROOM_BYTES + cpus * ROOM_BYTES_PER_CPU)
+}
+
+fn banks(board: &Board<'_>) -> Vec<Range<Pa>, MAX_BANKS> {
+    board.ram.iter().map(|bank| Pa(bank.start)..Pa(bank.end)).collect()
 }
 
 static BOOT: Once<Boot> = Once::new();
@@ -122,11 +218,12 @@ macro_rules! entry {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
+extern "C" fn salp_boot(device_tree: u64, image: u64, handed: u64) -> ! {
+    // SAFETY: what entry.S found.
+    let handed = unsafe { handover::begin(handed) };
     // SAFETY: entry.S calls this once with what it was started with.
     let loaded = unsafe { loaded(device_tree, image) };
     let board = Board::from_device_tree(loaded.device_tree).unwrap_or_else(|error| panic!("{error}"));
-    let page_up = |at: u64| at.next_multiple_of(PAGE_SIZE);
     let mut taken: Vec<Range<u64>, 32> = Vec::new();
     let mut take = |range: Range<u64>| taken.push(range).expect("the lists of the board are shorter");
     // The packed boot set is the last thing packed. It is not part of what stays reserved: VMs use its frames.
@@ -138,36 +235,29 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
     let sets = board.boot_set.iter().chain(&loaded.boot_set);
     sets.map(|set| set.start..page_up(set.end)).chain(board.reserved.iter().cloned()).for_each(&mut take);
 
-    // Tables and stacks come from the image's gigabyte, which the early map has.
-    let gigabyte = loaded.image.0 >> 30 << 30..((loaded.image.0 >> 30) + 1) << 30;
-    let cpus = board.cpus.len() as u64;
-    let stack_pages = (STACK_PAGES + CRASH_STACK_PAGES + 1) * cpus;
-    let pages = (TABLE_PAGES + stack_pages) * PAGE_SIZE;
-    let early = place::find(&board.ram, &taken, gigabyte, pages, PAGE_SIZE).expect("no room for EL2's tables");
-    taken.push(early..early + pages).expect("there is room for two more");
-
-    let banks: Vec<Range<Pa>, MAX_BANKS> = board.ram.iter().map(|bank| Pa(bank.start)..Pa(bank.end)).collect();
-    let words = Frames::words_needed(&banks).unwrap_or_else(|error| panic!("RAM is unusable: {error:?}"));
-    let merger_bytes = page_up((words as u64 / FRAMES_PER_MERGER_SLOT) * 16);
-    let room_bytes = page_up(ROOM_BYTES + cpus * ROOM_BYTES_PER_CPU);
-    let bytes = page_up(words as u64 * 8) + page_up(NODES_BYTES) + merger_bytes + room_bytes;
-    let table = place::find(&board.ram, &taken, 0..u64::MAX, bytes, PAGE_SIZE).expect("no room for the frame table");
-    taken.push(table..table + bytes).expect("there is room for one more");
-    let room = table + bytes - room_bytes;
-    let merger = room - merger_bytes..room;
-    let nodes = merger.start - page_up(NODES_BYTES);
+    let areas = match handed {
+        Some(head) => Areas::of(head, &board),
+        None => Areas::place(&loaded, &board, &mut taken),
+    };
+    let early = areas.early.clone();
 
     // SAFETY: `early` was placed apart from everything else and is noted as taken.
-    let tables = unsafe { Bump::new(early..early + TABLE_PAGES * PAGE_SIZE) };
+    let tables = unsafe { Bump::new(early.start..early.start + TABLE_PAGES * PAGE_SIZE) };
     // SAFETY: as above, the other part.
-    let mut stacks_and_scratch = unsafe { Bump::new(early + TABLE_PAGES * PAGE_SIZE..early + pages) };
+    let mut stacks_and_scratch = unsafe { Bump::new(early.start + TABLE_PAGES * PAGE_SIZE..early.end) };
     let scratch =
         core::array::from_fn(|index| if index < board.cpus.len() { stacks_and_scratch.take(1) } else { Pa(0) });
     let mut map = Map::new(tables, stacks_and_scratch);
     // The packed area is read, never written, as RAM; the image proper has no alias.
+    // So is the page by which exceptions go back to the image before.
+    let way_back = handed.filter(|_| handover::is_on_trial()).map(|head| Pa(head.get().way_back));
+    let mut apart: Vec<Range<u64>, 3> = loaded.parts.iter().cloned().collect();
+    apart.extend(way_back.map(|page| page.0..page.0 + PAGE_SIZE));
+    apart.sort_unstable_by_key(|part| part.start);
     for bank in &board.ram {
-        map.map_ram(bank.clone(), &loaded.parts);
+        map.map_ram(bank.clone(), &apart);
     }
+    way_back.into_iter().for_each(|page| map.map_way_back(page));
     map.map_image(loaded.image);
     map.map_device(board.gic.distributor.clone());
     let redistributors = &board.gic.redistributors;
@@ -186,12 +276,31 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
         *stack = map.map_stacks(index);
     }
     let root = map.root();
-    let storage = Mutex::new(Some((table..nodes, nodes..nodes + NODES_BYTES)));
-    let merger = Mutex::new(Some(merger));
-    let room = Mutex::new(room..room + room_bytes);
+    let side = handed.map_or_else(
+        || areas.side(&loaded),
+        |head| {
+            let header = head.get();
+            header.sides[usize::from(header.starting != 0)]
+        },
+    );
+    let room = Mutex::new(areas.room.clone());
+    let (are_tables_taken, is_merger_taken) = (AtomicBool::new(false), AtomicBool::new(false));
     let top = stacks[0].top;
     let image = loaded.image;
-    BOOT.call_once(|| Boot { loaded, board, taken, storage, merger, room, root, stacks, scratch });
+    BOOT.call_once(|| Boot {
+        loaded,
+        board,
+        taken,
+        handed,
+        side,
+        areas,
+        are_tables_taken,
+        is_merger_taken,
+        room,
+        root,
+        stacks,
+        scratch,
+    });
     // SAFETY: the map holds all that EL2 uses, and nothing of this stack is used again.
     unsafe { mmu::switch_to(root, image, top, enter_main) }
 }
@@ -201,7 +310,7 @@ const MAX_REDISTRIBUTORS: u64 = 64;
 
 extern "C" fn enter_main(index: u64) -> ! {
     let boot = get();
-    cpu::init(boot.stacks[index as usize].crash_top);
+    cpu::init(boot.stacks[index as usize].crash_top, index == 0);
     if index == 0 {
         crash::prepare(Pa(boot.board.uart.registers.start), boot.loaded.symbols);
     }
@@ -223,23 +332,54 @@ impl Boot {
         self.board.boot_set.clone().or(self.loaded.boot_set.clone())
     }
 
-    /// Returns the memory for the frame table and for the scheduler, once.
+    /// Returns the memory for the frame table and for the scheduler, once. The table is as the image before left it, if there was
+    /// one, else zeroed.
     pub fn take_tables(&self) -> Option<(&'static mut [u64], &'static mut [Node])> {
-        let (frames, nodes) = self.storage.lock().take()?;
-        let first = nodes.start as *mut Node;
+        if self.are_tables_taken.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let first = self.areas.nodes.start as *mut Node;
         for index in 0..NODES {
             // SAFETY: placed apart from everything else, mapped, large enough, and handed out once.
             unsafe { first.add(index).write(Node::default()) };
         }
-        // SAFETY: as above, initialised just now; the other part is claimed apart from it.
-        Some(unsafe { (memory::claim(frames), core::slice::from_raw_parts_mut(first, NODES)) })
+        // SAFETY: as above, initialised just now.
+        let nodes = unsafe { core::slice::from_raw_parts_mut(first, NODES) };
+        let frames = self.areas.frames.clone();
+        // SAFETY: as above; the other part is claimed apart from it, once.
+        let frames = unsafe { if self.handed.is_some() { memory::adopt(frames) } else { memory::claim(frames) } };
+        Some((frames, nodes))
     }
 
-    /// Returns the memory for the table of merging, zeroed, once.
-    pub fn take_merger_table(&self) -> Option<&'static mut [u64]> {
-        let range = self.merger.lock().take()?;
+    /// Returns the memory for the table of merging, once: zeroed, or as the image before left it.
+    pub fn take_merger_table(&self, is_new: bool) -> Option<&'static mut [u64]> {
+        if self.is_merger_taken.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let range = self.areas.merger.clone();
         // SAFETY: placed apart from everything else, mapped, and handed out once.
-        Some(unsafe { memory::claim(range) })
+        Some(unsafe { if is_new { memory::claim(range) } else { memory::adopt(range) } })
+    }
+
+    /// Returns where the tables of frames and of merging are.
+    pub fn shared_tables(&self) -> [[u64; 2]; 2] {
+        [&self.areas.frames, &self.areas.merger].map(|area| [area.start, area.end])
+    }
+
+    /// Returns what an image needs besides its own frames, in a block at `block`.
+    pub fn next_side(&self, image: Pa, block: Pa) -> Side {
+        let cpus = self.board.cpus.len() as u64;
+        let early = block.0 + early_bytes(cpus);
+        let nodes = early + page_up(NODES_BYTES);
+        let room = nodes + room_bytes(cpus);
+        assert!(room - block.0 <= ROOM, "the room of an image is too small");
+        Side {
+            image: image.0,
+            early: [block.0, early],
+            nodes: [early, nodes],
+            room: [nodes, block.0 + ROOM],
+            parts: [[image.0, image.0 + ROOM], [0; 2]],
+        }
     }
 
     /// Puts a value that is too large for the image, and for a stack, into memory that was set aside at boot.
@@ -263,16 +403,34 @@ impl Boot {
         unsafe { &*place }
     }
 
-    /// Starts CPU `index`, which comes to the firmware's main function.
+    /// Makes the page by which exceptions went to the image before RAM as any other.
+    pub(crate) fn forget_way_back(&self, page: Pa) {
+        // SAFETY: the finished map, in which this image has mapped the page for that; this CPU's vectors are its own again, and the
+        // other CPUs never used it.
+        unsafe { mmu::make_data(self.root, page) };
+    }
+
+    /// Starts CPU `index`, which comes to the firmware's main function, the one that waits at a door of `door` if there is one.
     ///
     /// # Errors
     ///
     /// Says that the firmware below refused.
-    pub fn start_cpu(&self, index: usize) -> Result<(), smccc::psci::Error> {
+    pub fn start_cpu(&self, index: usize, door: Option<Head>) -> Result<(), smccc::psci::Error> {
         let stack = self.stacks[index].top;
         let mpidr = self.board.cpus[index];
         // SAFETY: the finished map, a mapped stack and a scratch page of this CPU's own.
-        unsafe { cpu::start(mpidr, self.loaded.image, self.root, stack, self.scratch[index], index as u64, enter_main) }
+        unsafe {
+            cpu::start(
+                mpidr,
+                self.loaded.image,
+                self.root,
+                stack,
+                self.scratch[index],
+                index as u64,
+                door.map(|head| (head, index)),
+                enter_main,
+            )
+        }
     }
 }
 

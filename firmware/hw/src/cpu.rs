@@ -1,5 +1,6 @@
 //! What this CPU is and how EL2 wants it: features, traps, and the start of the other CPUs.
 
+use crate::handover;
 use crate::layout;
 use crate::psci;
 use crate::sysreg::{dsb, isb, read, write};
@@ -7,13 +8,14 @@ use aarch64_cpu::registers::{CNTHCTL_EL2, CPTR_EL2, HCR_EL2, Writeable};
 use salp_core::addr::{Pa, Va};
 
 /// Sets this CPU's EL2 registers up: vectors, W^X enforced, traps of what guests may not touch.
-pub fn init(crash_stack: Va) {
+pub fn init(crash_stack: Va, is_first: bool) {
     // Set before anything can fault.
     write!(tpidr_el2, crash_stack.0);
-    unsafe extern "C" {
-        static salp_vectors: u8;
+    // The first CPU of an image that was handed over to has the vectors and the deadline of the one before.
+    let is_on_trial = is_first && handover::is_on_trial();
+    if !is_on_trial {
+        set_vectors();
     }
-    write!(vbar_el2, &raw const salp_vectors as u64);
     const WXN: u64 = 1 << 19;
     write!(sctlr_el2, read!(sctlr_el2) | WXN);
     HCR_EL2.set(traps());
@@ -31,12 +33,35 @@ pub fn init(crash_stack: Va) {
     write!(vpidr_el2, read!(midr_el1));
     write!(cntv_ctl_el0, 0u64);
     write!(cntp_ctl_el0, 0u64);
-    write!(cnthp_ctl_el2, 0u64);
+    if !is_on_trial {
+        write!(cnthp_ctl_el2, 0u64);
+    }
     let mmfr1 = read!(id_aa64mmfr1_el1);
     if mmfr1 >> 40 & 0xf != 0 {
         write!(s3_4_c1_c2_2, 0u64); // HCRX_EL2: nothing of it is given to guests
     }
     isb!();
+}
+
+/// Sends this CPU's exceptions to this image's vectors.
+pub fn set_vectors() {
+    unsafe extern "C" {
+        static salp_vectors: u8;
+    }
+    write!(vbar_el2, &raw const salp_vectors as u64);
+    isb!();
+}
+
+/// Lets interrupts reach EL2 itself, or not.
+pub fn unmask_interrupts(unmask: bool) {
+    // SAFETY: an interrupt that EL2 takes from itself goes to the image before ([`handover`]), which needs nothing of this one.
+    unsafe {
+        if unmask {
+            core::arch::asm!("msr daifclr, #2", options(nostack, preserves_flags));
+        } else {
+            core::arch::asm!("msr daifset, #2", options(nostack, preserves_flags));
+        }
+    }
 }
 
 /// HCR_EL2 of every guest (Arm ARM D24.2.48).
@@ -276,7 +301,16 @@ struct StartRecord {
     continuation: u64,
 }
 
-/// Starts the CPU with affinity `mpidr` in `continuation(argument)`. `scratch` is a page that only this call uses.
+/// Returns the physical address at which other CPUs start.
+fn entry(image: Pa) -> Pa {
+    unsafe extern "C" {
+        static secondary_cpu: u8;
+    }
+    layout::to_physical(image, Va(&raw const secondary_cpu as u64))
+}
+
+/// Starts the CPU with affinity `mpidr` in `continuation(argument)`, the one that waits at a door if there is a door. `scratch` is
+/// a page that only this call uses.
 ///
 /// # Errors
 ///
@@ -285,6 +319,7 @@ struct StartRecord {
 /// # Safety
 ///
 /// `root` is EL2's finished map and maps `stack`; `scratch` is a free page of RAM, mapped as itself.
+#[allow(clippy::too_many_arguments)] // Each is a thing that a CPU needs.
 pub unsafe fn start(
     mpidr: u64,
     image: Pa,
@@ -292,16 +327,20 @@ pub unsafe fn start(
     stack: Va,
     scratch: Pa,
     argument: u64,
+    door: Option<(handover::Head, usize)>,
     continuation: extern "C" fn(u64) -> !,
 ) -> Result<(), smccc::psci::Error> {
-    unsafe extern "C" {
-        static secondary_cpu: u8;
-    }
     let record =
         StartRecord { table: root.0, stack: stack.0, argument, continuation: continuation as *const () as u64 };
     // SAFETY: the caller gives the page away.
     unsafe { core::ptr::write_volatile(scratch.0 as *mut StartRecord, record) };
     // The CPU reads it with caches off.
     crate::memory::clean_to_coherency(scratch, size_of::<StartRecord>() as u64);
-    psci::cpu_on(mpidr, layout::to_physical(image, Va(&raw const secondary_cpu as u64)), scratch)
+    match door {
+        Some((head, index)) => {
+            head.open(index, entry(image), scratch);
+            Ok(())
+        }
+        None => psci::cpu_on(mpidr, entry(image), scratch),
+    }
 }

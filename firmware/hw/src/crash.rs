@@ -2,10 +2,11 @@
 
 use crate::sysreg::read;
 use crate::uart::Pl011;
-use crate::{layout, memory, psci};
+use crate::{handover, layout, memory, psci};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use salp_core::addr::Pa;
+use salp_hvc::handover::{FAILED_EXCEPTION, FAILED_PANIC};
 
 static UART: AtomicU64 = AtomicU64::new(0);
 static SYMBOLS: AtomicU64 = AtomicU64::new(0);
@@ -45,9 +46,10 @@ struct CrashFrame {
     pstate: u64,
 }
 
-/// Reports a panic and resets the machine.
+/// Reports a panic and resets the machine, or goes back to the image before.
 pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let frame: u64;
+    handover::go_back(FAILED_PANIC, format_args!("{info}"));
     // SAFETY: reads the frame pointer.
     unsafe { core::arch::asm!("mov {}, x29", out(reg) frame, options(nomem, nostack, preserves_flags)) };
     report(|out| {
@@ -58,6 +60,7 @@ pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 
 #[unsafe(no_mangle)]
 extern "C" fn salp_el2_exception(frame: &CrashFrame) -> ! {
+    handover::go_back(FAILED_EXCEPTION, format_args!("ESR {:#x}  PC {:#x}", read!(esr_el2), frame.pc));
     report(|out| {
         const WHAT: [&str; 4] = ["synchronous exception", "IRQ", "FIQ", "SError"];
         let what = WHAT.get(frame.what as usize).copied().unwrap_or("exception");

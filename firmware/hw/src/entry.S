@@ -12,6 +12,15 @@
 .equ TABLE,      0x3
 .equ EL2,        0x8
 
+// What a hand-over's header has where (salp_hvc::handover), and the word in x2 that says that x1 is one: "SALPHAND".
+.equ HANDOVER,   0x444e4148504c4153
+.equ HEAD_STARTING, 12
+.equ HEAD_IMAGE, 16
+.equ HEAD_TREE,  192
+.equ HEAD_FAILED, 296
+.equ HEAD_EXCEPTION, 304
+.equ HEAD_END,   640
+
 .section .text.head, "ax"
 .global _start
 _start:
@@ -20,18 +29,22 @@ _start:
     .quad   0                           // text_offset
     .quad   __image_size                // image_size: with what is packed, and the zeros behind it
     .quad   0xa                         // flags: little endian, 4 KiB, anywhere
-    .quad   0
-    .quad   0
-    .quad   0
+    .quad   HANDOVER                    // salp_hvc::handover::Offer
+    .word   1, 1
+    .quad   __packed_size
     .ascii  "ARM\x64"
     .word   0
 
 first_cpu:
     msr     daifset, #0xf
+    mov     x23, x1
     mrs     x1, CurrentEL
     cmp     x1, #EL2
     b.ne    halt                        // started at EL1: virtualization=on is missing
     mov     x20, x0                     // device tree
+    ldr     x3, =HANDOVER
+    cmp     x2, x3
+    csel    x23, x23, xzr, eq           // a hand-over's header
     ldr     x1, =SCTLR_OFF
     msr     sctlr_el2, x1
     isb
@@ -63,7 +76,12 @@ first_cpu:
     and     x4, x4, #0xffffffffc0000000
     orr     x4, x4, x6
     str     x4, [x3, x5, lsl #3]
-    add     x3, x21, #(2 * 4096)        // the image at its link address
+    cbz     x23, 3f
+    mov     x7, x23                     // the header's gigabyte, and that of the image to which an exception goes back
+    bl      early_gigabyte
+    ldr     x7, [x23, #HEAD_IMAGE]
+    bl      early_gigabyte
+3:  add     x3, x21, #(2 * 4096)        // the image at its link address
     orr     x4, x3, #TABLE
     str     x4, [x21, #(511 * 8)]
     add     x7, x21, #(3 * 4096)
@@ -84,8 +102,36 @@ first_cpu:
     ldr     x1, =first_cpu_mapped
     b       enable_mmu
 
+early_gigabyte:
+    ubfx    x5, x7, #30, #9
+    and     x4, x7, #0xffffffffc0000000
+    orr     x4, x4, x6
+    str     x4, [x3, x5, lsl #3]
+    ret
+
 .section .text.boot, "ax"
 first_cpu_mapped:                       // at the link address, caches on
+    // An image that is started again finds its data as at its first start: a hand-over may come back to it.
+    adrp    x0, __data_start
+    adrp    x1, __packed_start
+    adrp    x2, __first_data
+    adrp    x4, is_first_data_kept
+    mov     x5, #1
+    cbz     x23, 2f
+    ldr     x3, [x4]
+    cbz     x3, 2f
+1:  cmp     x0, x1
+    b.hs    4f
+    ldp     x6, x7, [x2], #16
+    stp     x6, x7, [x0], #16
+    b       1b
+2:  cmp     x0, x1
+    b.hs    3f
+    ldp     x6, x7, [x0], #16
+    stp     x6, x7, [x2], #16
+    b       2b
+3:  str     x5, [x4]
+4:
     adrp    x0, __bss_start
     adrp    x1, __bss_end
 1:  stp     xzr, xzr, [x0], #16
@@ -97,6 +143,7 @@ first_cpu_mapped:                       // at the link address, caches on
     mov     x30, xzr
     mov     x0, x20
     mov     x1, x22
+    mov     x2, x23
     bl      salp_boot
     b       .
 
@@ -138,6 +185,61 @@ switch_table:
     isb
     b       enable_mmu_then
 
+// Leaves this image: turns the MMU off and goes to x5 with x0 to x2.
+.global leave_image
+leave_image:
+    ldr     x4, =SCTLR_OFF
+    msr     sctlr_el2, x4
+    isb
+    br      x5
+
+// Leaves this image and waits at the door at x0 (salp_hvc::handover::Door) until it says where to go. Nothing but this page is
+// used meanwhile.
+.global wait_at_door
+wait_at_door:
+    ldr     x4, =SCTLR_OFF
+    msr     sctlr_el2, x4
+    isb
+    mov     x1, #1
+    str     x1, [x0, #16]
+    dsb     sy
+    sev
+1:  ldr     x5, [x0]
+    cbnz    x5, 2f
+    wfe
+    b       1b
+2:  ldr     x6, [x0, #8]
+    stp     xzr, xzr, [x0]
+    str     xzr, [x0, #16]
+    dsb     sy
+    mov     x0, x6
+    br      x5
+
+// An exception of the next image before it runs the VMs: back to this one. x9: why. All registers are the other's.
+come_back:
+    msr     daifset, #0xf
+    mrs     x23, tpidrro_el0
+    str     w9, [x23, #HEAD_FAILED]
+    str     wzr, [x23, #HEAD_STARTING]
+    mrs     x3, esr_el2
+    mrs     x4, elr_el2
+    stp     x3, x4, [x23, #HEAD_EXCEPTION]
+    mrs     x3, far_el2
+    str     x3, [x23, #(HEAD_EXCEPTION + 16)]
+    ldr     x0, [x23, #HEAD_TREE]
+    add     x3, x23, #HEAD_END
+    mov     x4, x23
+1:  dc      civac, x4
+    add     x4, x4, #16
+    cmp     x4, x3
+    b.lo    1b
+    dsb     sy
+    sev
+    mov     x1, x23
+    ldr     x2, =HANDOVER
+    adrp    x5, __image_start           // as this runs at its physical address
+    b       leave_image
+
 // Entry of the other CPUs, from PSCI CPU_ON. x0: physical address of table, stack, argument, continuation.
 .global secondary_cpu
 secondary_cpu:
@@ -163,10 +265,28 @@ halt:
     b       halt
 .ltorg
 
+// The vectors of the next image until it runs the VMs: FAILED_HANG for the timer, FAILED_EXCEPTION for all else.
+.balign 2048
+.irp    what, 3, 4, 3, 3, 3, 4, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3
+    mov     x9, #\what
+    b       come_back
+.balign 128
+.endr
+
 .section .bss.early, "aw", %nobits
 .balign 4096
 early_tables:
     .space  4 * 4096
+
+// What data was at the first start.
+.balign 4096
+
+.global __first_data
+__first_data:
+    .space  16384
+.balign 4096
+is_first_data_kept:
+    .quad   0
 
 // The first CPU's stack. The page below it is left unmapped by `mmu`.
 .section .bss.stack, "aw", %nobits

@@ -4,6 +4,7 @@
 //! EL2 splits end of interrupt into priority drop and deactivation (ICC_CTLR.EOImode = 1): a guest's timer interrupt
 //! stays active after EL2 took it, until the guest deactivates it through its list register.
 
+use crate::handover;
 use crate::sysreg::{dsb, isb, read, write};
 use arm_gic::gicv3::registers::{Gicd, GicrSgi};
 use arm_gic::gicv3::{GicV3, Group};
@@ -26,6 +27,9 @@ pub const VIRTUAL_TIMER: u32 = 27;
 pub const PHYSICAL_TIMER: u32 = 30;
 /// What [`acknowledge`] returns when nothing is pending: 1020 and above are special.
 pub const SPURIOUS: u32 = 1020;
+
+/// The priority of the EL2 timer, before all others.
+const URGENT: u8 = 0x40;
 
 const PPIS: [u32; 4] = [MAINTENANCE, EL2_TIMER, VIRTUAL_TIMER, PHYSICAL_TIMER];
 const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
@@ -80,9 +84,10 @@ impl Gic {
         for ppi in PPIS {
             enable(&mut self.driver, IntId::ppi(ppi - 16));
         }
+        let _ = self.driver.set_interrupt_priority(IntId::ppi(EL2_TIMER - 16), Some(position), URGENT);
         write!(icc_sre_el2, 0xfu64);
         isb!();
-        write!(icc_pmr_el1, 0xffu64);
+        listen_to_timer_alone(handover::is_on_trial());
         write!(icc_bpr1_el1, 0u64);
         write!(icc_ctlr_el1, 1u64 << 1);
         write!(icc_igrpen1_el1, 1u64);
@@ -172,6 +177,12 @@ pub fn kick(mpidr: u64) {
     let target = aff(32) << 48 | aff(16) << 32 | aff(8) << 16 | (aff(0) >> 4) << 44 | 1 << (aff(0) & 0xf);
     dsb!("ishst");
     write!(icc_sgi1r_el1, target | u64::from(KICK) << 24);
+    isb!();
+}
+
+/// Lets nothing but the EL2 timer interrupt this CPU, or everything.
+pub fn listen_to_timer_alone(alone: bool) {
+    write!(icc_pmr_el1, if alone { u64::from(URGENT) + 8 } else { 0xff });
     isb!();
 }
 

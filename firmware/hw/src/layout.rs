@@ -23,6 +23,10 @@ symbols! {
     text_end = __text_end;
     /// Returns the end of constants; data follows.
     rodata_end = __rodata_end;
+    /// Returns the start of data.
+    data_start = __data_start;
+    /// Returns what data was when the image was started first.
+    first_data = __first_data;
     /// Returns the end of data; what the packer appended follows.
     packed_start = __packed_start;
     /// Returns the start of what is not in the file: early tables, the first CPU's stack, bss.

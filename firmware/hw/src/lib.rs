@@ -1,7 +1,7 @@
 //! All unsafe code and all assembly of the hypervisor, behind safe or narrowly unsafe functions.
 //!
 //! In the order of a boot: `entry.S` → [`mmu`] → [`cpu`], [`gic`], [`uart`], [`virtio`] → [`switch`]; [`memory`] and
-//! [`own`] are what `salp-core` stands on; [`crash`] is the end.
+//! [`own`] are what `salp-core` stands on; [`crash`] is the end, or [`handover`] a new beginning.
 #![no_std]
 #![cfg(target_os = "none")]
 
@@ -12,6 +12,7 @@ pub mod boot;
 pub mod cpu;
 pub mod crash;
 pub mod gic;
+pub mod handover;
 pub mod lock;
 pub mod memory;
 pub mod mmu;

@@ -48,6 +48,20 @@ pub fn clean_to_coherency(start: Pa, length: u64) {
     dsb!("sy");
 }
 
+/// Writes cached bytes back to memory, and forgets them: observers without caches have their say too.
+pub fn clean_and_forget(start: Pa, length: u64) {
+    for_lines!("dc civac", start.0, length, data_line());
+    dsb!("sy");
+}
+
+/// Makes this CPU fetch instructions anew, wherever they are.
+pub fn forget_instructions() {
+    // SAFETY: instruction cache maintenance.
+    unsafe { core::arch::asm!("ic iallu", options(nostack, preserves_flags)) };
+    dsb!("nsh");
+    isb!();
+}
+
 /// Writes cached bytes back to where instruction fetches of every CPU find them, if they do not look into data caches.
 fn clean_to_unification(start: Pa, length: u64) {
     const IDC: u64 = 1 << 28;
@@ -130,6 +144,16 @@ pub unsafe fn claim(range: Range<u64>) -> &'static mut [u64] {
     // SAFETY: the caller's promise.
     unsafe { zero(Pa(range.start), range.end - range.start) };
     // SAFETY: the caller's promise; zeroed just now.
+    unsafe { core::slice::from_raw_parts_mut(range.start as *mut u64, ((range.end - range.start) / 8) as usize) }
+}
+
+/// Takes over a table of EL2 as it lies in a range of RAM.
+///
+/// # Safety
+///
+/// The range is page aligned, mapped RAM that nothing else uses, now or later.
+pub unsafe fn adopt(range: Range<u64>) -> &'static mut [u64] {
+    // SAFETY: the caller's promise; any bytes are words.
     unsafe { core::slice::from_raw_parts_mut(range.start as *mut u64, ((range.end - range.start) / 8) as usize) }
 }
 

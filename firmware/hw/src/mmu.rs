@@ -4,10 +4,13 @@
 //! that is executable at its physical address turns the MMU on, and is read-only.
 
 use crate::layout;
+use crate::sysreg::{dsb, isb};
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PageTable, RootTable, Translation};
 use core::ops::Range;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU64;
+use core::sync::atomic::Ordering::Relaxed;
 use salp_core::addr::{PAGE_SIZE, Pa, Va};
 
 /// Where stacks are mapped: one slot a CPU, far from everything.
@@ -106,7 +109,7 @@ impl Map {
             .expect("ranges lie below 2^48");
     }
 
-    /// Maps RAM as itself, writable and never executable, without the frames of the image.
+    /// Maps RAM as itself, writable and never executable, without the frames of the image, which are given by rising address.
     pub fn map_ram(&mut self, bank: Range<u64>, image: &[Range<u64>]) {
         let mut start = bank.start;
         for part in image.iter().filter(|part| part.start < bank.end && bank.start < part.end) {
@@ -138,6 +141,11 @@ impl Map {
         self.map(idmap..idmap + PAGE_SIZE, idmap, CODE);
     }
 
+    /// Maps a page as itself, executable and read-only: the one by which exceptions go back to another image.
+    pub fn map_way_back(&mut self, page: Pa) {
+        self.map(page.0..page.0 + PAGE_SIZE, page.0, CODE);
+    }
+
     /// Maps the stacks of CPU `index`.
     pub fn map_stacks(&mut self, index: usize) -> Stacks {
         let slot = STACKS + index as u64 * STACK_SLOT;
@@ -156,6 +164,32 @@ impl Map {
     pub fn root(&self) -> Pa {
         Pa(self.table.to_physical().0 as u64)
     }
+}
+
+/// Makes a page that [`Map::map_way_back`] has mapped data again, as all other RAM.
+///
+/// # Safety
+///
+/// `root` is EL2's finished map, nobody else changes it, and nothing on any CPU uses the page.
+pub unsafe fn make_data(root: Pa, page: Pa) {
+    const READ_ONLY: u64 = 1 << 7;
+    const XN: u64 = 1 << 54;
+    const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+    // SAFETY: a table of the map, mapped as itself, that nobody else changes; the MMU reads it.
+    let entry = |table: u64, shift: u32| unsafe { &*((table + (page.0 >> shift & 511) * 8) as *const AtomicU64) };
+    // The page is mapped by itself, so there are four levels.
+    let table = [39, 30, 21].into_iter().fold(root.0, |table, shift| entry(table, shift).load(Relaxed) & ADDRESS);
+    let place = entry(table, 12);
+    let before = place.load(Relaxed);
+    // Break before make (Arm ARM D8.16).
+    place.store(0, Relaxed);
+    dsb!("ishst");
+    // SAFETY: invalidating translations changes no memory.
+    unsafe { core::arch::asm!("tlbi vae2is, {}", in(reg) page.0 >> 12, options(nostack, preserves_flags)) };
+    dsb!("ish");
+    place.store(before & !READ_ONLY | XN, Relaxed);
+    dsb!("ishst");
+    isb!();
 }
 
 /// Leaves the early map for `root` and goes on in `continuation` on `stack`.

@@ -4,6 +4,7 @@ use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use salp_core::addr::{PAGE_SIZE, Pa};
+use zerocopy::FromBytes;
 
 /// One `T` in frames that it owns. Dropping it drops the value and leaks the frames: [`Own::release`] gives them back.
 pub struct Own<T> {
@@ -27,6 +28,22 @@ impl<T> Own<T> {
         // SAFETY: the frame table gave this frame to the caller alone; it is RAM, mapped as itself, large and aligned enough.
         unsafe { place.write(value) };
         Self { value: place, _owns: PhantomData }
+    }
+
+    /// Takes over the value that lies in the frame at `frame`: any bytes are one.
+    ///
+    /// The frame is EL2's own by core's frame table, and a record of a hand-over gives it to the caller alone.
+    pub fn adopt(frame: Pa) -> Self
+    where
+        T: FromBytes,
+    {
+        const { assert!(align_of::<T>() <= PAGE_SIZE as usize && size_of::<T>() <= PAGE_SIZE as usize) };
+        Self { value: NonNull::new(frame.0 as *mut T).expect("no frame is at 0"), _owns: PhantomData }
+    }
+
+    /// Returns the frame.
+    pub fn frame(&self) -> Pa {
+        Pa(self.value.as_ptr() as u64)
     }
 
     /// Returns the value and its frame.

@@ -146,10 +146,10 @@ macro_rules! debug_registers {
         fn save_debug(to: &mut DebugRegs, features: &Features) {
             $(
                 if features.breakpoints > $index {
-                    to.breakpoints[$index] = (read!($bvr), read!($bcr));
+                    to.breakpoints[$index] = [read!($bvr), read!($bcr)];
                 }
                 if features.watchpoints > $index {
-                    to.watchpoints[$index] = (read!($wvr), read!($wcr));
+                    to.watchpoints[$index] = [read!($wvr), read!($wcr)];
                 }
             )*
         }
@@ -157,12 +157,12 @@ macro_rules! debug_registers {
         fn load_debug(from: &DebugRegs, features: &Features) {
             $(
                 if features.breakpoints > $index {
-                    write!($bvr, from.breakpoints[$index].0);
-                    write!($bcr, from.breakpoints[$index].1);
+                    write!($bvr, from.breakpoints[$index][0]);
+                    write!($bcr, from.breakpoints[$index][1]);
                 }
                 if features.watchpoints > $index {
-                    write!($wvr, from.watchpoints[$index].0);
-                    write!($wcr, from.watchpoints[$index].1);
+                    write!($wvr, from.watchpoints[$index][0]);
+                    write!($wcr, from.watchpoints[$index][1]);
                 }
             )*
         }

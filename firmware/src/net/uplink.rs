@@ -8,10 +8,9 @@
 
 use super::{forward, packet_of, switch, wait};
 use crate::console::log;
-use crate::machine::{Machine, Store};
+use crate::machine::{self, Machine};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use salp_core::dev::net::Delivery;
-use salp_core::frames::{FrameStore, Kind};
 use salp_core::net::packet::{Addresses, HEADER, MAX_PLAIN, Packet, tag};
 use salp_core::net::switch::{SegmentName, Switch};
 use salp_hvc::bootset::UPLINK as SEGMENT;
@@ -53,7 +52,7 @@ pub fn segment() -> SegmentName {
 
 /// Takes the machine's NIC, if it has one. Its interrupt comes to this CPU, the first.
 pub fn init(machine: &Machine) {
-    let frame = || Store.with(|frames| frames.alloc(Kind::Hyp)).ok();
+    let frame = machine::take_driver_frame;
     let device = match Ethernet::probe(frame) {
         Ok(Some(device)) => device,
         Ok(None) => return,

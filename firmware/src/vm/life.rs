@@ -70,6 +70,8 @@ pub mod hold {
     pub const OFF: u32 = 1 << 12;
     /// It fails again and again: it waits before it goes on.
     pub const BACKOFF: u32 = 1 << 15;
+    /// All that outlives a hand-over: no operation is going on then.
+    pub const ALL: u32 = FROZEN | NO_MEMORY | SNAPSHOT | OFF | BACKOFF;
 }
 
 /// The vCPU that froze its VM, and how: it goes on after that.

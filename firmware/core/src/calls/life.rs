@@ -2,6 +2,7 @@
 //! console, its power button. Before: [`super::manage`]; after: the machine, which carries a [`Request`] out.
 
 use crate::addr::Ipa;
+use salp_hvc::handover::{CONFIRM, HANDOVER, HANDOVER_STATE};
 use salp_hvc::manager::{CHECKPOINT, CONSOLE_READ, CONSOLE_WRITE, HEARTBEAT, KEEP, RECALL, VM_SIGNAL};
 
 /// What a manager asks for. Addresses are in its RAM and not checked yet.
@@ -22,6 +23,12 @@ pub enum Request {
     WriteConsole { vm: u64, from: Ipa, size: u64 },
     /// Press the VM's power button.
     Signal { vm: u64, signal: u64 },
+    /// Replace the hypervisor by this image.
+    Handover { image: u64 },
+    /// Give the hypervisor before it up.
+    Confirm,
+    /// Tell how hand-overs went.
+    HandoverState,
 }
 
 /// Returns what a call asks for, or `None` if there is no such call here.
@@ -34,6 +41,9 @@ pub const fn decode(id: u32, [a, b, c, d]: [u64; 4]) -> Option<Request> {
         CONSOLE_READ => Request::ReadConsole { vm: a, position: b, to: Ipa(c), room: d },
         CONSOLE_WRITE => Request::WriteConsole { vm: a, from: Ipa(b), size: c },
         VM_SIGNAL => Request::Signal { vm: a, signal: b },
+        HANDOVER => Request::Handover { image: a },
+        CONFIRM => Request::Confirm,
+        HANDOVER_STATE => Request::HandoverState,
         _ => return None,
     })
 }
@@ -50,6 +60,7 @@ mod tests {
         let read = Request::ReadConsole { vm: 1, position: 2, to: Ipa(3), room: 4 };
         assert_eq!(decode(CONSOLE_READ, args), Some(read));
         assert_eq!(decode(RECALL, args), Some(Request::Recall { record: 1, to: Ipa(2), room: 3 }));
+        assert_eq!(decode(HANDOVER, args), Some(Request::Handover { image: 1 }));
         assert_eq!(decode(KEEP | 0x8, args), None);
     }
 }

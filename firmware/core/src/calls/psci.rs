@@ -7,6 +7,7 @@
 use super::{Action, NOT_SUPPORTED};
 use crate::vgic::MAX_VCPUS;
 use core::ops::Range;
+use salp_hvc::handover;
 
 const INVALID_PARAMETERS: u64 = -2i64 as u64;
 const DENIED: u64 = -3i64 as u64;
@@ -123,6 +124,41 @@ impl Power {
             self.set(vcpu, state);
         }
         known
+    }
+
+    /// Returns what a hand-over has of them.
+    pub fn record(&self) -> handover::Power {
+        let state = |state: &PowerState| {
+            let with = |code, entry: Entry| [code, entry.pc, entry.context];
+            match *state {
+                PowerState::Off => [0; 3],
+                PowerState::OnPending(entry) => with(1, entry),
+                PowerState::On => [2, 0, 0],
+                PowerState::Suspended(None) => [3, 0, 0],
+                PowerState::Suspended(Some(entry)) => with(4, entry),
+            }
+        };
+        handover::Power { states: self.states.each_ref().map(state) }
+    }
+
+    /// Returns the states of so many vCPUs in a record. `None` if there is no such state, or one that is not there is on.
+    pub fn restored(vcpus: usize, record: &handover::Power) -> Option<Self> {
+        let mut this = Self { states: [PowerState::Off; MAX_VCPUS], vcpus: vcpus.clamp(1, MAX_VCPUS) };
+        for (vcpu, &[code, pc, context]) in record.states.iter().enumerate() {
+            let entry = Entry { pc, context };
+            let state = match code {
+                0 => continue,
+                1 => PowerState::OnPending(entry),
+                2 => PowerState::On,
+                3 => PowerState::Suspended(None),
+                4 => PowerState::Suspended(Some(entry)),
+                _ => return None,
+            };
+            if !this.restore(vcpu, state) {
+                return None;
+            }
+        }
+        Some(this)
     }
 
     /// Returns true if no vCPU is on, suspended, or about to be on.

@@ -8,12 +8,13 @@
 //! buffers or the frame has waited long enough. A receiver earns its senders' patience: each buffer that it gave is worth a
 //! part of a wait, so one that gives few cannot hold up for long what its senders send to others.
 
-use super::virtio_mmio::{EVENT_IDX, Effect, INDIRECT_DESC, Kind, Transport, VERSION_1};
-use super::virtq::{GuestMem, Mark, QueueError};
+use super::virtio_mmio::{EVENT_IDX, Effect, INDIRECT_DESC, Kind, Registers, Transport, VERSION_1};
+use super::virtq::{GuestMem, Mark, QueueError, Virtq};
 use crate::net::Mac;
 use crate::net::packet::{Addresses, HEADER, Packet};
-use crate::net::port::Port;
+use crate::net::port::{Port, PortRecord};
 use crate::vgic::AccessSize;
+use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// The queue of frames to the guest.
 pub const RECEIVE: usize = 0;
@@ -81,6 +82,22 @@ pub struct Nic {
     credit: u16,
 }
 
+/// What a hand-over has of a NIC. Who waited for a receiver tries again.
+#[derive(Debug, TryFromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct NicRecord {
+    queues: [Virtq; 2],
+    registers: Registers,
+    port: PortRecord,
+    /// Since when the next frame has waited, in microseconds; [`NO_WAIT`] if it has not.
+    since: u64,
+    credit: u16,
+    reserved: [u16; 3],
+}
+
+/// No frame has waited.
+const NO_WAIT: u64 = u64::MAX;
+
 /// What came of the queue of frames from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -133,6 +150,34 @@ impl Nic {
         self.port.is_quarantined = !is_own || snapshot.port.is_quarantined;
         self.port.forget_claims();
         self.transport.tell_config();
+    }
+
+    /// Returns what a hand-over has of it. No frame of its is underway.
+    pub fn record(&self) -> NicRecord {
+        let since = match self.sending {
+            Sending::Waiting(since) | Sending::Retry(since) => since,
+            Sending::Underway { since, .. } => since.unwrap_or(NO_WAIT),
+            Sending::Idle => NO_WAIT,
+        };
+        NicRecord {
+            queues: self.transport.queues.clone(),
+            registers: self.transport.registers(),
+            port: self.port.record(),
+            since,
+            credit: self.credit,
+            reserved: [0; 3],
+        }
+    }
+
+    /// Returns the NIC in a record. `None` if there is no such NIC.
+    pub fn restored(record: &NicRecord) -> Option<Self> {
+        let nic = Self {
+            port: Port::restored(&record.port)?,
+            transport: Transport::restored(record.queues.clone(), &record.registers),
+            sending: if record.since == NO_WAIT { Sending::Idle } else { Sending::Retry(record.since) },
+            credit: record.credit,
+        };
+        (nic.is_valid() && nic.credit <= MAX_CREDIT).then_some(nic)
     }
 
     /// Opens the port: the guest has acknowledged who it is. Returns true if it was in quarantine.

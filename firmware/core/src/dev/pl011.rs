@@ -8,6 +8,7 @@
 use super::bus::part_of_word;
 use super::primecell_id;
 use crate::vgic::AccessSize;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The depth of the receive FIFO, in bytes (revision r1p5).
 pub const FIFO: usize = 32;
@@ -53,13 +54,15 @@ const INTERRUPTS: u32 = 0x7ff;
 const DATA_BREAK: u16 = 1 << 10;
 const RSR_OVERRUN: u32 = 1 << 3;
 
-/// A UART.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A UART. A hand-over has it as it is.
+#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub struct Pl011 {
     /// Received characters with their error bits, oldest at `head`.
     fifo: [u16; FIFO],
     head: u8,
     held: u8,
+    reserved: u16,
     rsr: u32,
     ilpr: u32,
     ibrd: u32,
@@ -85,6 +88,7 @@ impl Pl011 {
             fifo: [0; FIFO],
             head: 0,
             held: 0,
+            reserved: 0,
             rsr: 0,
             ilpr: 0,
             ibrd: 0,

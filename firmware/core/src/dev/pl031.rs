@@ -6,6 +6,7 @@
 use super::bus::part_of_word;
 use super::primecell_id;
 use crate::vgic::AccessSize;
+use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 const DR: u64 = 0x00;
 const MR: u64 = 0x04;
@@ -16,8 +17,9 @@ const RIS: u64 = 0x14;
 const MIS: u64 = 0x18;
 const ICR: u64 = 0x1c;
 
-/// A real time clock.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A real time clock. A hand-over has it as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, TryFromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub struct Pl031 {
     /// What the guest's clock is ahead of the machine's, in seconds, modulo 2^32.
     offset: u32,
@@ -29,12 +31,13 @@ pub struct Pl031 {
     seen: u32,
     mask: bool,
     raised: bool,
+    reserved: u16,
 }
 
 impl Pl031 {
     /// Returns a clock that shows the machine's time, `now` in seconds since 1970.
     pub const fn new(now: u64) -> Self {
-        Self { offset: 0, load: 0, matched: 0, seen: now as u32, mask: false, raised: false }
+        Self { offset: 0, load: 0, matched: 0, seen: now as u32, mask: false, raised: false, reserved: 0 }
     }
 
     /// Returns the level of the interrupt line.

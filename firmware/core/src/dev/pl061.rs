@@ -6,6 +6,7 @@
 use super::bus::part_of_word;
 use super::primecell_id;
 use crate::vgic::AccessSize;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The line of the power button, as on `virt`: high while it is pressed.
 pub const POWER_LINE: u8 = 3;
@@ -22,8 +23,9 @@ const MIS: u64 = 0x418;
 const IC: u64 = 0x41c;
 const AFSEL: u64 = 0x420;
 
-/// A GPIO controller: each register has a bit for each line.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A GPIO controller: each register has a bit for each line. A hand-over has it as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub struct Pl061 {
     /// What is outside.
     pins: u8,

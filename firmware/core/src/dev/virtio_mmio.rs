@@ -8,6 +8,7 @@ use super::bus::part_of_word;
 use super::virtq::{MAX_SIZE, Virtq};
 use crate::addr::Ipa;
 use crate::vgic::AccessSize;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const MAGIC: u64 = 0x000;
 const VERSION: u64 = 0x004;
@@ -98,6 +99,19 @@ pub struct Transport<const QUEUES: usize> {
     interrupt: u8,
 }
 
+/// What a hand-over has of a device's registers beside its queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Registers {
+    features: u64,
+    /// Device features, driver features, queue.
+    selects: [u32; 3],
+    generation: u32,
+    status: u8,
+    interrupt: u8,
+    reserved: [u8; 6],
+}
+
 impl<const QUEUES: usize> Default for Transport<QUEUES> {
     fn default() -> Self {
         Self {
@@ -114,6 +128,33 @@ impl<const QUEUES: usize> Default for Transport<QUEUES> {
 }
 
 impl<const QUEUES: usize> Transport<QUEUES> {
+    /// Returns what a hand-over has of it beside its queues.
+    pub fn registers(&self) -> Registers {
+        Registers {
+            features: self.features,
+            selects: [self.device_features_select, self.driver_features_select, self.queue_select],
+            generation: self.generation,
+            status: self.status,
+            interrupt: self.interrupt,
+            reserved: [0; 6],
+        }
+    }
+
+    /// Returns one with these queues and registers, which are [valid](Self::is_valid) or not.
+    pub fn restored(queues: [Virtq; QUEUES], registers: &Registers) -> Self {
+        let [device_features_select, driver_features_select, queue_select] = registers.selects;
+        Self {
+            queues,
+            features: registers.features,
+            device_features_select,
+            driver_features_select,
+            queue_select,
+            generation: registers.generation,
+            status: registers.status,
+            interrupt: registers.interrupt,
+        }
+    }
+
     /// Returns the level of the interrupt line.
     #[inline]
     pub const fn interrupt(&self) -> bool {

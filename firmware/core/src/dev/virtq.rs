@@ -10,7 +10,7 @@
 use crate::addr::Ipa;
 use crate::stage2::Fault;
 use core::sync::atomic::{Ordering, fence};
-use zerocopy::IntoBytes;
+use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// A guest's memory, by copy.
 pub trait GuestMem {
@@ -100,23 +100,18 @@ const DESCRIPTOR: u32 = 16;
 /// The driver does not want to be told of used buffers (without event indexes).
 const NO_INTERRUPT: u16 = 1;
 
-/// One virtqueue.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// One virtqueue. A hand-over has it as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, TryFromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub struct Virtq {
-    /// How many entries: a power of two, 1 to [`MAX_SIZE`], once it is ready.
-    pub size: u16,
-    /// The driver has set it up.
-    pub is_ready: bool,
-    /// VIRTIO_F_EVENT_IDX was negotiated.
-    pub has_events: bool,
-    /// VIRTIO_F_INDIRECT_DESC was negotiated.
-    pub has_indirect: bool,
     /// Where the descriptors are.
     pub descriptors: Ipa,
     /// Where the available ring is, which the driver writes.
     pub available: Ipa,
     /// Where the used ring is, which the device writes.
     pub used: Ipa,
+    /// How many entries: a power of two, 1 to [`MAX_SIZE`], once it is ready.
+    pub size: u16,
     /// The next available chain to take.
     next_available: u16,
     /// The index of the available ring when it was last read.
@@ -127,6 +122,13 @@ pub struct Virtq {
     published: u16,
     /// The used index when the driver was last told of it, or did not want to be.
     told: u16,
+    /// The driver has set it up.
+    pub is_ready: bool,
+    /// VIRTIO_F_EVENT_IDX was negotiated.
+    pub has_events: bool,
+    /// VIRTIO_F_INDIRECT_DESC was negotiated.
+    pub has_indirect: bool,
+    reserved: u8,
 }
 
 /// A position of a queue to go back to.

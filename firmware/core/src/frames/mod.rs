@@ -15,6 +15,7 @@
 //! Setting up costs 24 bytes of writes per 2 MiB; the records of frames are written when a block is broken up, and the
 //! storage need not be zeroed. A count that would overflow stays at its maximum, and that frame is never freed.
 
+mod adopt;
 mod many;
 mod promise;
 mod record;

@@ -85,6 +85,10 @@ pub enum Command<'a> {
     Console(Target<'a>),
     /// Show the log of all VMs.
     Log,
+    /// Replace the running hypervisor by this image; by a fresh copy of itself if it is 0.
+    Handover(u64),
+    /// Give the hypervisor before it up.
+    Confirm,
     /// Show [`FORMS`].
     Help,
 }
@@ -107,7 +111,7 @@ impl Form {
 }
 
 /// Every command: [`parse`] reads by this table, and `help` shows it.
-pub static FORMS: [Form; 18] = [
+pub static FORMS: [Form; 20] = [
     Form { usage: "list", about: "lists VMs and snapshots", read: |_| Ok(Command::List) },
     Form {
         usage: "info VM",
@@ -182,6 +186,19 @@ pub static FORMS: [Form; 18] = [
         read: |arguments| Ok(Command::Console(arguments.target()?)),
     },
     Form { usage: "log", about: "shows the log of all VMs", read: |_| Ok(Command::Log) },
+    Form {
+        usage: "handover [IMAGE]",
+        about: "replaces the running hypervisor by an image that a manager has made, #ID, or by a fresh copy of itself, under the \
+                VMs; without confirm the one before comes back",
+        read: |arguments| match arguments.next()? {
+            None => Ok(Command::Handover(0)),
+            Some(word) => match target(word)? {
+                Target::Id(id) if id != 0 => Ok(Command::Handover(id)),
+                _ => Err(CommandError::Target(word)),
+            },
+        },
+    },
+    Form { usage: "confirm", about: "gives the hypervisor up that was replaced last", read: |_| Ok(Command::Confirm) },
     Form { usage: "help", about: "shows these commands", read: |_| Ok(Command::Help) },
 ];
 

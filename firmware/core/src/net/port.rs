@@ -13,9 +13,10 @@
 use super::Mac;
 use super::packet::{ARP, Addresses, ETHERNET, ICMPV6, IPV4, IPV6, upper_layer};
 use super::switch::SegmentName;
+use crate::bootset::{MAX_RATE, MAX_VLAN, padded};
 use core::mem::offset_of;
 use salp_hvc::manager::{LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, NicInfo};
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 const _: () = assert!(offset_of!(NicInfo, rate) + 80 == size_of::<NicInfo>());
 
@@ -38,7 +39,8 @@ pub enum Refusal {
 }
 
 /// What went through a port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub struct Counters {
     /// Frames that left.
     pub sent: u64,
@@ -63,7 +65,8 @@ pub struct Counters {
 }
 
 /// How much may leave: a bucket that fills at a rate and holds a tenth of a second of it, or one large frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub struct Bucket {
     /// Bytes per second; 0 for no limit.
     rate: u64,
@@ -139,7 +142,75 @@ pub struct Port {
     bucket: Bucket,
 }
 
+/// What a hand-over has of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct PortRecord {
+    mac: Mac,
+    vlan: u16,
+    segment: SegmentName,
+    /// Bits: quarantined, disconnected, one IPv4 address only, one IPv6 address only.
+    flags: u32,
+    only_ipv4: [u8; 4],
+    only_ipv6: [u8; 16],
+    rate: u64,
+    ipv4: [u8; 4],
+    reserved: u32,
+    ipv6: [u8; 16],
+    counters: Counters,
+    bucket: Bucket,
+}
+
 impl Port {
+    /// Returns what a hand-over has of it.
+    pub fn record(&self) -> PortRecord {
+        let Rules { ipv4, ipv6, rate } = self.rules;
+        let flags = [self.is_quarantined, self.is_disconnected, ipv4.is_some(), ipv6.is_some()];
+        PortRecord {
+            mac: self.mac,
+            vlan: self.vlan,
+            segment: self.segment,
+            flags: flags.iter().rev().fold(0, |word, &flag| word << 1 | u32::from(flag)),
+            only_ipv4: ipv4.unwrap_or_default(),
+            only_ipv6: ipv6.unwrap_or_default(),
+            rate,
+            ipv4: self.ipv4,
+            reserved: 0,
+            ipv6: self.ipv6,
+            counters: self.counters,
+            bucket: self.bucket,
+        }
+    }
+
+    /// Returns the port in a record. `None` if there is no such port.
+    pub fn restored(record: &PortRecord) -> Option<Self> {
+        let flag = |bit: u32| record.flags >> bit & 1 != 0;
+        let is_sound = record.flags >> 4 == 0
+            && record.reserved == 0
+            && record.mac[0] & 1 == 0
+            && record.vlan <= MAX_VLAN
+            && padded(&record.segment).is_some()
+            && record.rate <= MAX_RATE
+            && record.bucket.rate <= MAX_RATE
+            && record.bucket.level <= MAX_RATE;
+        is_sound.then_some(Self {
+            mac: record.mac,
+            segment: record.segment,
+            vlan: record.vlan,
+            rules: Rules {
+                ipv4: flag(2).then_some(record.only_ipv4),
+                ipv6: flag(3).then_some(record.only_ipv6),
+                rate: record.rate,
+            },
+            is_quarantined: flag(0),
+            is_disconnected: flag(1),
+            ipv4: record.ipv4,
+            ipv6: record.ipv6,
+            counters: record.counters,
+            bucket: record.bucket,
+        })
+    }
+
     /// Returns a port that is open, in no segment yet.
     pub fn new(mac: Mac, rules: Rules) -> Self {
         Self {

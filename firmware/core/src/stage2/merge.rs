@@ -19,6 +19,7 @@ use super::entry::{self, Entry, Level, WRITABLE};
 use super::port::{TableMem, Tlb};
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
 use crate::frames::{FrameStore, Frames, Kind};
+use salp_hvc::handover;
 
 /// How many places in the table a hash may be found at.
 const WINDOW: usize = 8;
@@ -65,6 +66,18 @@ impl<'a> Merger<'a> {
         let (slots, _) = storage.as_chunks_mut();
         slots.fill([0; 2]);
         Self { slots, next: 0, stable: 0 }
+    }
+
+    /// Takes over a table with what it holds. `None` if it cannot hold that.
+    pub fn restored(storage: &'a mut [u64], record: &handover::Merging) -> Option<Self> {
+        let (slots, _) = storage.as_chunks_mut();
+        let (next, stable) = (record.next as usize, record.stable as usize);
+        (next <= slots.len() && stable <= slots.len()).then_some(Self { slots, next, stable })
+    }
+
+    /// Returns what a hand-over has of it beside its storage.
+    pub const fn record(&self) -> handover::Merging {
+        handover::Merging { stable: self.stable as u64, next: self.next as u64 }
     }
 
     /// Returns how many frames the table holds a reference to.

@@ -64,10 +64,11 @@ pub use revert::RevertError;
 pub use teardown::Teardown;
 
 use crate::addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa};
-use crate::frames::{FrameStore, Kind, OutOfMemory};
+use crate::frames::{FrameStore, Frames, Kind, OutOfMemory};
 use core::ops::Range;
 use promise::Account;
 use salp_hvc::bootset::RAM_BASE;
+use salp_hvc::handover;
 
 /// How many bits a guest physical address has; VTCR_EL2.T0SZ is 64 less this, SL0 says level 1.
 pub const IPA_BITS: u32 = 39;
@@ -179,6 +180,76 @@ impl AddressSpace {
             base: 0,
             account: Account::default(),
             counters: Counters::default(),
+        })
+    }
+
+    /// Returns what a hand-over has of it beside its tables, which stay in place.
+    pub const fn record(&self) -> handover::Memory {
+        let Counters { spurious, linked, reclaimed, zero_mapped, zeroed_pages, zeroed_blocks, .. } = self.counters;
+        let Counters { copied_pages, copied_nodes, split_blocks, merged_pages, .. } = self.counters;
+        handover::Memory {
+            root: self.root.0,
+            ram: [self.ram_start.0, self.ram_end.0],
+            small_pages: matches!(self.policy, Policy::SmallPages) as u32,
+            attributes: self.attr as u32,
+            pinned: self.pinned as u64,
+            version: self.version,
+            base: self.base,
+            account: self.account.record(),
+            counters: [
+                spurious,
+                linked,
+                reclaimed,
+                zero_mapped,
+                zeroed_pages,
+                zeroed_blocks,
+                copied_pages,
+                copied_nodes,
+                split_blocks,
+                merged_pages,
+            ],
+        }
+    }
+
+    /// Returns the address space in a record, whose tables are in place. `None` if there is no such one. What the tables say is
+    /// not looked at: it is as good as the memory that they are in.
+    pub fn restored(frames: &Frames<'_>, record: &handover::Memory) -> Option<Self> {
+        let [ram_start, ram_end] = record.ram.map(Ipa);
+        let root = Pa(record.root);
+        let is_ram = ram_start.is_aligned(PAGE_SIZE)
+            && ram_end.is_aligned(PAGE_SIZE)
+            && ram_start < ram_end
+            && ram_start.0 >= RAM_BASE
+            && ram_end.0 <= 1 << IPA_BITS;
+        let is_root = root.is_aligned(PAGE_SIZE) && frames.kind(root) == Some(Kind::Node) && frames.count(root) == 1;
+        let [spurious, linked, reclaimed, zero_mapped, zeroed_pages, zeroed_blocks, counters @ ..] = record.counters;
+        let [copied_pages, copied_nodes, split_blocks, merged_pages] = counters;
+        (is_ram && is_root && record.small_pages <= 1).then_some(Self {
+            root,
+            ram_start,
+            ram_end,
+            policy: if record.small_pages == 1 { Policy::SmallPages } else { Policy::Blocks },
+            attr: match record.attributes {
+                0b0110 => MemAttr::ForcedWriteBack,
+                0b1111 => MemAttr::WriteBack,
+                _ => return None,
+            },
+            pinned: u32::try_from(record.pinned).ok()?,
+            version: record.version,
+            base: record.base,
+            account: Account::restored(frames, record.account)?,
+            counters: Counters {
+                spurious,
+                linked,
+                reclaimed,
+                zero_mapped,
+                zeroed_pages,
+                zeroed_blocks,
+                copied_pages,
+                copied_nodes,
+                split_blocks,
+                merged_pages,
+            },
         })
     }
 

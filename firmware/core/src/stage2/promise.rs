@@ -30,6 +30,17 @@ pub(super) struct Account {
 }
 
 impl Account {
+    /// Returns what a hand-over has of it.
+    pub(super) const fn record(&self) -> [u64; 4] {
+        [self.promise as u64, self.drawn as u64, self.owned as u64, self.shared as u64]
+    }
+
+    /// Returns the one in a record. `None` if more is promised than the machine has promised.
+    pub(super) fn restored(frames: &Frames<'_>, record: [u64; 4]) -> Option<Self> {
+        let [promise, drawn, owned, shared] = record.map(|count| count as usize);
+        (promise <= frames.stats().promised).then_some(Self { promise, drawn, owned, shared })
+    }
+
     /// Takes the promise of so many frames back as far as they come out of it, so that they can be taken. Returns how many
     /// those are.
     #[inline]

@@ -2,9 +2,11 @@
 //! it; after it: `lrs`, which takes from it what a vCPU can be given.
 
 use super::PRIORITY_MASK;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// One bit per interrupt in each word.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub(super) struct Bank {
     /// In group 1.
     pub group: u64,

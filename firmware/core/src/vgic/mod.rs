@@ -53,6 +53,7 @@ mod tests;
 use bank::Bank;
 pub use lrs::ListRegisters;
 pub use rows::AccessSize;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The number of SPIs of a VM: INTIDs 32 to 95.
 pub const SPIS: usize = 64;
@@ -136,7 +137,8 @@ enum Frame {
 }
 
 /// The redistributor of one vCPU.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 struct VgicCpu {
     /// SGIs and PPIs, by INTID.
     bank: Bank,
@@ -148,8 +150,9 @@ struct VgicCpu {
     deactivate: u32,
 }
 
-/// The GICv3 of one VM. See the module's documentation for how it is used.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The GICv3 of one VM. See the module's documentation for how it is used. A hand-over has it as it is.
+#[derive(Clone, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
 pub struct Vgic {
     /// SPIs, by INTID - 32.
     spi: Bank,
@@ -169,6 +172,7 @@ pub struct Vgic {
     ctlr: u8,
     /// vCPUs with `GICR_WAKER.ProcessorSleep` set.
     asleep: u8,
+    reserved: u8,
 }
 
 impl Vgic {
@@ -188,6 +192,7 @@ impl Vgic {
             vcpus,
             ctlr: 0,
             asleep: u8::MAX >> (MAX_VCPUS as u8 - vcpus),
+            reserved: 0,
         };
         gic.cpus[0].spis = u64::MAX;
         gic

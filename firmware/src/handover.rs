@@ -1,0 +1,452 @@
+//! Hand-over: the running image is replaced by the next one under VMs that stand still for a moment; the one before stays in memory
+//! and comes back until the next one is confirmed.
+//!
+//! Before: [`crate::life`] and [`crate::commands`], who ask. After: [`salp_hw::handover`], which goes to another image, and in that
+//! one [`take_over`].
+//!
+//! - [`submit`] copies and checks the next image while VMs run. Then every CPU comes to [`serve`] with nothing loaded; all but the
+//!   first wait at their doors, and that one writes the records ([`records`]) and jumps.
+//! - The next image makes all VMs anew out of the records, in the frames that they had. It takes no frame and writes to no table and
+//!   no guest: until it [runs the VMs](salp_hw::handover::trust) the one before finds everything as it was in the same records,
+//!   and begins again with them, as the next one did.
+//! - From then on only the next one knows how the VMs are. If nobody confirms it in time, it hands over to the one before: by new
+//!   records, which is the same in the other direction.
+
+mod records;
+
+use crate::console::log;
+use crate::machine::{self, Store};
+use crate::monitor;
+use crate::operation::{self, Answer, Asker};
+use crate::{images, watch};
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+pub use records::{Found, adopt_pool};
+use salp_core::addr::Pa;
+use salp_core::frames::{FrameStore, Frames, Kind};
+use salp_core::sched::VcpuRef;
+use salp_hvc::handover::{
+    FAILED_REFUSED, FAILED_UNCONFIRMED, Header, MAGIC, OFFER, Offer, PAGE, ROOM, Side, VERSION, failure,
+};
+use salp_hvc::{packed, status};
+use salp_hw::handover::{self as hw, Head};
+use salp_hw::lock::{Mutex, relax};
+use salp_hw::{boot, cpu, gic};
+use zerocopy::{FromBytes, FromZeros};
+
+/// How long the next image has until it runs the VMs, in milliseconds.
+const PATIENCE_MS: u64 = 5000;
+
+/// How long it has until it is confirmed, in milliseconds; `handover-trial=MS` on EL2's command line says otherwise.
+const TRIAL_MS: u64 = 30_000;
+
+/// The slot in a header's asker that stands for the monitor.
+const MONITOR: u64 = u64::MAX;
+
+/// A hand-over that is to be done when every CPU is free.
+#[derive(Clone, Copy)]
+struct Wish {
+    head: Head,
+    next: Side,
+    asker: [u64; 4],
+    /// Why this image gives up, if that is it: `FAILED_…`.
+    failed: u32,
+}
+
+/// How it went so far.
+struct State {
+    /// How many hand-overs there were.
+    count: u64,
+    /// Why the last one failed.
+    failed: u32,
+    /// The header of one that is not confirmed.
+    trial: Option<Head>,
+    /// Until when it must be, by the counter.
+    until: u64,
+}
+
+static WISH: Mutex<Option<Wish>> = Mutex::new(None);
+static IS_WANTED: AtomicBool = AtomicBool::new(false);
+static STATE: Mutex<State> = Mutex::new(State { count: 0, failed: 0, trial: None, until: 0 });
+/// The CPUs that run, one bit each.
+static CPUS: AtomicU8 = AtomicU8::new(0);
+/// The first CPU lets the others begin.
+static MAY_BEGIN: AtomicBool = AtomicBool::new(false);
+
+/// Returns true if this CPU's vCPU is to leave because of a hand-over.
+#[inline]
+pub fn is_wanted() -> bool {
+    IS_WANTED.load(Ordering::Relaxed)
+}
+
+/// Notes that a CPU has come, and lets it wait until the first one has made the VMs.
+pub fn arrive(index: usize) {
+    CPUS.fetch_or(1 << index, Ordering::AcqRel);
+    if index != 0 {
+        while !MAY_BEGIN.load(Ordering::Acquire) {
+            if let Some(head) = boot::get().handed.filter(|_| hw::has_failed()) {
+                head.wait(index);
+            }
+            cpu::wait_for_event();
+        }
+    }
+    gic::listen_to_timer_alone(false);
+}
+
+/// Lets the other CPUs begin.
+pub fn begin() {
+    MAY_BEGIN.store(true, Ordering::Release);
+    cpu::send_event();
+}
+
+/// Replaces this image by the image with this identifier, or a fresh copy of its own if that is 0. Returns the answer if it is not
+/// done; else the asker gets it later.
+pub fn submit(image: u64, asker: Asker) -> Option<Answer> {
+    let asker = match asker {
+        Asker::Nobody => [0; 4],
+        Asker::Monitor => [MONITOR, 0, 0, 0],
+        Asker::Vcpu { vcpu, vm, life } => [vcpu.slot() as u64 + 1, vcpu.index() as u64, vm, life.into()],
+    };
+    // One at a time: who asks meanwhile finds it there.
+    let mut wish = WISH.lock();
+    if wish.is_some() {
+        return Some(Answer::of(status::BUSY));
+    }
+    if STATE.lock().trial.is_some() {
+        return Some(Answer::of(status::WRONG_STATE));
+    }
+    match prepare(image) {
+        Ok((head, next)) => {
+            *wish = Some(Wish { head, next, asker, failed: 0 });
+            drop(wish);
+            want();
+            None
+        }
+        Err(error) => Some(Answer::of(error)),
+    }
+}
+
+/// Makes every CPU come to [`serve`].
+fn want() {
+    IS_WANTED.store(true, Ordering::Release);
+    machine::kick(CPUS.load(Ordering::Acquire));
+}
+
+/// Puts the next image where it will run. Returns a frame for the header, and the image's memory.
+fn prepare(image: u64) -> Result<(Head, Side), i64> {
+    let (block, room, frame) = Store.with(|frames| {
+        let block = frames.alloc_frames(Kind::Hyp).map_err(|_| status::NO_MEMORY)?;
+        let room = frames.alloc_frames(Kind::Hyp);
+        let frame = frames.alloc(Kind::Hyp);
+        match (room, frame) {
+            (Ok(room), Ok(frame)) => Ok((block, room, frame)),
+            (room, frame) => {
+                let whole = |at: Pa| at..Pa(at.0 + ROOM);
+                frames.give_up(whole(block));
+                room.into_iter().for_each(|room| frames.give_up(whole(room)));
+                frame.into_iter().for_each(|frame| frames.free(frame));
+                Err(status::NO_MEMORY)
+            }
+        }
+    })?;
+    let next = boot::get().next_side(block, room);
+    let copied = if image == 0 { Ok(hw::copy_self(block)) } else { images::copy_out(image, block, ROOM) };
+    if let Err(error) = copied.and_then(|size| verify(block, size)) {
+        Store.with(|frames| {
+            give_up(frames, &next);
+            frames.free(frame);
+        });
+        return Err(error);
+    }
+    Ok((Head::new(frame, &Header::new_zeroed()), next))
+}
+
+/// Checks the image that was copied to `block`, before any VM stands still for it, and makes it ready to be started. Whatever is to
+/// be known of an image before it runs is looked at here.
+fn verify(block: Pa, size: u64) -> Result<(), i64> {
+    const IMAGE_SIZE: usize = 16;
+    const ARM64: core::ops::Range<usize> = 56..60;
+    let start = &hw::sheet(block).0;
+    let (offer, _) = start
+        .get(OFFER as usize..)
+        .and_then(|bytes| Offer::read_from_prefix(bytes).ok())
+        .filter(|(offer, _)| offer.magic == MAGIC && start.get(ARM64) == Some(b"ARM\x64"))
+        .ok_or(status::INVALID)?;
+    let (image_size, _) = start
+        .get(IMAGE_SIZE..)
+        .and_then(|bytes| u64::read_from_prefix(bytes).ok())
+        .filter(|(image_size, _)| (size..=ROOM).contains(image_size))
+        .ok_or(status::INVALID)?;
+    let is_place = offer.packed.is_multiple_of(PAGE as u64) && offer.packed.saturating_add(PAGE as u64) <= size;
+    if !is_place || !(offer.versions[0]..=offer.versions[1]).contains(&VERSION) {
+        return Err(status::INVALID);
+    }
+    let area = &hw::sheet(Pa(block.0 + offer.packed)).0;
+    let (area, _) = packed::Header::read_from_prefix(area).map_err(|_| status::INVALID)?;
+    let end = offer.packed.checked_add(area.total_size.get());
+    if area.magic != packed::MAGIC || end.is_none_or(|end| end > size.next_multiple_of(PAGE as u64) || end > image_size)
+    {
+        return Err(status::INVALID);
+    }
+    hw::finish_copy(block, size);
+    Ok(())
+}
+
+fn give_up(frames: &mut Frames<'_>, side: &Side) {
+    let [a, b] = side.parts;
+    for [start, end] in [side.early, side.nodes, side.room, a, b] {
+        frames.give_up(Pa(start)..Pa(end));
+    }
+}
+
+/// Hands over if that is wanted. No vCPU is loaded on this CPU, and no lock is held.
+pub fn serve(index: usize) {
+    if !is_wanted() {
+        return;
+    }
+    let Some(wish) = *WISH.lock() else { return };
+    if index != 0 {
+        wish.head.wait(index);
+    }
+    let others = CPUS.load(Ordering::Acquire) & !1;
+    for other in (0..8).filter(|other| others >> other & 1 != 0) {
+        while !wish.head.is_waiting(other) {
+            relax();
+        }
+    }
+    let error = hand_over(&wish);
+    // Nobody has left: everything goes on.
+    log!("no hand-over: the machine has no memory for records");
+    Store.with(|frames| {
+        if wish.failed == 0 {
+            give_up(frames, &wish.next);
+        }
+    });
+    IS_WANTED.store(false, Ordering::Release);
+    *WISH.lock() = None;
+    restart_others(wish.head);
+    Store.with(|frames| frames.free(wish.head.frame()));
+    answer(wish.asker, Answer::of(error));
+}
+
+/// Writes the records and starts the next image. Returns why not.
+fn hand_over(wish: &Wish) -> i64 {
+    let began = cpu::counter();
+    let boot = boot::get();
+    let before = STATE.lock().trial.take();
+    if let Some(head) = before {
+        // What it says is no longer true, and is not needed: this image is trusted with nothing any more.
+        records::discard(head);
+    }
+    let Ok((first, pages)) = records::write() else { return status::NO_MEMORY };
+    let ticks = |ms: u64| cpu::counter_frequency() / 1000 * ms;
+    let trial = boot.board.option("handover-trial").and_then(|text| text.parse().ok()).unwrap_or(TRIAL_MS);
+    let [frames, merger] = boot.shared_tables();
+    let header = Header {
+        magic: MAGIC,
+        version: VERSION,
+        starting: 1,
+        sides: [boot.side, wish.next],
+        device_tree: boot.loaded.device_tree.as_ptr() as u64,
+        first: first.0,
+        pages,
+        frames,
+        merger,
+        boot_set: machine::get().boot_set.0,
+        deadline: began + ticks(PATIENCE_MS),
+        count: STATE.lock().count + 1,
+        trial: ticks(trial),
+        began,
+        way_back: hw::way_back().0,
+        failed: wish.failed,
+        asker: wish.asker,
+        cpus: CPUS.load(Ordering::Acquire).into(),
+        doors: wish.head.get().doors,
+        ..Header::new_zeroed()
+    };
+    wish.head.put(&header);
+    wish.head.start()
+}
+
+/// Lets the CPUs that wait at the doors of this header come to this image.
+fn restart_others(head: Head) {
+    let others = CPUS.load(Ordering::Acquire) & !1;
+    for index in (1..boot::get().board.cpus.len()).filter(|index| others >> index & 1 != 0) {
+        let _ = boot::get().start_cpu(index, Some(head));
+        // Until it is gone the door is its own.
+        while head.is_waiting(index) {
+            relax();
+        }
+    }
+}
+
+/// Fails on the operator's request (`handover-fault=STEP:panic`, `:hang`, `:refuse` or `:exception` on EL2's command line), if this
+/// image has just been handed over to: to see that the one before comes back.
+pub fn fault(step: &str) {
+    let wanted = boot::get().board.option("handover-fault").and_then(|fault| fault.split_once(':'));
+    let Some((_, how)) = wanted.filter(|(at, _)| *at == step && hw::is_on_trial()) else { return };
+    match how {
+        "panic" => panic!("the operator asked for it ({step})"),
+        "hang" => loop {
+            relax();
+        },
+        "refuse" => refuse(format_args!("the operator asked for it ({step})")),
+        "exception" => machine::overflow(),
+        _ => {}
+    }
+}
+
+fn refuse(why: core::fmt::Arguments<'_>) -> ! {
+    hw::go_back(FAILED_REFUSED, why);
+    panic!("{why}")
+}
+
+/// Checks what this image was handed, and takes the frame table over. It goes back if that cannot be.
+pub fn examine(head: Head, banks: &[Range<Pa>], storage: &'static mut [u64]) -> (Frames<'static>, Found) {
+    fault("start");
+    let header = head.get();
+    let found = records::check(&header, banks, storage).unwrap_or_else(|error| refuse(format_args!("{error}")));
+    let mut state = STATE.lock();
+    state.count = header.count;
+    state.failed = header.failed;
+    fault("check");
+    found
+}
+
+/// Makes the VMs out of the records and runs them. Called by the first CPU of an image that was handed over to, or has come back;
+/// the others wait at their doors.
+pub fn take_over(head: Head, found: &Found) {
+    let header = head.get();
+    records::adopt(&header, found).unwrap_or_else(|error| refuse(format_args!("{error}")));
+    fault("adopt");
+    let is_complete = call_others(head, &header);
+    fault("cpus");
+    let came_back = header.starting == 0 || header.failed != 0;
+    hw::trust();
+    let pause = machine::nanoseconds(cpu::counter().wrapping_sub(header.began)) / 1000;
+    if came_back {
+        let text = header.reason.get(..header.reason_length as usize).unwrap_or_default();
+        let text = core::str::from_utf8(text).unwrap_or_default();
+        let separator = if text.is_empty() { "" } else { ": " };
+        log!(
+            "hand-over {}: the next image did not take over, {}{separator}{text}; the one before goes on with {} VMs",
+            header.count,
+            failure(header.failed),
+            found.vms
+        );
+        if header.failed == salp_hvc::handover::FAILED_EXCEPTION {
+            let [esr, elr, far] = header.exception;
+            log!("  ESR {esr:#x}  PC {elr:#x}  FAR {far:#x}");
+        }
+        finish(head, (usize::from(header.starting == 0), is_complete));
+        answer(header.asker, Answer::of(status::FAILED));
+    } else {
+        let until = cpu::counter().saturating_add(header.trial);
+        {
+            let mut state = STATE.lock();
+            state.trial = Some(head);
+            state.until = until;
+        }
+        watch::remind(until);
+        log!("hand-over {}: goes on with {} VMs after {pause} us, to be confirmed", header.count, found.vms);
+        answer(header.asker, Answer { status: status::OK, values: [header.count, 0, 0] });
+    }
+}
+
+/// Gets the CPUs here that wait at their doors, or are about to. Returns true if all came that the image before had.
+fn call_others(head: Head, header: &Header) -> bool {
+    let second = cpu::counter_frequency();
+    let until = cpu::counter() + second / 2;
+    let others = (1..boot::get().board.cpus.len()).filter(|index| header.cpus >> index & 1 != 0);
+    let mut wanted = 0;
+    for index in others {
+        while !head.is_waiting(index) && cpu::counter() < until {
+            relax();
+        }
+        if !head.is_waiting(index) {
+            log!("CPU {index} is lost: the image before still has it");
+            continue;
+        }
+        match boot::get().start_cpu(index, Some(head)) {
+            Ok(()) => wanted |= 1u8 << index,
+            Err(error) => log!("CPU {index} did not come: {error}"),
+        }
+    }
+    while CPUS.load(Ordering::Acquire) & wanted != wanted {
+        let told = head.get().failed;
+        if told != header.failed {
+            // Another CPU has failed, and said why.
+            hw::go_back(told, format_args!(""));
+        }
+        relax();
+    }
+    u64::from(wanted) | 1 == header.cpus | 1
+}
+
+/// Gives up what a hand-over took, and the image that is this side of it, unless a CPU may still be in that.
+fn finish(head: Head, (side, is_left): (usize, bool)) {
+    let header = head.get();
+    records::discard(head);
+    if let Some(side) = header.sides.get(side).filter(|_| is_left) {
+        Store.with(|frames| give_up(frames, side));
+    }
+    machine::get().memory_may_be_back();
+}
+
+/// Confirms this image: the one before is given up.
+///
+/// # Errors
+///
+/// There is nothing to confirm: a status.
+pub fn confirm() -> Result<(), i64> {
+    let (head, count) = {
+        let mut state = STATE.lock();
+        (state.trial.take().ok_or(status::WRONG_STATE)?, state.count)
+    };
+    finish(head, (0, true));
+    log!("hand-over {count}: confirmed");
+    Ok(())
+}
+
+/// Returns how many hand-overs there were, whether one waits to be confirmed, and why the last one failed.
+pub fn state() -> [u64; 3] {
+    let state = STATE.lock();
+    [state.count, state.trial.is_some().into(), state.failed.into()]
+}
+
+/// Gives this image up if it should have been confirmed by now.
+pub fn look(now: u64) {
+    let state = STATE.lock();
+    let Some(head) = state.trial else { return };
+    if now < state.until {
+        return watch::remind(state.until);
+    }
+    let mut wish = WISH.lock();
+    if wish.is_some() {
+        return;
+    }
+    let Ok(frame) = Store.with(|frames| frames.alloc(Kind::Hyp)) else {
+        return watch::remind(now + cpu::counter_frequency());
+    };
+    let back = head.get().sides[0];
+    *wish = Some(Wish {
+        head: Head::new(frame, &Header::new_zeroed()),
+        next: back,
+        asker: [0; 4],
+        failed: FAILED_UNCONFIRMED,
+    });
+    drop((wish, state));
+    log!("nobody has confirmed this image: the one before comes back");
+    want();
+}
+
+fn answer([slot, vcpu, vm, life]: [u64; 4], answer: Answer) {
+    match slot {
+        0 => {}
+        MONITOR => monitor::tell(answer),
+        _ => {
+            let vcpu = VcpuRef::new(slot as usize - 1, vcpu as usize);
+            operation::deliver(Asker::Vcpu { vcpu, vm, life: life as u32 }, answer);
+        }
+    }
+}
