@@ -329,7 +329,7 @@ pub fn take_over(head: Head, found: &Found) {
         let text = core::str::from_utf8(text).unwrap_or_default();
         let separator = if text.is_empty() { "" } else { ": " };
         log!(
-            "hand-over {}: the next image did not take over, {}{separator}{text}; the one before goes on with {} VMs",
+            "hand-over {}: the next image did not take over, {}{separator}{text}; the one before goes on with {} VMs after {pause} us",
             header.count,
             failure(header.failed),
             found.vms

@@ -5,6 +5,7 @@
 use core::fmt;
 
 use salp_hvc::calls::{self, CloneRequest, MAX_CONFIG, MachineInfo, NAME, VmInfo, VmMemory};
+use salp_hvc::handover::{CONFIRM, HANDOVER, HANDOVER_STATE};
 use salp_hvc::manager::{self, NicChange, NicInfo};
 use salp_hvc::status;
 use zerocopy::{FromZeros, IntoBytes};
@@ -372,4 +373,21 @@ pub fn recall(record: u64, room: &mut [u8]) -> Answer<usize> {
 
 fn address_of(bytes: &[u8]) -> u64 {
     bytes.as_ptr().expose_provenance() as u64
+}
+
+/// Replaces the hypervisor under this guest and all others by an image, or by a fresh copy of itself if that is 0. Returns in the
+/// next one, with its number, unless that fails.
+pub fn handover(image: u64) -> Answer<u64> {
+    call(HANDOVER, [image]).map(|[count, ..]| count)
+}
+
+/// Gives up the hypervisor that was replaced last: the present one is well.
+pub fn confirm() -> Answer<()> {
+    call(CONFIRM, []).map(drop)
+}
+
+/// Returns how many hypervisors there were before this one, whether this one waits to be confirmed, and why the last one failed, or
+/// 0.
+pub fn handover_state() -> Answer<(u64, bool, u64)> {
+    call(HANDOVER_STATE, []).map(|[count, waits, failed, ..]| (count, waits == 1, failed))
 }

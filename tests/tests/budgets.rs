@@ -3,7 +3,7 @@
 use salp_qemu::image::{BUDGET, build_salp_guest};
 use salp_tests::figures::{self, FIGURES};
 use salp_tests::machine::image;
-use salp_tests::{Setup, clones, guest, network};
+use salp_tests::{Setup, clones, guest, handovers, network};
 
 #[test]
 fn the_release_image_is_small() {
@@ -44,6 +44,17 @@ fn frames_cost_no_more_than_budgeted() {
     let measured = network::measure();
     let over: Vec<_> = network::FIGURES.iter().filter_map(|figure| figure.excess(&measured)).collect();
     assert!(over.is_empty(), "{}\nall: {measured:#?}", over.join("\n"));
+}
+
+#[test]
+fn vms_stand_still_for_a_hand_over_no_longer_than_budgeted_whatever_the_memory() {
+    let measured = handovers::measure();
+    let over: Vec<_> = handovers::FIGURES.iter().filter_map(|figure| figure.excess(&measured)).collect();
+    assert!(over.is_empty(), "{}\nall: {measured:#?}", over.join("\n"));
+    let (group, percent) = handovers::EQUAL;
+    let values = group.iter().map(|&name| measured[name]);
+    let (least, most) = (values.clone().min(), values.max());
+    assert!(most <= least.map(|least| least + least * percent / 100), "{group:?} differ: {measured:#?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@
 //! | `tour` | `frozen then=wait` | every call, and every refusal: see [`tour`] |
 //! | `life` | `frozen then=wait` | the calls about what outlives a manager: see [`life`] |
 //! | `watched` | `spin` | fails in every way, and is brought back: see [`watched`] |
+//! | `replace` | `frozen then=off`, or none | has the hypervisor replaced: see [`replace`] |
 //! | `plug` | | what is done to NICs: see [`plug`] |
 //! | `denied` | | the same without the capability |
 //!
@@ -26,6 +27,7 @@ mod measure;
 mod memory;
 mod plug;
 mod power;
+mod replace;
 mod storm;
 mod tour;
 mod watched;
@@ -59,6 +61,7 @@ pub fn main() {
         "tour" => return tour::main(),
         "life" => return life::main(),
         "watched" => watched::main(),
+        "replace" => replace::main(),
         "plug" => return plug::main(),
         "denied" => return tour::denied(),
         other => fail(format_args!("there is nothing like do={other}")),
