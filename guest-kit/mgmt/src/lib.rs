@@ -2,7 +2,7 @@
 //! [`Hypervisor`](hypervisor::Hypervisor). Runs on the host in tests, and in the guest of this package's program.
 //!
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, [`query`] parameters) → [`table`] (which
-//! resource) → [`resources`] (what it says and does; [`images`],
+//! resource; published by [`openapi`]) → [`resources`] (what it says and does; [`images`],
 //! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
 //! (accounts and sessions), [`audit`] (who changed what), [`events`] (what became of VMs), [`flow`] (bodies and answers that are
 //! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
@@ -26,6 +26,7 @@ pub mod http;
 pub mod hypervisor;
 pub mod images;
 pub mod message;
+pub mod openapi;
 pub mod query;
 pub mod resources;
 pub mod service;

@@ -13,6 +13,12 @@ use crate::http::Request;
 use crate::message::{Failure, Message};
 use crate::service;
 
+#[cfg(test)]
+std::thread_local! {
+    /// Members that a test's thread has asked bodies for.
+    pub static ASKED: core::cell::RefCell<alloc::collections::BTreeSet<String>> = Default::default();
+}
+
 /// The members of a body that have not been asked for, and what is wrong so far.
 #[derive(Debug)]
 pub struct Body {
@@ -85,9 +91,16 @@ impl Body {
         value
     }
 
+    /// Removes a member and returns it, if it is there.
+    fn ask(&mut self, name: &str) -> Option<Value> {
+        #[cfg(test)]
+        ASKED.with_borrow_mut(|asked| asked.insert(self.way.clone() + name));
+        self.members.remove(name)
+    }
+
     /// Takes a member that `read` makes something of, if it is there.
     fn take<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Result<T, &'static str>) -> Option<T> {
-        let value = self.members.remove(name)?;
+        let value = self.ask(name)?;
         self.taken += 1;
         read(&value).map_err(|what| self.complain(what, name, &value)).ok()
     }
@@ -203,7 +216,7 @@ impl Body {
 
     /// Takes an object and reads its members.
     pub fn inside<T>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> T) -> Option<T> {
-        let value = self.members.remove(name)?;
+        let value = self.ask(name)?;
         self.enter(name, value, read)
     }
 
@@ -224,7 +237,7 @@ impl Body {
 
     /// Takes a list of objects, at most so many, and reads the members of each.
     pub fn each<T>(&mut self, name: &str, most: usize, mut read: impl FnMut(&mut Self) -> T) -> Option<Vec<T>> {
-        let value = self.members.remove(name)?;
+        let value = self.ask(name)?;
         let Value::Array(items) = value else {
             self.complain("type", name, &value);
             return None;

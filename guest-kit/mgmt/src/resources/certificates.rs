@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::body::Body;
+use super::fields::{Field, Shape, field, needed, needed_link};
 use super::network::HTTPS;
 use super::{Call, Outcome, collection, time};
 use crate::message::Failure;
@@ -18,6 +19,9 @@ const SERVICE: &str = "/redfish/v1/CertificateService";
 
 /// The longest chain, in bytes: it is kept as one record with the key.
 const MOST: usize = 12 << 10;
+
+/// The most alternative names.
+const MOST_NAMES: usize = 16;
 
 /// Returns where certificates of the server are.
 pub fn collection_path() -> String {
@@ -54,6 +58,29 @@ pub fn service(_: &mut Call<'_>) -> Result<Outcome, Failure> {
 const ALGORITHM: &str = "TPM_ALG_ECDSA";
 const CURVE: &str = "TPM_ECC_NIST_P256";
 const TYPES: [&str; 2] = ["PEM", "PEMchain"];
+/// An attribute of a certificate's subject.
+const ATTRIBUTE: Shape = Shape::Text("^[^\\u0000-\\u001f\\u007f-\\u009f]{1,64}$");
+
+/// What a certificate is asked for with.
+pub const REQUEST: &[Field] = &[
+    needed_link("CertificateCollection"),
+    field("Country", Shape::Text("^[A-Za-z]{2}$")),
+    field("State", ATTRIBUTE),
+    field("City", ATTRIBUTE),
+    field("Organization", ATTRIBUTE),
+    field("OrganizationalUnit", ATTRIBUTE),
+    needed("CommonName", ATTRIBUTE),
+    field("AlternativeNames", Shape::Texts(MOST_NAMES, "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,64}$")),
+    field("KeyPairAlgorithm", Shape::Word(&[ALGORITHM])),
+    field("KeyCurveId", Shape::Word(&[CURVE])),
+];
+
+/// What a certificate is replaced by.
+pub const REPLACEMENT: &[Field] = &[
+    needed_link("CertificateUri"),
+    needed("CertificateType", Shape::Word(&TYPES)),
+    needed("CertificateString", Shape::Text("^-----BEGIN CERTIFICATE-----")),
+];
 
 /// Answers where certificates are.
 pub fn locations(_: &mut Call<'_>) -> Result<Outcome, Failure> {
@@ -122,7 +149,7 @@ pub fn generate(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     }
     let common = attributes.iter().find(|(id, _)| *id == 3).map(|(_, text)| text.clone());
     body.needed("CommonName", &common);
-    let alternatives = body.texts("AlternativeNames", 16, is_text);
+    let alternatives = body.texts("AlternativeNames", MOST_NAMES, is_text);
     body.word("KeyPairAlgorithm", &[ALGORITHM]);
     body.word("KeyCurveId", &[CURVE]);
     body.finish()?;

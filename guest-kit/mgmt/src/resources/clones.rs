@@ -4,15 +4,50 @@
 use alloc::vec::Vec;
 
 use salp_hvc::bootset::MAX_NICS;
-use salp_hvc::calls::MAX_CLONES;
+use salp_hvc::calls::{MAX_CLONES, MAX_CONFIG};
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::fields::{Field, NAME, RATE, SEGMENT, Shape, VLAN, field, needed, needed_link};
 use super::nics::{self, Wish};
 use super::systems::{act, find, path, value};
 use super::{Call, Outcome, read_uuid, snapshots};
 use crate::hypervisor::{self, Answer, Cloning, Hypervisor, is_name};
 use crate::message::Failure;
+
+/// What clones are to be like.
+pub const CLONE: &[Field] = &[
+    field("Name", NAME),
+    field("Count", Shape::Number(1, MAX_CLONES as u64)),
+    field(
+        "Config",
+        Shape::List(
+            MAX_CONFIG / 2,
+            &[needed("Key", Shape::Text("^[!-<>-~]{1,100}$")), needed("Value", Shape::Text("^[ -~]{0,200}$"))],
+        ),
+    ),
+    field("UUID", Shape::Text("^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")),
+    field(
+        "NicsToUpdate",
+        Shape::List(
+            MAX_NICS as usize,
+            &[
+                needed("Id", Shape::Text("^[0-9]$")),
+                field("InterfaceEnabled", Shape::Flag),
+                field("Segment", SEGMENT),
+                VLAN,
+                RATE,
+            ],
+        ),
+    ),
+    field("DisconnectAllNics", Shape::Flag),
+];
+
+/// What a snapshot is to be called.
+pub const SNAPSHOT: &[Field] = &[needed("Name", NAME)];
+
+/// What a VM goes back to.
+pub const REVERT: &[Field] = &[needed_link("Snapshot")];
 
 /// Makes clones of the VM of the path.
 pub fn instant_clone(call: &mut Call<'_>) -> Result<Outcome, Failure> {

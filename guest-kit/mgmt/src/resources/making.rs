@@ -9,6 +9,7 @@ use salp_hvc::bootset::{MAX_NICS, MAX_RAM, MAX_VCPUS, NicRecord};
 use salp_hvc::calls::STATE_OFF;
 
 use super::body::Body;
+use super::fields::{Field, NAME, RATE, SEGMENT, Shape, VLAN, field, needed};
 use super::nics::{MAX_RATE, vlan};
 use super::systems::{BOOT_ENABLED, BOOT_TARGETS, find, path, value};
 use super::{Call, Outcome};
@@ -23,8 +24,87 @@ const MIN_RAM: u64 = 1 << 20;
 /// The RAM of a VM that does not say how much it wants.
 const DEFAULT_RAM: u64 = 512 << 20;
 
+const COUNT: Field = field("ProcessorSummary", Shape::Object(&[field("Count", Shape::Number(1, MAX_VCPUS as u64))]));
+const RAM: Field =
+    field("MemorySummary", Shape::Object(&[field("TotalSystemMemoryGiB", Shape::Gibibytes(MIN_RAM, MAX_RAM))]));
+const BOOT: Field = field(
+    "Boot",
+    Shape::Object(&[
+        field("BootSourceOverrideEnabled", Shape::Word(&BOOT_ENABLED)),
+        field("BootSourceOverrideTarget", Shape::Word(&BOOT_TARGETS)),
+    ]),
+);
+const INITRD: Field = field("Initrd", Shape::LinkOrNull);
+const COMMAND_LINE: Field = field("CommandLine", Shape::Text("^[^\\u0000-\\u001f\\u007f-\\u009f]{0,2047}$"));
+const RESTARTS: Field = field("RestartPolicy", Shape::Word(&[restart_policy(false), restart_policy(true)]));
+const SMALL_PAGES: Field = field("SmallPages", Shape::Flag);
+const LOAD: Field = field("LoadAddress", Shape::Number(1, u64::MAX));
+const ENTRY: Field = field("EntryAddress", Shape::Number(1, u64::MAX));
+const NICS: Field = field(
+    "NetworkInterfaces",
+    Shape::List(
+        MAX_NICS as usize,
+        &[
+            needed("Segment", SEGMENT),
+            VLAN,
+            field("MACAddress", Shape::Text("^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$")),
+            field("IPv4Address", Shape::Text("^[0-9]{1,3}(\\.[0-9]{1,3}){3}$")),
+            field("IPv6Address", Shape::Text("^[0-9a-fA-F:.]{2,45}$")),
+            RATE,
+        ],
+    ),
+);
+
+/// What a VM is made of.
+pub const NEW_SYSTEM: &[Field] = &[
+    needed("Name", NAME),
+    COUNT,
+    RAM,
+    BOOT,
+    needed(
+        "Oem",
+        Shape::Object(&[needed(
+            "Salp",
+            Shape::Object(&[
+                needed("Kernel", Shape::Link),
+                INITRD,
+                COMMAND_LINE,
+                RESTARTS,
+                SMALL_PAGES,
+                LOAD,
+                ENTRY,
+                NICS,
+            ]),
+        )]),
+    ),
+];
+
+/// What can be changed of a VM that is off.
+pub const SYSTEM: &[Field] = &[
+    field("Name", NAME),
+    COUNT,
+    RAM,
+    BOOT,
+    field(
+        "Oem",
+        Shape::Object(&[field(
+            "Salp",
+            Shape::Object(&[
+                field("Kernel", Shape::Link),
+                INITRD,
+                COMMAND_LINE,
+                RESTARTS,
+                SMALL_PAGES,
+                LOAD,
+                ENTRY,
+                NICS,
+            ]),
+        )]),
+    ),
+];
+
 /// Returns the word for what happens when a VM crashes.
-pub fn restart_policy(restarts: bool) -> &'static str {
+pub const fn restart_policy(restarts: bool) -> &'static str {
     if restarts { "OnCrash" } else { "Never" }
 }
 

@@ -12,6 +12,9 @@ use super::{Call, Outcome};
 use crate::hypervisor::{self, name_text};
 use crate::message::Failure;
 
+/// The media type of OpenMetrics.
+pub const OPEN_METRICS: &str = "application/openmetrics-text";
+
 /// Says that this service answers.
 pub fn health(_: &mut Call<'_>) -> Result<Outcome, Failure> {
     Ok(Outcome::Text { kind: "text/plain; charset=utf-8", body: "ok\n".into() })

@@ -6,6 +6,7 @@ pub mod body;
 pub mod certificates;
 pub mod clones;
 pub mod console;
+pub mod fields;
 pub mod hardware;
 pub mod images;
 pub mod logs;

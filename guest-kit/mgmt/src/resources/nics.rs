@@ -8,6 +8,7 @@ use salp_hvc::manager::{LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, NicChange,
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::fields::{Field, RATE, SEGMENT, Shape, VLAN, field};
 use super::systems::{find, mac, path};
 use super::{Call, Outcome, collection};
 use crate::hypervisor::{is_segment, name_text, padded};
@@ -149,6 +150,13 @@ pub fn vlan(body: &mut Body) -> Option<u16> {
         _ => None,
     }
 }
+
+/// What can be changed of a NIC.
+pub const FIELDS: &[Field] = &[
+    field("InterfaceEnabled", Shape::Flag),
+    VLAN,
+    field("Oem", Shape::Object(&[field("Salp", Shape::Object(&[field("Segment", SEGMENT), RATE]))])),
+];
 
 /// Changes a NIC.
 pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {

@@ -3,6 +3,7 @@
 use salp_hvc::calls::{STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING};
 
 use super::body::Body;
+use super::fields::{Field, Shape, needed};
 use super::systems::{act, find};
 use super::{Call, Outcome};
 use crate::hypervisor::{Answer, Hypervisor, Signal};
@@ -32,6 +33,9 @@ pub const RESET_TYPES: [&str; RESETS.len()] = {
     }
     names
 };
+
+/// What a change of power is told.
+pub const RESET: &[Field] = &[needed("ResetType", Shape::Word(&RESET_TYPES))];
 
 /// Changes a VM's power.
 pub fn reset(call: &mut Call<'_>) -> Result<Outcome, Failure> {

@@ -1,12 +1,13 @@
 //! Where clients begin: the root, the OData documents. Before: [`table`](crate::table). After: nothing.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 
 use serde_json::json;
 
 use super::{Call, Outcome, schemas, uuid};
 use crate::message::Failure;
+use crate::openapi;
 
 /// Schemas of resources with their versions, and of collections without.
 pub const SCHEMAS: &[(&str, &str)] = &[
@@ -129,6 +130,11 @@ pub fn metadata(_: &mut Call<'_>) -> Result<Outcome, Failure> {
         "</edmx:Edmx>\n",
     );
     Ok(Outcome::Text { kind: "application/xml", body })
+}
+
+/// Answers the description of this service for programs that read such.
+pub fn openapi(_: &mut Call<'_>) -> Result<Outcome, Failure> {
+    Ok(Outcome::Text { kind: openapi::MEDIA, body: openapi::document().to_string() })
 }
 
 #[cfg(test)]
