@@ -218,7 +218,7 @@ pub fn concrete(route: &Route, all: &BTreeMap<String, Value>) -> String {
         segments.len() >= count && place.split('/').zip(&segments).take(count - 1).all(is_same)
     };
     // The last one, which nothing else is made from.
-    let known = all.keys().filter(fits).next_back();
+    let known = all.keys().rfind(fits);
     let known = known.map(|path| path.split('/').take(count).collect::<Vec<_>>().join("/"));
     // What no link leads to, a schema's text, is found by name.
     known.unwrap_or_else(|| alloc::format!("{place}SalpImage_v1.xml")) + rest
