@@ -10,6 +10,7 @@ use crate::vcpu::Resident;
 use crate::vm::{Fate, Freezer, Vm};
 use core::sync::atomic::Ordering;
 use salp_core::addr::{Ipa, Va};
+use salp_core::agent::{self, Agent};
 use salp_core::calls::psci::Wake;
 use salp_core::calls::{self, Action, Callee};
 use salp_core::context::Context;
@@ -195,6 +196,7 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
         Action::Return(value) => this.context.regs.x[0] = value,
         Action::Return4(values) => this.context.regs.x[..4].copy_from_slice(&values),
         Action::Return8(values) => this.context.regs.x[..8].copy_from_slice(&values),
+        Action::Report(from) => this.context.regs.x[0] = report(this.vm, from) as u64,
         Action::Freeze => {
             answer(this.context, Answer::of(status::OK));
             if !this.vm.freeze_by(Freezer::Call(this.index)) {
@@ -235,6 +237,16 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
         }
     }
     Next::Guest
+}
+
+/// Takes the report of the VM's agent out of its memory. Returns a status.
+fn report(vm: &Vm, from: Ipa) -> i64 {
+    let mut bytes = [0; agent::SIZE];
+    match manage::read(vm, from, &mut bytes) {
+        Ok(()) if vm.hear_agent(|agent, teller, now| agent.report(&bytes, teller, now)) => status::OK,
+        Ok(()) => status::INVALID,
+        Err(status) => status,
+    }
 }
 
 /// Sets the registers that a call of Salp's own returns.
@@ -396,6 +408,11 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
             Some(guest::Command::Freeze) => {
                 // A store that is too late finds the VM frozen all the same.
                 vm.freeze_by(Freezer::Store(index));
+            }
+            Some(guest::Command::Stage(offset, word)) => vm.hear_agent(|agent, _, _| agent.stage(offset, word)),
+            Some(guest::Command::Report) => {
+                // Nonsense is ignored.
+                vm.hear_agent(Agent::report_staged);
             }
             None => {}
         },

@@ -143,6 +143,11 @@ pub fn nanoseconds(ticks: u64) -> u64 {
     (ticks / frequency) * 1_000_000_000 + ticks % frequency * 1_000_000_000 / frequency
 }
 
+/// Returns for how long EL2 runs, in nanoseconds.
+pub fn uptime() -> u64 {
+    nanoseconds(cpu::counter().wrapping_sub(get().started))
+}
+
 /// Returns the wall-clock time, in nanoseconds since 1970.
 pub fn wall_clock_ns() -> u64 {
     let frequency = cpu::counter_frequency().max(1);

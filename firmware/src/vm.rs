@@ -14,6 +14,7 @@ use crate::watch::Watch;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use salp_core::addr::Pa;
+use salp_core::agent::{Agent, Teller};
 use salp_core::bootset::VmSpec;
 use salp_core::calls::psci::Power;
 use salp_core::context::Context;
@@ -28,10 +29,12 @@ use salp_core::sched::{VCPUS_PER_VM, VcpuRef};
 use salp_core::scrollback::{PAGE, Scrollback};
 use salp_core::stage2::{AddressSpace, CreateError, Fault, MapError, MemAttr, Policy};
 use salp_core::vgic::{VcpuSet, Vgic};
+use salp_hvc::agent::AgentInfo;
 use salp_hvc::status;
 use salp_hw::lock::Mutex;
 use salp_hw::memory::{Ram, VmTlb};
 use salp_hw::own::Own;
+use zerocopy::FromZeros;
 
 /// The devices of a VM that are emulated, and what goes with them.
 pub struct Devices {
@@ -118,6 +121,8 @@ pub struct Vm {
     senders: AtomicU32,
     /// Who it is.
     pub identity: Mutex<Identity>,
+    /// What its guest's agent has told.
+    agent: Mutex<Option<Agent>>,
     /// What is to be done when it stands still.
     pub pending: Mutex<Option<Ticket>>,
     /// An operation has it.
@@ -336,6 +341,23 @@ impl Vm {
         Ok(vm)
     }
 
+    /// Gives what the agent of the guest that this VM is now tells, and when, to who takes it.
+    pub fn hear_agent<T>(&self, take: impl FnOnce(&mut Agent, Teller, u64) -> T) -> T {
+        let teller = self.teller();
+        take(self.agent.lock().get_or_insert_default(), teller, machine::uptime())
+    }
+
+    /// Returns what the agent of the guest that this VM is now has told.
+    pub fn agent_info(&self) -> AgentInfo {
+        let teller = self.teller();
+        let info = |agent: &Agent| agent.info(teller, machine::uptime());
+        self.agent.lock().as_ref().map_or(AgentInfo::new_zeroed(), info)
+    }
+
+    fn teller(&self) -> Teller {
+        Teller { epoch: self.identity.lock().epoch, life: self.life.load(Ordering::Relaxed) }
+    }
+
     /// Makes a VM of its parts. It does not run yet.
     #[inline(always)]
     pub fn put_together(machine: &Machine, place: Place, spec: &VmSpec, parts: Parts) -> Self {
@@ -356,6 +378,8 @@ impl Vm {
             senders: AtomicU32::new(if parts.nics.is_some() { u32::MAX } else { 0 }),
             nics: parts.nics,
             identity: Mutex::new(parts.identity),
+            // What the source's agent told is nothing to a copy.
+            agent: Mutex::new(None),
             pending: Mutex::new(None),
             // One that an operation holds from the start has not been started by it yet.
             is_busy: AtomicBool::new(parts.holds & hold::OPERATION != 0),

@@ -4,10 +4,12 @@
 //! - [`calls`]: what guests and managers ask of EL2, and the records that go with it; [`manager`]: more of it, for the
 //!   management guest; [`status`]: what it answers.
 //! - [`device`]: the same for programs that cannot make calls: registers.
+//! - [`agent`]: what a guest tells of itself, by either way.
 //! - [`packed`]: what the image carries behind its code: symbols and the built-in boot set.
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod bootset;
 pub mod calls;
 pub mod device;

@@ -30,6 +30,8 @@ pub const VM_NIC: u32 = BASE | 0x36;
 /// Changes NIC x2 of VM x1 as the [`NicChange`] at x3 says.
 pub const VM_NIC_CHANGE: u32 = BASE | 0x37;
 
+// 0x38 is `agent::VM_AGENT`.
+
 /// [`VM_SIGNAL`]: turn yourself off: the power button is pressed.
 pub const SIGNAL_SHUTDOWN: u64 = 0;
 /// [`VM_SIGNAL`]: shut down and start again: the power button is pressed, and the VM that turns itself off then restarts.

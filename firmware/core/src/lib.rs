@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod agent;
 pub mod bootset;
 pub mod calls;
 pub mod context;

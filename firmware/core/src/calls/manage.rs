@@ -6,6 +6,7 @@ use crate::addr::Ipa;
 use crate::bootset::{MAX_RATE, MAX_VLAN, padded};
 use crate::identity::{Config, Name};
 use crate::net::switch::SegmentName;
+use salp_hvc::agent::VM_AGENT;
 use salp_hvc::calls::{
     CLONE_DISCONNECTED, CloneRequest, MACHINE, MAX_CLONES, MAX_CONFIG, NAME, RESERVE_ALL, VM_CLONE, VM_DESTROY,
     VM_FREEZE, VM_MEMORY, VM_NEXT, VM_REVERT, VM_SNAPSHOT, VM_UNFREEZE,
@@ -37,6 +38,8 @@ pub enum Request {
     Machine { to: Ipa },
     /// Write what is known of a NIC of the VM.
     Nic { vm: u64, index: u64, to: Ipa },
+    /// Write what the VM's agent has told.
+    Agent { vm: u64, to: Ipa },
     /// Change a NIC of the VM as the record says.
     NicChange { vm: u64, index: u64, from: Ipa },
     /// Something about what VMs are made from, or their power.
@@ -59,6 +62,7 @@ pub const fn decode(id: u32, args: [u64; 4]) -> Option<Request> {
         VM_MEMORY => Request::Memory { vm: a, to: Ipa(b) },
         MACHINE => Request::Machine { to: Ipa(a) },
         VM_NIC => Request::Nic { vm: a, index: b, to: Ipa(c) },
+        VM_AGENT => Request::Agent { vm: a, to: Ipa(b) },
         VM_NIC_CHANGE => Request::NicChange { vm: a, index: b, from: Ipa(c) },
         _ => match make::decode(id, args) {
             Some(request) => Request::Make(request),

@@ -19,6 +19,7 @@ pub mod psci;
 pub mod trng;
 pub mod vendor;
 
+use crate::addr::Ipa;
 use crate::identity::Identity;
 use arch::Mitigations;
 use psci::Power;
@@ -38,6 +39,8 @@ pub enum Action {
     Return8([u64; 8]),
     /// Set x0 and x1 to 0 and freeze the VM: when it goes on, this vCPU does so after the call.
     Freeze,
+    /// Take the agent's report at this address of the VM's RAM, set x0 and go on.
+    Report(Ipa),
     /// Do this for a manager, then set the registers of its answer and go on.
     Manage(manage::Request),
     /// Start a vCPU at `entry` with `context` in x0; then set the caller's x0 to 0 and go on.
