@@ -4,6 +4,7 @@
 //!
 //! The source stands still only while its first copy is made; the others are copies of that copy, which has not started.
 
+use crate::events;
 use crate::images;
 use crate::machine::{self, Machine, Store};
 use crate::net;
@@ -18,6 +19,7 @@ use salp_core::stage2::{AddressSpace, ForkError, RevertError};
 use salp_core::vgic::VcpuSet;
 use salp_hvc::calls::MAX_CLONES;
 use salp_hvc::device::GENERATION_INTID;
+use salp_hvc::events::{CREATED, SNAPSHOT};
 use salp_hvc::status;
 use salp_hw::lock::Mutex;
 use salp_hw::memory::Ram;
@@ -109,6 +111,7 @@ pub fn clones(source: &Vm, spec: &CloneSpec, let_go: impl FnOnce()) -> Result<Ma
     }
     for (place, _) in places.iter() {
         if let Some(clone) = machine::slot(place.slot).read().as_deref() {
+            events::tell(clone, CREATED, clone.identity.lock().index);
             start(clone, &activities);
         }
     }
@@ -207,7 +210,10 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
         holds,
     };
     match copy(machine, source, &birth) {
-        Ok(snapshot) => machine.publish(snapshot),
+        Ok(snapshot) => {
+            events::tell(&snapshot, SNAPSHOT, 0);
+            machine.publish(snapshot);
+        }
         Err(error) => {
             machine::directory().lock().give_back(place.slot);
             return Err(error);

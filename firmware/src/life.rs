@@ -1,7 +1,8 @@
-//! Management calls about a manager's own life, and about VMs' consoles and power buttons, carried out.
+//! Management calls about a manager's own life, and about VMs' consoles, power buttons and ends, carried out.
 //!
-//! Before: [`crate::manage`]. After: [`crate::watch`], [`crate::keep`], the VM's devices.
+//! Before: [`crate::manage`]. After: [`crate::watch`], [`crate::keep`], [`crate::events`], the VM's devices.
 
+use crate::events;
 use crate::exits;
 use crate::keep;
 use crate::manage;
@@ -26,6 +27,7 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         }
         Request::Keep { record, from, size } => keep::keep(manager, record, from, size).map(|()| [0; 3]),
         Request::Recall { record, to, room } => keep::recall(manager, record, to, room).map(|size| [size, 0, 0]),
+        Request::ReadEvents { from, to, room, intid } => events::read(manager, from, to, room, intid),
         Request::ReadConsole { vm, position, to, room } => read_console(manager, vm, position, to, room),
         Request::Signal { vm, signal: kind } => return Some(signal(vm, kind)),
         Request::WriteConsole { vm, from, size } => write_console(manager, vm, from, size),

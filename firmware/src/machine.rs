@@ -2,6 +2,7 @@
 //! function, on every CPU.
 
 use crate::console::{self, log};
+use crate::events;
 use crate::images;
 use crate::merge;
 use crate::monitor;
@@ -22,6 +23,8 @@ use salp_core::exit::inject::Features;
 use salp_core::frames::{FrameStore, Frames, Kind};
 use salp_core::identity::{Identity, Name, Seed, Seeds};
 use salp_core::sched::{CpuSet, Scheduler, VcpuRef};
+use salp_hvc::events as event;
+use salp_hvc::manager::{RECOVERY_CRASH, RECOVERY_HANG};
 use salp_hvc::status;
 use salp_hw::boot::{self, Boot};
 use salp_hw::gic::Gic;
@@ -337,7 +340,10 @@ pub fn add_vm(machine: &Machine, spec: &VmSpec) -> Result<Place, VmError> {
     let name = Name::new(spec.name().as_bytes()).ok_or(VmError::NameTaken)?;
     let place = directory().lock().take(&name)?;
     match Vm::new(machine, place, Identity::new(name, &machine.seed()), spec) {
-        Ok(vm) => machine.publish(vm),
+        Ok(vm) => {
+            events::tell(&vm, event::CREATED, 0);
+            machine.publish(vm);
+        }
         Err(error) => {
             directory().lock().give_back(place.slot);
             return Err(error);
@@ -372,6 +378,7 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
     let renamed = directory().lock().rename(slot, &name);
     if renamed.is_ok() {
         core::mem::swap(vm, &mut fresh);
+        events::tell(vm, event::CHANGED, 0);
     }
     drop(guard);
     // What is not in the slot goes. What its description names is the caller's, if that is the new one.
@@ -396,14 +403,14 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
         let fate = if starts_again { Fate::Reset } else { fate };
         let fails = matches!(fate, Fate::Crashed | Fate::Hung);
         let mut again = matches!(fate, Fate::Reset | Fate::Restarted) || fails && vm.spec.restarts_on_crash();
-        let what = match fate {
-            Fate::Off => "is off",
-            Fate::Reset => "restarts",
-            Fate::Destroyed => "is destroyed",
-            Fate::Stopped => "is turned off",
-            Fate::Restarted => "is started again",
-            Fate::Hung => "does not answer",
-            _ => "crashed",
+        let (what, kind) = match fate {
+            Fate::Off => ("is off", event::OFF),
+            Fate::Reset => ("restarts", event::RESTARTED),
+            Fate::Destroyed => ("is destroyed", event::DESTROYED),
+            Fate::Stopped => ("is turned off", event::STOPPED),
+            Fate::Restarted => ("is started again", event::RESET),
+            Fate::Hung => ("does not answer", event::CRASHED),
+            _ => ("crashed", event::CRASHED),
         };
         let back = watch::take_back(vm, fate, what);
         if back.is_none() {
@@ -421,6 +428,16 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
             vm.begin(by_manager);
         } else {
             stays = by_manager || vm.spec.stays() && fate != Fate::Destroyed;
+        }
+        let after = match () {
+            () if again => event::AFTER_AGAIN,
+            () if stays => event::AFTER_OFF,
+            () => event::AFTER_GONE,
+        };
+        match (back, fate) {
+            (Some(true), Fate::Hung) => events::tell(vm, event::TAKEN_BACK, RECOVERY_HANG as u32),
+            (Some(true), _) => events::tell(vm, event::TAKEN_BACK, RECOVERY_CRASH as u32),
+            _ => events::tell(vm, kind, after),
         }
         if stays {
             net::unplug(vm);
@@ -506,6 +523,7 @@ impl Machine {
         vm.restart(self).map_err(VmError::status)?;
         self.join(vm);
         log!("{}: is started", vm.name());
+        events::tell(vm, event::STARTED, 0);
         vm.begin(true);
         if vm.seal() {
             log!("{}: is frozen", vm.name());
@@ -577,6 +595,7 @@ impl Machine {
         for slot in slots() {
             if let Some(vm) = slot.read().as_deref().filter(|vm| vm.is_held_by(vm::hold::NO_MEMORY)) {
                 vm.let_go(vm::hold::NO_MEMORY);
+                events::tell(vm, event::MEMORY_BACK, 0);
             }
         }
     }

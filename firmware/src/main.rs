@@ -8,6 +8,7 @@
 //! - [`make`]: VMs that managers describe, their power, and the [`images`] that they are made from.
 //! - [`life`]: what managers ask for their own lives, and at VMs' consoles; [`keep`]: what outlives them;
 //!   [`watch`]: bringing back managers that fail.
+//! - [`events`]: what becomes of VMs, told to managers.
 //! - [`net`]: NICs, and frames from one VM to others.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -16,6 +17,8 @@
 mod commands;
 #[cfg(target_os = "none")]
 mod console;
+#[cfg(target_os = "none")]
+mod events;
 #[cfg(target_os = "none")]
 mod exits;
 #[cfg(target_os = "none")]

@@ -4,6 +4,7 @@
 //! memory → NICs → vGIC → devices → entropy → scheduler → console, directory, frame table, switch, uplink. Merging only tries the lock of a VM's memory.
 
 use crate::console;
+use crate::events;
 use crate::exits::{self, Next};
 use crate::machine;
 use crate::merge;
@@ -57,6 +58,7 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
             console::serve();
         }
         watch::serve();
+        events::serve();
         let now = cpu::counter();
         let (next, alarm) = {
             let mut scheduler = machine.scheduler.lock();

@@ -5,6 +5,7 @@
 use core::fmt;
 
 use salp_hvc::calls::{self, CloneRequest, MAX_CONFIG, MachineInfo, NAME, VmInfo, VmMemory};
+use salp_hvc::events::EventRecord;
 use salp_hvc::manager::{self, NicChange, NicInfo};
 use salp_hvc::status;
 use zerocopy::{FromZeros, IntoBytes};
@@ -368,6 +369,15 @@ pub fn keep(record: u64, bytes: &[u8]) -> Answer<()> {
 pub fn recall(record: u64, room: &mut [u8]) -> Answer<usize> {
     let address = room.as_mut_ptr().expose_provenance() as u64;
     call(manager::RECALL, [record, address, room.len() as u64]).map(|[size, ..]| size as usize)
+}
+
+/// Reads what became of VMs, from the event with this number on, into `room`: returns how many events, and the number to go on
+/// with. When there is nothing left, the edge-triggered SPI `intid` comes with the next one; none if it is 0.
+pub fn events(from: u64, room: &mut [EventRecord], intid: u32) -> Answer<(usize, u64)> {
+    let address = room.as_mut_ptr().expose_provenance() as u64;
+    let arguments = [from, address, size_of_val(room) as u64, intid.into()];
+    let [count, next, ..] = call(manager::EVENT_READ, arguments)?;
+    Ok(((count as usize).min(room.len()), next))
 }
 
 fn address_of(bytes: &[u8]) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! - [`bootset`]: the VMs that the machine starts with, as the runner (or flash) hands them to EL2.
 //! - [`calls`]: what guests and managers ask of EL2, and the records that go with it; [`manager`]: more of it, for the
-//!   management guest; [`status`]: what it answers.
+//!   management guest; [`events`]: what becomes of VMs; [`status`]: what it answers.
 //! - [`device`]: the same for programs that cannot make calls: registers.
 //! - [`agent`]: what a guest tells of itself, by either way.
 //! - [`packed`]: what the image carries behind its code: symbols and the built-in boot set.
@@ -13,6 +13,7 @@ pub mod agent;
 pub mod bootset;
 pub mod calls;
 pub mod device;
+pub mod events;
 pub mod manager;
 pub mod packed;
 pub mod status;

@@ -88,6 +88,11 @@ pub const KEEP: u32 = BASE | 0x52;
 /// Reads record x1 to the address in x2, as much of it as fits into x3 bytes. x1: the record's size, 0 if there is none.
 pub const RECALL: u32 = BASE | 0x53;
 
+/// Reads what became of VMs: x1 is the number of the first event wanted, x2 the address and x3 the size of the room for
+/// [`EventRecord`](crate::events::EventRecord)s. x1: how many were read; x2: the number to go on with. If x4 is the number of an
+/// SPI and nothing is left to read, it becomes pending in the caller when there is one more event, once.
+pub const EVENT_READ: u32 = BASE | 0x54;
+
 /// [`CHECKPOINT`]: the manager crashed, or turned itself off.
 pub const RECOVERY_CRASH: u64 = 1;
 /// [`CHECKPOINT`]: its heartbeat did not come.

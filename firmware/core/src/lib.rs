@@ -13,6 +13,7 @@ pub mod context;
 pub mod dev;
 pub mod directory;
 pub mod entropy;
+pub mod events;
 pub mod exit;
 pub mod frames;
 pub mod identity;

@@ -12,6 +12,7 @@ mod view;
 mod wait;
 
 use crate::console::log;
+use crate::events;
 use crate::machine;
 use crate::merge;
 use crate::vcpu::Resident;
@@ -29,6 +30,7 @@ use salp_core::net::switch::{PORTS, Route, Switch};
 use salp_core::stage2::AddressSpace;
 use salp_core::vgic::{AccessSize, VcpuSet};
 use salp_hvc::bootset::{MAX_NICS, VIRTIO_INTID};
+use salp_hvc::events::NIC_CHANGED;
 use salp_hvc::manager::NicInfo;
 use salp_hvc::status;
 use salp_hw::lock::{Mutex, relax};
@@ -161,6 +163,7 @@ pub fn change(vm: &Vm, index: u64, order: &NicOrder) -> Result<(), i64> {
     }
     let told = refresh_lines(vm);
     vm.notify(told);
+    events::tell(vm, NIC_CHANGED, index as u32);
     Ok(())
 }
 
