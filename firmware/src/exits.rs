@@ -1,6 +1,7 @@
 //! What a guest asked for, carried out: core decides, this file moves the answer to where it belongs.
 
 use crate::console;
+use crate::drive;
 use crate::machine::{self, ENOUGH, Store};
 use crate::manage;
 use crate::merge;
@@ -359,6 +360,10 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
         Device::Virtio(nic) => match net::access(this, nic, offset, size, is_write.then_some(written))? {
             NicAccess::Done(read) => value = read,
             // The store is still to come when the guest goes on.
+            NicAccess::Again => return Some(Next::Guest),
+        },
+        Device::Drive => match drive::access(this, offset, size, is_write.then_some(written)) {
+            NicAccess::Done(read) => value = read,
             NicAccess::Again => return Some(Next::Guest),
         },
         Device::Flash => value = u64::MAX,

@@ -17,6 +17,7 @@ use salp_core::addr::Pa;
 use salp_core::bootset::VmSpec;
 use salp_core::calls::psci::Power;
 use salp_core::context::Context;
+use salp_core::dev::drive::Drive;
 use salp_core::dev::net::Nic;
 use salp_core::dev::pl011::Pl011;
 use salp_core::dev::pl031::Pl031;
@@ -41,6 +42,8 @@ pub struct Devices {
     pub rtc: Pl031,
     /// The power button.
     pub gpio: Pl061,
+    /// The drive.
+    pub drive: Drive,
     /// The line that the console is writing.
     pub line: LineBuffer,
     /// Reads of the console's registers since it last wrote.
@@ -58,6 +61,7 @@ impl Devices {
             uart: self.uart.clone(),
             rtc: self.rtc.clone(),
             gpio: self.gpio.released(),
+            drive: self.drive.clone(),
             line: LineBuffer::EMPTY,
             written: Scrollback::EMPTY,
             ..*self
@@ -104,6 +108,8 @@ pub struct Vm {
     name: Name,
     /// Where it comes from: kept for a restart.
     pub spec: VmSpec,
+    /// What it is again when this life is over, if `spec` is for this one only.
+    pub own: Option<VmSpec>,
     /// Its memory; none while it is off, and between the end of one life and the start of the next.
     pub memory: Mutex<Option<AddressSpace>>,
     /// Its interrupt controller.
@@ -167,6 +173,8 @@ pub struct Parts {
     pub source: u64,
     /// As said.
     pub family: u64,
+    /// What it is when this life is over, if that is not the same.
+    pub own: Option<VmSpec>,
     /// Where the members of the family are counted.
     pub kin: usize,
     /// What is subtracted from the counter.
@@ -312,6 +320,7 @@ impl Vm {
                 uart: Pl011::new(),
                 rtc: Pl031::new(machine::wall_clock()),
                 gpio: Pl061::new(),
+                drive: Drive::default(),
                 line: LineBuffer::EMPTY,
                 written: Scrollback::EMPTY,
                 typing_stalled: false,
@@ -321,6 +330,7 @@ impl Vm {
             identity,
             source: 0,
             family: place.id,
+            own: None,
             kin: 0,
             counter_offset: salp_hw::cpu::counter(),
             holds: match () {
@@ -348,6 +358,7 @@ impl Vm {
             kin: parts.kin,
             name: parts.identity.name,
             spec: *spec,
+            own: parts.own,
             memory: Mutex::new(parts.memory),
             vgic: parts.vgic,
             power: Mutex::new(parts.power),
@@ -521,6 +532,7 @@ impl Vm {
             devices.typing_stalled = false;
             devices.rtc = Pl031::new(machine::wall_clock());
             devices.gpio = Pl061::new();
+            devices.drive.restart();
         }
         if let Some(nics) = self.nics() {
             nics.lock().iter_mut().flatten().for_each(Nic::restart);

@@ -1,8 +1,8 @@
 //! The ABI of Salp: every record and number that crosses a boundary, and no logic.
 //!
 //! - [`bootset`]: the VMs that the machine starts with, as the runner (or flash) hands them to EL2.
-//! - [`calls`]: what guests and managers ask of EL2, and the records that go with it; [`manager`]: more of it, for the
-//!   management guest; [`status`]: what it answers.
+//! - [`calls`]: what guests and managers ask of EL2, and the records that go with it; [`manager`] and [`host`]: more of it, for
+//!   the management guest; [`status`]: what it answers.
 //! - [`device`]: the same for programs that cannot make calls: registers.
 //! - [`packed`]: what the image carries behind its code: symbols and the built-in boot set.
 #![no_std]
@@ -11,6 +11,7 @@
 pub mod bootset;
 pub mod calls;
 pub mod device;
+pub mod host;
 pub mod manager;
 pub mod packed;
 pub mod status;
