@@ -9,6 +9,8 @@ use crate::{commands, exits, machine};
 use core::fmt::{self, Write};
 use heapless::Deque;
 use salp_core::monitor::editor::{Editor, EditorEvent};
+use salp_core::ring::Ring;
+use salp_hw::boot;
 use salp_hw::lock::Mutex;
 use salp_hw::uart::Pl011;
 use spin::Once;
@@ -106,12 +108,38 @@ impl Write for Console {
     }
 }
 
-/// Writes a line of EL2's log.
+/// Writes a line of EL2's log, and keeps it with its time, in seconds since 1970, before it.
 pub fn write_log(text: fmt::Arguments<'_>) {
     let Some(console) = CONSOLE.get() else { return };
     let mut console = console.lock();
     console.fresh_line();
     let _ = write!(console, "salp| {text}\r\n");
+    let _ = writeln!(Kept(&mut kept().lock()), "{} {text}", machine::wall_clock());
+}
+
+/// How much of the log is kept, in bytes.
+pub const LOG: usize = 16 << 10;
+
+fn kept() -> &'static Mutex<Ring<LOG>> {
+    static KEPT: Once<&Mutex<Ring<LOG>>> = Once::new();
+    KEPT.call_once(|| boot::get().keep(const { Mutex::new(Ring::EMPTY) }))
+}
+
+struct Kept<'a>(&'a mut Ring<LOG>);
+
+impl Write for Kept<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.push(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Reads what is kept of the log from this position on. Returns the position of the first byte, how many there were, and the
+/// position behind the last one written.
+pub fn read_log(position: u64, to: &mut [u8]) -> (u64, usize, u64) {
+    let kept = kept().lock();
+    let (first, count) = kept.read(position, to);
+    (first, count, kept.end())
 }
 
 /// Writes a line of EL2's log.

@@ -1,6 +1,7 @@
 //! What a guest asked for, carried out: core decides, this file moves the answer to where it belongs.
 
 use crate::console;
+use crate::drive;
 use crate::machine::{self, ENOUGH, Store};
 use crate::manage;
 use crate::merge;
@@ -22,6 +23,7 @@ use salp_core::exit::inject::{self, Cause, Source};
 use salp_core::exit::skip::{condition_holds, skip, skip_a64};
 use salp_core::exit::sysreg::{self, SysRegAction};
 use salp_core::exit::walk;
+use salp_core::frames::OutOfMemory;
 use salp_core::frames::{FrameStore, Kind};
 use salp_core::sched::VcpuRef;
 use salp_core::scrollback::PAGE;
@@ -242,10 +244,13 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
 /// Takes the report of the VM's agent out of its memory. Returns a status.
 fn report(vm: &Vm, from: Ipa) -> i64 {
     let mut bytes = [0; agent::SIZE];
-    match manage::read(vm, from, &mut bytes) {
-        Ok(()) if vm.hear_agent(|agent, teller, now| agent.report(&bytes, teller, now)) => status::OK,
-        Ok(()) => status::INVALID,
-        Err(status) => status,
+    if let Err(status) = manage::read(vm, from, &mut bytes) {
+        return status;
+    }
+    match vm.hear_agent(|agent, teller, now| agent.report(&bytes, teller, now)) {
+        Ok(true) => status::OK,
+        Ok(false) => status::INVALID,
+        Err(OutOfMemory) => status::NO_MEMORY,
     }
 }
 
@@ -373,6 +378,10 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
             // The store is still to come when the guest goes on.
             NicAccess::Again => return Some(Next::Guest),
         },
+        Device::Drive => match drive::access(this, offset, size, is_write.then_some(written)) {
+            NicAccess::Done(read) => value = read,
+            NicAccess::Again => return Some(Next::Guest),
+        },
         Device::Flash => value = u64::MAX,
         Device::Uart => value = uart(this, offset, size, is_write.then_some(written)),
         Device::Rtc => {
@@ -409,10 +418,12 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
                 // A store that is too late finds the VM frozen all the same.
                 vm.freeze_by(Freezer::Store(index));
             }
-            Some(guest::Command::Stage(offset, word)) => vm.hear_agent(|agent, _, _| agent.stage(offset, word)),
+            // What cannot be kept, and nonsense, is ignored: the agent tells again.
+            Some(guest::Command::Stage(offset, word)) => {
+                let _ = vm.hear_agent(|agent, _, _| agent.stage(offset, word));
+            }
             Some(guest::Command::Report) => {
-                // Nonsense is ignored.
-                vm.hear_agent(Agent::report_staged);
+                let _ = vm.hear_agent(Agent::report_staged);
             }
             None => {}
         },

@@ -4,6 +4,7 @@
 //!
 //! The source stands still only while its first copy is made; the others are copies of that copy, which has not started.
 
+use crate::drive;
 use crate::events;
 use crate::images;
 use crate::machine::{self, Machine, Store};
@@ -293,6 +294,7 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         identity,
         source: birth.of,
         family: source.family,
+        own: source.own,
         kin: source.kin,
         counter_offset: source.counter_offset(),
         holds: birth.holds,
@@ -302,6 +304,8 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
     let copy = frames.fill(Vm::put_together(machine, birth.place, &source.spec, parts));
     frames.give_back();
     images::count_user(&source.spec, true);
+    source.own.iter().for_each(|own| images::count_user(own, true));
+    drive::was_copied(&copy);
     Ok(copy)
 }
 
@@ -420,7 +424,9 @@ fn restore(vm: &Vm, snapshot: &Vm) -> Result<VcpuSet, i64> {
     }
     *vm.vgic.lock() = snapshot.vgic.lock().clone();
     *vm.power.lock() = *snapshot.power.lock();
+    drive::empty(vm);
     vm.devices.lock().become_like(&snapshot.devices.lock());
+    drive::was_copied(vm);
     net::revert(vm, snapshot);
     vm.identity.lock().renew(&machine.seed());
     if vm.memory.lock().as_ref().is_some_and(|memory| memory.has_identity_page(&Ram)) {

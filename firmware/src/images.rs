@@ -1,13 +1,14 @@
 //! Images: the machine's one table of them, and managers' calls that fill and read it.
 //!
 //! Before: [`crate::make`]. After: [`salp_core::images`], which says what is right. Bytes go through a page of this CPU's stack:
-//! no lock of a VM's is held together with the table's but that of a VM's slot.
+//! no lock of a VM's is held together with the table's but that of a VM's slot, and of memory and drive while a guest reads a medium.
 
 use crate::machine::Store;
 use crate::manage;
 use crate::vm::Vm;
 use salp_core::addr::{Ipa, PAGE_SIZE};
 use salp_core::bootset::{Segment, VmSpec};
+use salp_core::dev::drive::{self, Medium};
 use salp_core::images::Images;
 use salp_core::stage2::{AddressSpace, MapError};
 use salp_hvc::manager::{ImageInfo, LABEL};
@@ -129,6 +130,29 @@ pub fn hold(spec: &VmSpec) -> Result<(), i64> {
 pub fn count_user(spec: &VmSpec, is_more: bool) {
     if spec.segments().any(|segment| segment.image != 0) {
         images().write().count_user(spec, is_more);
+    }
+}
+
+/// Counts a user more of a finished image: it is in a drive.
+///
+/// # Errors
+///
+/// A status.
+pub fn insert(id: u64) -> Result<Medium, i64> {
+    images().write().insert(id)
+}
+
+/// Counts a user less of an image that has left a drive.
+pub fn eject(medium: Medium) {
+    images().write().eject(medium);
+}
+
+/// The bytes of images, for drives.
+pub struct Media;
+
+impl drive::Media for Media {
+    fn read(&self, image: u64, offset: u64, to: &mut [u8]) -> bool {
+        images().read().read(&Ram, image, offset, to).is_ok()
     }
 }
 

@@ -2,6 +2,7 @@
 //! function, on every CPU.
 
 use crate::console::{self, log};
+use crate::drive;
 use crate::events;
 use crate::images;
 use crate::merge;
@@ -28,7 +29,7 @@ use salp_hvc::manager::{RECOVERY_CRASH, RECOVERY_HANG};
 use salp_hvc::status;
 use salp_hw::boot::{self, Boot};
 use salp_hw::gic::Gic;
-use salp_hw::lock::{Mutex, RwLock, relax};
+use salp_hw::lock::{Mutex, RwLock, RwLockWriteGuard, relax};
 use salp_hw::own::Own;
 use salp_hw::{cpu, gic, memory, psci};
 use spin::Once;
@@ -83,6 +84,7 @@ static FAMILIES: [AtomicU32; MAX_VMS] = [const { AtomicU32::new(0) }; MAX_VMS];
 /// Which VM is where.
 static DIRECTORY: Once<&'static Mutex<Directory>> = Once::new();
 static MPIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+static MIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 static CPUS_READY: AtomicU32 = AtomicU32::new(0);
 
 /// The frame table behind its lock.
@@ -133,11 +135,24 @@ pub fn kick(cpus: CpuSet) {
     }
 }
 
-/// Returns the wall-clock time, in seconds since 1970: the board's clock at the start, and the counter since.
+/// Returns what the wall clock showed when the counter was zero, in nanoseconds since 1970: by the board's clock at the start,
+/// or by who set it.
+fn epoch() -> &'static AtomicU64 {
+    static EPOCH: Once<AtomicU64> = Once::new();
+    EPOCH.call_once(|| {
+        let start = boot::get().board.rtc.map_or(0, boot::read_rtc).saturating_mul(1_000_000_000);
+        AtomicU64::new(start.saturating_sub(nanoseconds(cpu::counter())))
+    })
+}
+
+/// Returns the wall-clock time, in seconds since 1970.
 pub fn wall_clock() -> u64 {
-    static START: Once<u64> = Once::new();
-    let up = cpu::counter() / cpu::counter_frequency().max(1);
-    up + *START.call_once(|| boot::get().board.rtc.map_or(0, boot::read_rtc).saturating_sub(up))
+    wall_clock_ns() / 1_000_000_000
+}
+
+/// Sets the wall clock, in nanoseconds since 1970.
+pub fn set_wall_clock(time: u64) {
+    epoch().store(time.wrapping_sub(nanoseconds(cpu::counter())), Ordering::Relaxed);
 }
 
 /// Returns how long so many ticks of the counter are, in nanoseconds.
@@ -153,10 +168,15 @@ pub fn uptime() -> u64 {
 
 /// Returns the wall-clock time, in nanoseconds since 1970.
 pub fn wall_clock_ns() -> u64 {
-    let frequency = cpu::counter_frequency().max(1);
-    let seconds = wall_clock();
-    let part = cpu::counter() % frequency;
-    seconds.saturating_mul(1_000_000_000).saturating_add(part * 1_000_000_000 / frequency)
+    epoch().load(Ordering::Relaxed).wrapping_add(nanoseconds(cpu::counter()))
+}
+
+/// Returns what a CPU is, and its affinity: MIDR_EL1, and MPIDR_EL1 without its flags.
+pub fn describe_cpu(index: u64) -> Option<(u64, u64)> {
+    let index = usize::try_from(index).ok().filter(|&index| index < boot::get().board.cpus.len())?;
+    let model = MIDR[index % MAX_CPUS].load(Ordering::Relaxed);
+    // One that did not start tells nothing.
+    (model != 0).then(|| (model, MPIDR[index % MAX_CPUS].load(Ordering::Relaxed)))
 }
 
 /// The main function of every CPU.
@@ -167,6 +187,7 @@ pub fn main(index: usize) -> ! {
     }
     let machine = get();
     MPIDR[index].store(cpu::affinity(), Ordering::Relaxed);
+    MIDR[index].store(cpu::model(), Ordering::Relaxed);
     cpu::init_stage2(machine.wide_vmid);
     let redistributor = match machine.gic.lock().init_cpu(boot.board.gic.redistributors.end) {
         Ok(redistributor) => redistributor,
@@ -352,6 +373,60 @@ pub fn add_vm(machine: &Machine, spec: &VmSpec) -> Result<Place, VmError> {
     Ok(place)
 }
 
+/// Locks the slot of a VM that is off, to change it.
+fn lock_off(slot: usize, id: u64) -> Result<RwLockWriteGuard<'static, Option<Own<Vm>>>, i64> {
+    let is_off = |vm: Option<&Vm>| match vm.filter(|vm| vm.id == id) {
+        Some(vm) if vm.control() == vm::hold::OFF => Ok(()),
+        Some(_) => Err(status::WRONG_STATE),
+        None => Err(status::NOT_FOUND),
+    };
+    let guard = loop {
+        // One that is started has its slot locked for as long as it runs.
+        is_off(VMS[slot].read().as_deref())?;
+        match VMS[slot].try_write() {
+            Some(guard) => break guard,
+            None => relax(),
+        }
+    };
+    is_off(guard.as_deref())?;
+    Ok(guard)
+}
+
+/// Lets the VM with identifier `id`, which is off, be for one life what `spec` says. The caller has counted it as a user.
+///
+/// # Errors
+///
+/// A status; nothing has changed then.
+pub fn begin_once(id: u64, spec: &VmSpec) -> Result<(), i64> {
+    let slot = directory().lock().by_id(id).ok_or(status::NOT_FOUND)?;
+    let mut guard = lock_off(slot, id)?;
+    let vm = guard.as_mut().ok_or(status::NOT_FOUND)?;
+    vm.own = Some(core::mem::replace(&mut vm.spec, *spec));
+    Ok(())
+}
+
+/// Makes a VM whose life is over, or did not begin, what it was before it, if that was for one life only.
+pub fn end_once(slot: usize) {
+    match VMS[slot].read().as_deref() {
+        Some(vm) if vm.own.is_some() => vm.give_memory_back(),
+        _ => return,
+    }
+    // No vCPU of it is on a CPU: who has its slot locked has it only for a moment.
+    let mut guard = loop {
+        match VMS[slot].try_write() {
+            Some(guard) => break guard,
+            None => relax(),
+        }
+    };
+    if let Some(vm) = guard.as_mut()
+        && let Some(own) = vm.own.take()
+    {
+        let over = core::mem::replace(&mut vm.spec, own);
+        drop(guard);
+        images::count_user(&over, false);
+    }
+}
+
 /// Describes the VM with identifier `id`, which is off, anew: it is another one in its place, with its identity.
 ///
 /// # Errors
@@ -361,22 +436,14 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
     let machine = get();
     let name = Name::new(spec.name().as_bytes()).ok_or(status::INVALID)?;
     let slot = directory().lock().by_id(id).ok_or(status::NOT_FOUND)?;
-    let is_off = |vm: &Vm| if vm.control() == vm::hold::OFF { Ok(()) } else { Err(status::WRONG_STATE) };
-    let mut guard = loop {
-        // One that is started has its slot locked for as long as it runs.
-        is_off(VMS[slot].read().as_deref().filter(|vm| vm.id == id).ok_or(status::NOT_FOUND)?)?;
-        match VMS[slot].try_write() {
-            Some(guard) => break guard,
-            None => relax(),
-        }
-    };
-    let vm = guard.as_mut().filter(|vm| vm.id == id).ok_or(status::NOT_FOUND)?;
-    is_off(vm)?;
+    let mut guard = lock_off(slot, id)?;
+    let vm = guard.as_mut().ok_or(status::NOT_FOUND)?;
     let identity = Identity { name, ..vm.identity.lock().clone() };
     let mut fresh = Vm::new(machine, Place { slot, id }, identity, spec).map_err(VmError::status)?;
     (fresh.source, fresh.family, fresh.kin) = (vm.source, vm.family, vm.kin);
     let renamed = directory().lock().rename(slot, &name);
     if renamed.is_ok() {
+        drive::hand_over(vm, &fresh);
         core::mem::swap(vm, &mut fresh);
         events::tell(vm, event::CHANGED, 0);
     }
@@ -393,6 +460,7 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
 /// the status for who asked for it; one that waits gets it.
 pub fn end_vm(index: usize, fate: Fate) -> i64 {
     let machine = get();
+    end_once(index);
     let (mut stays, mut status) = (false, status::OK);
     let by_manager = matches!(fate, Fate::Stopped | Fate::Restarted);
     {
@@ -559,6 +627,8 @@ impl Machine {
         // Its memory first: an image that nobody uses may be deleted.
         vm.give_memory_back();
         images::count_user(&vm.spec, false);
+        vm.own.iter().for_each(|own| images::count_user(own, false));
+        drive::empty(&vm);
         vm::discard(vm);
         if did_count {
             // Last: who finds that none is left finds all memory given back.

@@ -6,6 +6,7 @@
 //! - [`manage`]: what managers ask for by calls; [`operation`]: doing it to VMs that stand still; [`fork`]: making VMs
 //!   out of VMs; [`merge`]: making their equal pages one.
 //! - [`make`]: VMs that managers describe, their power, and the [`images`] that they are made from.
+//! - [`host`]: what managers ask of the machine itself; [`drive`]: media for VMs.
 //! - [`life`]: what managers ask for their own lives, and at VMs' consoles; [`keep`]: what outlives them;
 //!   [`watch`]: bringing back managers that fail.
 //! - [`events`]: what becomes of VMs, told to managers.
@@ -18,11 +19,15 @@ mod commands;
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
+mod drive;
+#[cfg(target_os = "none")]
 mod events;
 #[cfg(target_os = "none")]
 mod exits;
 #[cfg(target_os = "none")]
 mod fork;
+#[cfg(target_os = "none")]
+mod host;
 #[cfg(target_os = "none")]
 mod images;
 #[cfg(target_os = "none")]

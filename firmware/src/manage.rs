@@ -2,6 +2,7 @@
 //!
 //! Before: [`crate::exits`]. After: [`crate::operation`]. [`describe`] and its neighbours serve the monitor too.
 
+use crate::host;
 use crate::life;
 use crate::machine::{self, Store};
 use crate::make;
@@ -22,8 +23,8 @@ use salp_hvc::calls::{
 };
 use salp_hvc::manager::{NicChange, NicInfo};
 use salp_hvc::status;
-use salp_hw::memory::Ram;
 use salp_hw::boot;
+use salp_hw::memory::Ram;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Carries out a call of a manager. Returns the answer, or `None` if the asker gets it later.
@@ -50,6 +51,7 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         }
         Request::Make(request) => return make::carry_out(manager, request, asker),
         Request::Life(request) => return life::carry_out(manager, request, asker),
+        Request::Host(request) => return Some(host::carry_out(manager, request)),
         Request::Machine { to } => write(manager, to, machine_info().as_bytes()).map(|()| [0; 3]),
         Request::Agent { vm, to } => agent(vm).and_then(|info| write(manager, to, info.as_bytes())).map(|()| [0; 3]),
         Request::Nic { vm, index, to } => {

@@ -18,6 +18,7 @@ use salp_core::agent::{Agent, Teller};
 use salp_core::bootset::VmSpec;
 use salp_core::calls::psci::Power;
 use salp_core::context::Context;
+use salp_core::dev::drive::Drive;
 use salp_core::dev::net::Nic;
 use salp_core::dev::pl011::Pl011;
 use salp_core::dev::pl031::Pl031;
@@ -44,6 +45,8 @@ pub struct Devices {
     pub rtc: Pl031,
     /// The power button.
     pub gpio: Pl061,
+    /// The drive.
+    pub drive: Drive,
     /// The line that the console is writing.
     pub line: LineBuffer,
     /// Reads of the console's registers since it last wrote.
@@ -61,6 +64,7 @@ impl Devices {
             uart: self.uart.clone(),
             rtc: self.rtc.clone(),
             gpio: self.gpio.released(),
+            drive: self.drive.clone(),
             line: LineBuffer::EMPTY,
             written: Scrollback::EMPTY,
             ..*self
@@ -107,6 +111,8 @@ pub struct Vm {
     name: Name,
     /// Where it comes from: kept for a restart.
     pub spec: VmSpec,
+    /// What it is again when this life is over, if `spec` is for this one only.
+    pub own: Option<VmSpec>,
     /// Its memory; none while it is off, and between the end of one life and the start of the next.
     pub memory: Mutex<Option<AddressSpace>>,
     /// Its interrupt controller.
@@ -122,7 +128,7 @@ pub struct Vm {
     /// Who it is.
     pub identity: Mutex<Identity>,
     /// What its guest's agent has told.
-    agent: Mutex<Option<Agent>>,
+    agent: Mutex<Option<Own<Agent>>>,
     /// What is to be done when it stands still.
     pub pending: Mutex<Option<Ticket>>,
     /// An operation has it.
@@ -172,6 +178,8 @@ pub struct Parts {
     pub source: u64,
     /// As said.
     pub family: u64,
+    /// What it is when this life is over, if that is not the same.
+    pub own: Option<VmSpec>,
     /// Where the members of the family are counted.
     pub kin: usize,
     /// What is subtracted from the counter.
@@ -317,6 +325,7 @@ impl Vm {
                 uart: Pl011::new(),
                 rtc: Pl031::new(machine::wall_clock()),
                 gpio: Pl061::new(),
+                drive: Drive::default(),
                 line: LineBuffer::EMPTY,
                 written: Scrollback::EMPTY,
                 typing_stalled: false,
@@ -326,6 +335,7 @@ impl Vm {
             identity,
             source: 0,
             family: place.id,
+            own: None,
             kin: 0,
             counter_offset: salp_hw::cpu::counter(),
             holds: match () {
@@ -342,15 +352,24 @@ impl Vm {
     }
 
     /// Gives what the agent of the guest that this VM is now tells, and when, to who takes it.
-    pub fn hear_agent<T>(&self, take: impl FnOnce(&mut Agent, Teller, u64) -> T) -> T {
+    ///
+    /// # Errors
+    ///
+    /// It is the first of this VM, and there is no memory for what it tells.
+    pub fn hear_agent<T>(&self, take: impl FnOnce(&mut Agent, Teller, u64) -> T) -> Result<T, OutOfMemory> {
         let teller = self.teller();
-        take(self.agent.lock().get_or_insert_default(), teller, machine::uptime())
+        let mut place = self.agent.lock();
+        let agent = match &mut *place {
+            Some(agent) => agent,
+            None => place.insert(Own::new(Store.with(|frames| frames.alloc(Kind::Hyp))?, Agent::default())),
+        };
+        Ok(take(agent, teller, machine::uptime()))
     }
 
     /// Returns what the agent of the guest that this VM is now has told.
     pub fn agent_info(&self) -> AgentInfo {
         let teller = self.teller();
-        let info = |agent: &Agent| agent.info(teller, machine::uptime());
+        let info = |agent: &Own<Agent>| agent.info(teller, machine::uptime());
         self.agent.lock().as_ref().map_or(AgentInfo::new_zeroed(), info)
     }
 
@@ -370,6 +389,7 @@ impl Vm {
             kin: parts.kin,
             name: parts.identity.name,
             spec: *spec,
+            own: parts.own,
             memory: Mutex::new(parts.memory),
             vgic: parts.vgic,
             power: Mutex::new(parts.power),
@@ -545,6 +565,7 @@ impl Vm {
             devices.typing_stalled = false;
             devices.rtc = Pl031::new(machine::wall_clock());
             devices.gpio = Pl061::new();
+            devices.drive.restart();
         }
         if let Some(nics) = self.nics() {
             nics.lock().iter_mut().flatten().for_each(Nic::restart);
@@ -582,6 +603,7 @@ impl Vm {
         self.devices.lock().written.take_pages().for_each(free);
         free(self.vgic);
         self.nics.into_iter().for_each(free);
+        self.agent.into_inner().into_iter().for_each(free);
         self.vcpus.into_iter().flatten().for_each(free);
     }
 

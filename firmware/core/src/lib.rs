@@ -22,6 +22,7 @@ pub mod monitor;
 pub mod net;
 pub mod place;
 pub mod recovery;
+pub mod ring;
 pub mod sched;
 pub mod scrollback;
 pub mod stage2;

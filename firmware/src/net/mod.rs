@@ -8,7 +8,7 @@
 //! that is counted. An exit carries so much and no more; then the guest's store is done again, after whatever else is due.
 
 pub mod uplink;
-mod view;
+pub mod view;
 mod wait;
 
 use crate::console::log;
@@ -291,7 +291,7 @@ fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
 }
 
 /// Gets a VM memory, or lets it wait for some.
-fn want_memory(vm: &Vm, at: Ipa) {
+pub fn want_memory(vm: &Vm, at: Ipa) {
     if !merge::give_back() {
         vm.starve(at);
     }

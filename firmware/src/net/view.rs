@@ -1,5 +1,5 @@
-//! A VM's memory as its NICs see it: by copy, with the pages or blocks that were used last remembered. Before: [`super`],
-//! which holds the lock of the memory as long as this lives; after: [`salp_core::stage2`].
+//! A VM's memory as its virtio devices see it: by copy, with the pages or blocks that were used last remembered. Before: [`super`]
+//! and [`crate::drive`], which hold the lock of the memory as long as this lives; after: [`salp_core::stage2`].
 
 use crate::machine::Store;
 use salp_core::addr::{Ipa, PAGE_SIZE};

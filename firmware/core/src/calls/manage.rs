@@ -1,7 +1,7 @@
 //! Management calls ([`salp_hvc::calls`]): what a manager asks for, taken out of its registers and memory and checked.
 //! Before: [`super::vendor`]; after: the machine, which carries a [`Request`] out.
 
-use super::{life, make};
+use super::{host, life, make};
 use crate::addr::Ipa;
 use crate::bootset::{MAX_RATE, MAX_VLAN, padded};
 use crate::identity::{Config, Name};
@@ -44,6 +44,8 @@ pub enum Request {
     NicChange { vm: u64, index: u64, from: Ipa },
     /// Something about what VMs are made from, or their power.
     Make(make::Request),
+    /// Something about the machine itself, or about what a VM starts from.
+    Host(host::Request),
     /// Do this for the manager's own life, or for a VM's console or power button.
     Life(life::Request),
 }
@@ -68,7 +70,10 @@ pub const fn decode(id: u32, args: [u64; 4]) -> Option<Request> {
             Some(request) => Request::Make(request),
             None => match life::decode(id, args) {
                 Some(request) => Request::Life(request),
-                None => return None,
+                None => match host::decode(id, args) {
+                    Some(request) => Request::Host(request),
+                    None => return None,
+                },
             },
         },
     })

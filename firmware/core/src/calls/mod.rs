@@ -4,14 +4,15 @@
 //! - [`psci`]: power of vCPUs and of the VM.
 //! - [`trng`]: random bytes.
 //! - [`arch`]: SMCCC version and the CPU's workarounds.
-//! - [`vendor`]: who this hypervisor is, and its own calls: [`guest`] for every VM, [`manage`], [`make`] and [`life`] for
-//!   managers.
+//! - [`vendor`]: who this hypervisor is, and its own calls: [`guest`] for every VM, [`manage`], [`make`], [`life`] and
+//!   [`host`] for managers.
 //!
 //! SMC is not a way in: the guest's ID registers say that EL3 is not there, so SMC is UNDEFINED, as it is on a CPU without
 //! EL3, and the device tree names HVC. HVC with another immediate than 0 is reserved by SMCCC 2.9: NOT_SUPPORTED.
 
 pub mod arch;
 pub mod guest;
+pub mod host;
 pub mod life;
 pub mod make;
 pub mod manage;

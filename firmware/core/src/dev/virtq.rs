@@ -416,6 +416,23 @@ impl Chain {
         Ok(done)
     }
 
+    /// Passes over buffers to write, as many bytes as there are and at most `most`. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// The driver broke the rules.
+    pub fn skip(&mut self, mem: &mut impl GuestMem, most: u64) -> Result<u64, QueueError> {
+        let mut done = 0;
+        while done < most && ((self.bytes != 0 && self.is_writing) || self.advance(mem)?) {
+            if self.is_writing {
+                let count = u64::from(self.bytes).min(most - done);
+                self.consume(count as usize);
+                done += count;
+            }
+        }
+        Ok(done)
+    }
+
     fn consume(&mut self, count: usize) {
         self.at = plus(self.at, count as u64);
         self.bytes -= count as u32;
