@@ -4,6 +4,7 @@
 //! - [`calls`]: what guests and managers ask of EL2, and the records that go with it; [`manager`]: more of it, for the
 //!   management guest; [`status`]: what it answers.
 //! - [`device`]: the same for programs that cannot make calls: registers.
+//! - [`update`]: the flash, its slots, and the calls that update them.
 //! - [`packed`]: what the image carries behind its code: symbols and the built-in boot set.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -14,3 +15,4 @@ pub mod device;
 pub mod manager;
 pub mod packed;
 pub mod status;
+pub mod update;

@@ -7,9 +7,11 @@
 
 pub mod addr;
 pub mod bootset;
+pub mod bundle;
 pub mod calls;
 pub mod context;
 pub mod dev;
+pub mod digest;
 pub mod directory;
 pub mod entropy;
 pub mod exit;
