@@ -5,6 +5,7 @@
 //!   the management guest; [`events`]: what becomes of VMs; [`status`]: what it answers.
 //! - [`device`]: the same for programs that cannot make calls: registers.
 //! - [`agent`]: what a guest tells of itself, by either way.
+//! - [`update`]: the flash, its slots, and the calls that update them.
 //! - [`packed`]: what the image carries behind its code: symbols and the built-in boot set.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -18,3 +19,4 @@ pub mod host;
 pub mod manager;
 pub mod packed;
 pub mod status;
+pub mod update;

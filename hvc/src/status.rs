@@ -24,6 +24,10 @@ pub const WRONG_STATE: i64 = -21;
 pub const BAD_ADDRESS: i64 = -22;
 /// A VM is made from the image.
 pub const IN_USE: i64 = -23;
+/// The bundle is refused; x1 says why.
+pub const REFUSED: i64 = -24;
+/// The flash has no room for it. What it held is as it was.
+pub const NO_ROOM: i64 = -25;
 
 /// Returns the word that stands for a status, for people and scripts.
 pub const fn word(status: i64) -> &'static str {
@@ -40,6 +44,8 @@ pub const fn word(status: i64) -> &'static str {
         WRONG_STATE => "wrong-state",
         BAD_ADDRESS => "bad-address",
         IN_USE => "in-use",
+        REFUSED => "refused",
+        NO_ROOM => "no-room",
         _ => "error",
     }
 }

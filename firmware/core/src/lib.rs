@@ -8,9 +8,11 @@
 pub mod addr;
 pub mod agent;
 pub mod bootset;
+pub mod bundle;
 pub mod calls;
 pub mod context;
 pub mod dev;
+pub mod digest;
 pub mod directory;
 pub mod entropy;
 pub mod events;
