@@ -6,7 +6,7 @@
 //! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
 //! (accounts and sessions), [`audit`] (who changed what), [`events`] (what became of VMs), [`flow`] (bodies and answers that are
 //! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
-//! guest), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
+//! guest), [`peers`] (who had a connection then), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -27,6 +27,7 @@ pub mod hypervisor;
 pub mod images;
 pub mod message;
 pub mod openapi;
+pub mod peers;
 pub mod query;
 pub mod resources;
 pub mod service;

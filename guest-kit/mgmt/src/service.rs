@@ -19,6 +19,7 @@ use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
 use crate::images::{self, Library};
 use crate::message::Failure;
+use crate::peers::{self, Peer};
 use crate::query::filter::Filter;
 use crate::query::{Expand, Query};
 use crate::resources::{Call, Outcome, accounts, schemas, systems};
@@ -87,6 +88,17 @@ impl Service {
             // The next request tries again.
             self.auth.mark_changed();
         }
+    }
+
+    /// Keeps who has a connection.
+    pub fn keep_peers(&mut self, peers: &mut dyn Iterator<Item = Peer>) {
+        // What cannot be kept costs somebody patience, should this guest fail.
+        let _ = peers::keep(&mut *self.hypervisor, peers);
+    }
+
+    /// Returns who had a connection.
+    pub fn recall_peers(&self) -> Vec<Peer> {
+        peers::recall(&*self.hypervisor)
     }
 
     /// Returns how many requests there were.
@@ -334,6 +346,7 @@ impl Serve for Serving<'_> {
         // Who logs in is somebody from then on.
         if let Some(user) = user.or_else(|| self.service.user_of(response.get("X-Auth-Token")?, self.now)) {
             self.service.audit.note(self.now, &user, request.method, &request.path, response.status);
+            response.is_known = true;
         }
         if response.status == 401 {
             response = response.field("WWW-Authenticate", REALM);

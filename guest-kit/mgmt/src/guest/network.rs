@@ -1,46 +1,40 @@
-//! Packets and connections: smoltcp, and a fixed number of places for connections. Before: `main`. After: [`Secure`], which
-//! gets the bytes.
+//! Packets and connections: smoltcp, and a fixed number of places for connections. Before: `main`. After: [`place`](super::place).
 //!
 //! One loop does everything: some packets, then each connection, then sleep until a device or a timer has something. Each
-//! turn of it is bounded, whatever comes: who waits too long for a heartbeat takes this guest back to its checkpoint. A place
-//! serves one connection after the other; a peer that comes when all are taken is refused by TCP. The first NIC is this
-//! guest's own; the others are for [`leases`].
+//! turn of it is bounded, whatever comes: who waits too long for a heartbeat takes this guest back to its checkpoint. The first
+//! NIC is this guest's own; the others are for [`leases`].
+//!
+//! TCP here has no queue of peers that come: one that finds nobody who listens is refused. So there are more places than
+//! connections that are served, and when few are left who shows least for its place gives it up ([`Claim`]). And packets are
+//! moved after each connection that had something to do: they wait in the device's ring, which is finite too.
 
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use guest_kit::rt::sysreg;
 use guest_kit::{gic, timer};
 use rustls::ServerConfig;
 use salp_mgmt::entropy::Entropy;
+use salp_mgmt::http::{CONNECTIONS, Claim};
 use salp_mgmt::service::Service;
 use salp_mgmt::tls;
-use salp_mgmt::tls::secure::Secure;
-use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
-use smoltcp::socket::tcp;
-use smoltcp::time::{Duration, Instant};
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
+use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
 use super::addresses::{self, Addresses};
+use super::farewell::Farewell;
 use super::leases::{self, Segment};
 use super::nic::{self, Nic};
+use super::place::{Place, Progress};
 use super::{clock, life};
 
-/// The port.
-const PORT: u16 = 443;
-/// How many connections there can be.
-const PLACES: usize = salp_mgmt::http::CONNECTIONS;
-/// Buffers of a connection, in bytes.
-const RECEIVE: usize = 32768;
-const SEND: usize = 16384;
-/// How many packets are looked at before it is the connections' turn.
+/// How many places are kept free for who comes.
+const SPARE: usize = 8;
+/// How many packets are looked at before it is seen to that there are: each can take one.
+const BATCH: usize = SPARE;
+/// How many are looked at before it is the connections' turn.
 const PACKETS: usize = 128;
-/// How long TCP may take to open or to close, in milliseconds.
-const IMPATIENCE: u64 = 5000;
-/// After how long of silence TCP asks whether the peer is there, and for how long it waits.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-const TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest sleep, in milliseconds: the heart beats meanwhile.
 const NAP: u64 = life::BEAT;
 /// How long it sleeps while somebody follows a console, in milliseconds.
@@ -48,108 +42,91 @@ const DOZE: u64 = 20;
 /// How often it is tidied up, in milliseconds.
 const TIDY: u64 = 60_000;
 
-/// Where one connection at a time is.
-struct Place {
-    handle: SocketHandle,
-    secure: Option<Secure>,
-    /// Since when TCP opens or closes.
-    since: u64,
+fn now() -> Instant {
+    Instant::from_millis(clock::milliseconds() as i64)
 }
 
-impl Place {
-    fn new(sockets: &mut SocketSet<'_>) -> Self {
-        let buffer = |size| tcp::SocketBuffer::new(vec![0; size]);
-        let mut socket = tcp::Socket::new(buffer(RECEIVE), buffer(SEND));
-        // Answers are whole when they are sent.
-        socket.set_nagle_enabled(false);
-        // Uploads wait for no acknowledgement.
-        socket.set_ack_delay(None);
-        // A console may be silent for hours; a peer that is gone is found out all the same.
-        socket.set_keep_alive(Some(KEEP_ALIVE));
-        socket.set_timeout(Some(TIMEOUT));
-        Self { handle: sockets.add(socket), secure: None, since: 0 }
-    }
-
-    /// Returns true if something may be to send though nothing has come.
-    fn is_live(&self) -> bool {
-        self.secure.as_ref().is_some_and(Secure::is_live)
-    }
-
-    /// Moves bytes of the connection; returns true if there is something to send.
-    fn drive(&mut self, sockets: &mut SocketSet<'_>, config: &Arc<ServerConfig>, service: &mut Service) -> bool {
-        let socket = sockets.get_mut::<tcp::Socket>(self.handle);
-        let now = clock::milliseconds();
-        match socket.state() {
-            tcp::State::Closed | tcp::State::TimeWait => {
-                // What a late packet of the old connection does to a new one, sequence numbers and TLS prevent.
-                socket.abort();
-                self.secure = None;
-                // The port is no zero and the socket is closed.
-                let _ = socket.listen(PORT);
-                return false;
-            }
-            tcp::State::Listen => {
-                self.since = now;
-                return false;
-            }
-            tcp::State::Established if self.secure.is_none() && now.saturating_sub(self.since) <= IMPATIENCE => {
-                self.secure = Secure::new(config.clone(), now).ok();
-            }
-            _ => {}
-        }
-        let Some(secure) = &mut self.secure else {
-            if now.saturating_sub(self.since) > IMPATIENCE {
-                socket.abort();
-                return true;
-            }
-            return false;
-        };
-        while secure.room() > 0 && socket.can_recv() {
-            let room = secure.room();
-            let taken = socket.recv(|bytes| {
-                let taken = bytes.len().min(room);
-                secure.receive(&bytes[..taken]);
-                (taken, taken)
-            });
-            if taken.is_err() {
-                break;
-            }
-        }
-        let before = service.requests();
-        secure.drive(now, &mut service.at(clock::seconds()));
-        if service.requests() != before {
-            life::note_request();
-        }
-        let mut has_sent = false;
-        while socket.can_send() && !secure.outgoing().is_empty() {
-            let Ok(count) = socket.send_slice(secure.outgoing()) else { break };
-            secure.sent(count, now);
-            has_sent = true;
-        }
-        let is_gone = !socket.may_recv() && !socket.can_recv() && secure.outgoing().is_empty();
-        if secure.is_finished() || is_gone {
-            socket.close();
-            self.secure = None;
-            self.since = now;
-            return true;
-        }
-        if secure.is_overdue(now) {
-            socket.abort();
-            self.secure = None;
-            return true;
-        }
-        has_sent
-    }
+/// Takes packets that have come, but only so many: they may come faster than they are looked at. Returns true if there may be
+/// more.
+fn take(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>, count: usize) -> bool {
+    let now = now();
+    (0..count).all(|_| interface.poll_ingress_single(now, nic, sockets) != PollIngressSingleResult::None)
 }
 
-/// Moves packets, but only so many: they may come faster than they are looked at. Returns true if there are more.
-pub fn poll(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>) -> bool {
-    let now = Instant::from_millis(clock::milliseconds() as i64);
-    interface.poll_maintenance(now);
-    let has_more =
-        (0..PACKETS).all(|_| interface.poll_ingress_single(now, nic, sockets) != PollIngressSingleResult::None);
+/// Sends what there is to send.
+fn send(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>) {
+    let now = now();
     while interface.poll_egress(now, nic, sockets) != PollResult::None {}
+}
+
+/// Moves packets, but only so many. Returns true if there may be more.
+pub fn poll(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>) -> bool {
+    interface.poll_maintenance(now());
+    let has_more = take(interface, nic, sockets, PACKETS);
+    send(interface, nic, sockets);
     has_more
+}
+
+/// This guest's own end of the network.
+struct Endpoint {
+    interface: Interface,
+    nic: Nic,
+    sockets: SocketSet<'static>,
+    places: Vec<Place>,
+    farewell: Farewell,
+    /// Who has a connection is not as it was kept.
+    has_changed: bool,
+}
+
+impl Endpoint {
+    /// Moves packets, but only so many. Returns true if there may be more.
+    fn poll(&mut self) -> bool {
+        self.interface.poll_maintenance(now());
+        let has_more = (0..PACKETS / BATCH).all(|_| {
+            let has_more = take(&mut self.interface, &mut self.nic, &mut self.sockets, BATCH);
+            self.make_room();
+            has_more
+        });
+        send(&mut self.interface, &mut self.nic, &mut self.sockets);
+        self.farewell.finish(&mut self.sockets);
+        has_more
+    }
+
+    /// Sees to it that there are free places, as long as somebody has less to show for one than to be served now.
+    fn make_room(&mut self) {
+        let free = self.places.iter().filter(|place| place.is_free(&self.sockets)).count();
+        for _ in free..SPARE {
+            let taken = self.places.iter_mut().filter(|place| !place.is_free(&self.sockets));
+            let least = taken.map(|place| (place.claim(&self.sockets), place)).min_by_key(|&(claim, _)| claim);
+            let Some((_, place)) = least.filter(|&(claim, _)| claim != Claim::Busy) else { return };
+            self.has_changed |= place.peer().is_some();
+            place.abort(&mut self.sockets);
+            // The peer is told before the socket forgets it.
+            send(&mut self.interface, &mut self.nic, &mut self.sockets);
+            place.listen(&mut self.sockets, clock::milliseconds());
+        }
+    }
+
+    /// Moves bytes of each connection. Returns true if one goes on though nothing comes.
+    fn drive(&mut self, config: &Arc<ServerConfig>, service: &mut Service) -> bool {
+        let (mut now, mut is_busy) = (clock::milliseconds(), false);
+        for index in 0..self.places.len() {
+            let Some(place) = self.places.get_mut(index) else { continue };
+            let before = place.peer();
+            let progress = place.drive(&mut self.sockets, config, service, now);
+            self.has_changed |= place.peer() != before;
+            if progress != Progress::Nothing {
+                life::beat();
+                is_busy |= self.poll() || progress == Progress::More;
+                now = clock::milliseconds();
+            }
+        }
+        if core::mem::take(&mut self.has_changed) {
+            let peers = self.places.iter().filter_map(Place::peer);
+            service.keep_peers(&mut peers.chain(self.farewell.peers().iter().copied()));
+        }
+        is_busy
+    }
 }
 
 /// Sleeps until a device has something or so many milliseconds are over. Interrupts are masked: a pending one ends WFI, and is
@@ -189,25 +166,24 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut settings = Config::new(EthernetAddress(mac).into());
     settings.random_seed = seed;
     settings.slaac = true;
-    let now = || Instant::from_millis(clock::milliseconds() as i64);
     let mut interface = Interface::new(settings, &mut nic, now());
     let mut sockets = SocketSet::new(Vec::new());
     let mut addresses = Addresses::new(&mut interface, &mut sockets, mac);
-    let mut places: Vec<Place> = (0..PLACES).map(|_| Place::new(&mut sockets)).collect();
+    let places = (0..CONNECTIONS + SPARE).map(|_| Place::new(&mut sockets)).collect();
+    let farewell = Farewell::new(service.recall_peers(), clock::milliseconds());
+    let mut endpoint = Endpoint { interface, nic, sockets, places, farewell, has_changed: false };
     let mut tidied = clock::milliseconds();
     loop {
         life::beat();
-        let mut is_busy = poll(&mut interface, &mut nic, &mut sockets);
-        addresses.poll(&mut interface, &mut sockets);
-        for place in &mut places {
-            life::beat();
-            is_busy |= place.drive(&mut sockets, &config, service);
-        }
+        let rest = endpoint.farewell.prepare(&endpoint.interface, &mut endpoint.sockets, clock::milliseconds());
+        let mut is_busy = endpoint.poll();
+        addresses.poll(&mut endpoint.interface, &mut endpoint.sockets);
+        is_busy |= endpoint.drive(&config, service);
         // Connections that there are go on with what they began with.
         if let Some(renewed) = service.keys.renewed().and_then(|identity| tls::server(identity, entropy).ok()) {
             config = renewed;
         }
-        let mut delay = interface.poll_delay(now(), &sockets).map_or(NAP, |delay| delay.total_millis().min(NAP));
+        let mut delay = rest.unwrap_or(NAP).min(NAP);
         for segment in &mut segments {
             life::beat();
             delay = segment.drive().unwrap_or(NAP).min(delay);
@@ -216,11 +192,16 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
             tidied = clock::milliseconds();
             service.tidy(clock::seconds());
         }
-        if places.iter().any(Place::is_live) {
+        if is_busy {
+            continue;
+        }
+        if endpoint.places.iter().any(Place::is_live) {
             delay = delay.min(DOZE);
         }
-        if !is_busy && delay > 0 {
-            sleep(&mut nic, &mut segments, delay);
+        let due = endpoint.interface.poll_delay(now(), &endpoint.sockets);
+        delay = due.map_or(delay, |due| due.total_millis().min(delay));
+        if delay > 0 {
+            sleep(&mut endpoint.nic, &mut segments, delay);
         }
     }
 }

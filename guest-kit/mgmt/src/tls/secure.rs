@@ -11,7 +11,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus};
 
 use crate::http::connection::SLOW;
-use crate::http::{Connection, Serve};
+use crate::http::{Claim, Connection, Serve};
 
 /// The greatest record, with its head.
 const MAX_RECORD: usize = 16384 + 256 + 5;
@@ -201,6 +201,19 @@ impl Secure {
     /// Returns true if something may be to send though nothing has come.
     pub fn is_live(&self) -> bool {
         self.http.is_live()
+    }
+
+    /// Returns true if something can go on once something was sent, though nothing comes.
+    pub fn has_more(&self) -> bool {
+        !self.plain.is_empty() || !self.http.outgoing().is_empty()
+    }
+
+    /// Returns what it has to show for its place.
+    pub fn claim(&self) -> Claim {
+        match self.http.claim() {
+            Claim::Idle(_) if self.state != State::Open || !self.outgoing().is_empty() => Claim::Busy,
+            claim => claim,
+        }
     }
 
     /// Returns true if the peer was waited for long enough.
