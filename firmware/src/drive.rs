@@ -60,7 +60,7 @@ fn serve(vm: &Vm) -> Result<bool, QueueError> {
     let mut page = [0; PAGE_SIZE as usize];
     let mut memory = vm.memory.lock();
     let Some(memory) = memory.as_mut() else { return Ok(false) };
-    let mut view = View::new(memory, vm.tlb());
+    let mut view = View::new(memory, vm.tlb(), None);
     let (served, told) = with_drive(vm, |drive| {
         let served = drive.serve(&mut view, &images::Media, &mut page);
         if let Err(QueueError::Breach(breach)) = served {

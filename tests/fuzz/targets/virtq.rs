@@ -41,6 +41,10 @@ impl GuestMem for Mem {
         self.bytes[range].copy_from_slice(from);
         Ok(())
     }
+
+    fn holds(&self, at: Ipa, bytes: u64) -> bool {
+        at.0 >= RAM && at.0.saturating_add(bytes) <= RAM + SIZE as u64
+    }
 }
 
 #[derive(arbitrary::Arbitrary, Debug)]

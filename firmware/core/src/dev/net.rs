@@ -2,16 +2,17 @@
 //! [`crate::net`], which has the port that the NIC is plugged into.
 //!
 //! Both ways a frame is copied, between the guest's memory and a [`Packet`] of EL2's. Senders may leave checksums and the
-//! cutting of TCP segments to others; a receiver that does not take such frames gets them finished.
+//! cutting of TCP segments to others; a receiver that does not take such frames gets them finished. Of one that does, a large
+//! frame's payload goes from memory to memory.
 //!
 //! A frame that finds no buffer at its only receiver goes back into the sender's queue, which *waits*, until there are more
 //! buffers or the frame has waited long enough. A receiver earns its senders' patience: each buffer that it gave is worth a
 //! part of a wait, so one that gives few cannot hold up for long what its senders send to others.
 
 use super::virtio_mmio::{EVENT_IDX, Effect, INDIRECT_DESC, Kind, Transport, VERSION_1};
-use super::virtq::{GuestMem, Mark, QueueError};
+use super::virtq::{GuestMem, Mark, Piece, QueueError, Source};
 use crate::net::Mac;
-use crate::net::packet::{Addresses, HEADER, Packet};
+use crate::net::packet::{Addresses, HEADER, MAX_FRAME, Packet};
 use crate::net::port::Port;
 use crate::vgic::AccessSize;
 
@@ -240,15 +241,18 @@ impl Nic {
         let Some(mut chain) = queue.pop(mem)? else {
             return Ok(if queue.arm(mem)? { Taken::Dropped } else { Taken::Nothing });
         };
-        let length = chain.read(mem, packet.room())?;
-        let is_whole = length < packet.room().len() || !chain.has_more_to_read(mem)?;
+        let (beginning, rest) = packet.rooms();
+        let most = HEADER + MAX_FRAME - beginning.len();
+        let begun = chain.read(mem, beginning)?;
+        let rest = if begun == beginning.len() { chain.list(mem, most, rest)? } else { Some(0) };
         if let Err(error) = queue.push(mem, chain.head, 0) {
             queue.rewind(mark);
             return Err(error);
         }
-        self.sending = Sending::Underway { mark, bytes: length.saturating_sub(HEADER), since };
-        let admitted = if is_whole && packet.fill(length) {
-            self.port.admit(packet.frame(), now).ok()
+        let is_sound = rest.is_some_and(|rest| packet.begin(begun, rest));
+        self.sending = Sending::Underway { mark, bytes: packet.frame_length(), since };
+        let admitted = if is_sound {
+            self.port.admit(packet.frame(), packet.frame_length(), now).ok()
         } else {
             self.port.counters.malformed = self.port.counters.malformed.wrapping_add(1);
             None
@@ -324,7 +328,7 @@ impl Nic {
         packet: &mut Packet,
         may_wait: bool,
     ) -> Result<Delivery, QueueError> {
-        let bytes = packet.frame().len();
+        let bytes = packet.frame_length();
         let is_there = self.transport.is_live() && self.is_link_up();
         let result = if is_there { self.hand_over(mem, packet) } else { Ok(0) };
         if is_there && result == Ok(0) {
@@ -352,10 +356,11 @@ impl Nic {
         };
         let mut buffers = 0;
         if features & takes_it != 0 {
-            buffers = self.put(mem, packet.whole(), &[])?;
+            buffers = self.put(mem, packet.whole(), &[], packet.rest())?;
         } else {
+            packet.complete(|from, to| mem.fetch(from, to));
             packet.plain(|first, rest| {
-                let more = self.put(mem, first, rest)?;
+                let more = self.put(mem, first, rest, &[])?;
                 buffers += more;
                 Ok::<_, QueueError>(more != 0)
             })?;
@@ -366,15 +371,21 @@ impl Nic {
         Ok(buffers)
     }
 
-    /// Puts header and frame, in two parts, into as many of the guest's buffers as they take. Returns how many, or 0 if they
-    /// do not fit: then they are available as before.
-    fn put(&mut self, mem: &mut impl GuestMem, first: &[u8], rest: &[u8]) -> Result<u16, QueueError> {
+    /// Puts header and frame, in two parts and pieces, into as many of the guest's buffers as they take. Returns how many, or 0
+    /// if they do not fit: then they are available as before.
+    fn put(
+        &mut self,
+        mem: &mut impl GuestMem,
+        first: &[u8],
+        second: &[u8],
+        pieces: &[Piece],
+    ) -> Result<u16, QueueError> {
         let can_merge = self.transport.features() & MERGE_BUFFERS != 0;
         let queue = &mut self.transport.queues[RECEIVE];
         let mark = queue.mark();
         let mut start = None;
         let mut buffers = 0u16;
-        let (mut first_left, mut rest_left) = (first, rest);
+        let mut left = Source::new(first, second, pieces);
         let result = loop {
             let mut chain = match queue.pop(mem) {
                 Ok(Some(chain)) => chain,
@@ -382,20 +393,12 @@ impl Nic {
                 Err(error) => break Err(error),
             };
             start.get_or_insert_with(|| chain.clone());
-            let written = chain.write(mem, first_left).and_then(|count| {
-                first_left = first_left.get(count..).unwrap_or_default();
-                if !first_left.is_empty() || rest_left.is_empty() {
-                    return Ok(count);
-                }
-                let more = chain.write(mem, rest_left)?;
-                rest_left = rest_left.get(more..).unwrap_or_default();
-                Ok(count + more)
-            });
             buffers += 1;
+            let written = chain.fill(mem, &mut left);
             if let Err(error) = written.and_then(|written| queue.push(mem, chain.head, written as u32)) {
                 break Err(error);
             }
-            if first_left.is_empty() && rest_left.is_empty() {
+            if left.is_empty() {
                 break Ok(true);
             }
             if !can_merge || buffers == MAX_BUFFERS {

@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::VecDeque;
+use std::vec::Vec;
 
 /// Where the memory of the guest starts.
 pub(crate) const RAM: u64 = 0x4000_0000;
@@ -55,6 +56,10 @@ impl GuestMem for Mem {
         }
         self.bytes[range].copy_from_slice(from);
         Ok(())
+    }
+
+    fn holds(&self, at: Ipa, bytes: u64) -> bool {
+        self.range(at, bytes as usize).is_ok()
     }
 }
 
@@ -424,6 +429,10 @@ impl GuestMem for Rewriting {
 
     fn write(&mut self, at: Ipa, from: &[u8]) -> Result<(), Fault> {
         self.mem.write(at, from)
+    }
+
+    fn holds(&self, at: Ipa, bytes: u64) -> bool {
+        self.mem.holds(at, bytes)
     }
 }
 
