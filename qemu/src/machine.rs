@@ -108,6 +108,8 @@ pub enum Payload {
         /// EL2's options, with spaces between them.
         options: String,
     },
+    /// EL2 from this flash, which keeps what is written to it. The machine goes on after a reset.
+    Flash(PathBuf),
     /// One guest at EL1 without a hypervisor, laid out as EL2 would: for comparison.
     Bare(Placed),
 }
@@ -160,7 +162,7 @@ impl Config {
 
     /// Returns QEMU's arguments; files are put in `directory`.
     fn arguments(&self, directory: &Path) -> Result<Vec<OsString>> {
-        let firmware = matches!(self.payload, Payload::Firmware { .. });
+        let firmware = !matches!(self.payload, Payload::Bare(_));
         let virtualization = if firmware { "on" } else { "off" };
         let model = match &self.model {
             Some(model) => model.clone(),
@@ -222,14 +224,20 @@ impl Config {
                     add("-initrd", path.display().to_string());
                 }
             }
+            Payload::Flash(file) => {
+                add("-drive", format!("if=pflash,unit=0,format=raw,file={}", escaped(file)));
+            }
             Payload::Bare(vm) => {
                 let path = directory.join("bare.elf");
                 fs::write(&path, bare_elf(vm)).with_context(|| format!("cannot write {}", path.display()))?;
                 add("-kernel", path.display().to_string());
             }
         }
-        for word in ["-nodefaults", "-no-user-config", "-no-reboot", "-S"] {
+        for word in ["-nodefaults", "-no-user-config", "-S"] {
             words.push(word.into());
+        }
+        if !matches!(self.payload, Payload::Flash(_)) {
+            words.push("-no-reboot".into());
         }
         match &self.uplink {
             Some(uplink) => words.extend(uplink.arguments()),

@@ -10,6 +10,7 @@ use salp_core::addr::{PAGE_SIZE, Pa};
 use salp_core::frames::Frames;
 use salp_core::place;
 use salp_core::sched::{Node, VCPUS_PER_VM};
+use salp_core::slots::Slot;
 use spin::{Mutex, Once};
 
 core::arch::global_asm!(include_str!("entry.S"));
@@ -33,7 +34,12 @@ pub struct Loaded {
     pub symbols: &'static [u8],
     /// Where the built-in boot set is, if one was packed.
     pub boot_set: Option<Range<u64>>,
+    /// The slot of the flash that it comes from, if the first stage loaded it.
+    pub slot: Option<Slot>,
 }
+
+/// Where the first stage notes the slot: a field of the `Image` header that loaders leave as it is. 0 is none, then A, B.
+pub(crate) const SLOT_NOTE: u64 = 32;
 
 /// Reads what was loaded. `device_tree` and `image` are what entry.S passes to the first Rust function.
 ///
@@ -51,7 +57,10 @@ unsafe fn loaded(device_tree: u64, image: u64) -> Loaded {
     let device_tree = unsafe { memory::bytes(device_tree..device_tree + u64::from(size)) };
     // SAFETY: in the same 2 MiB, which the loader has set aside (`image_size`) and the early map covers.
     let packed = unsafe { memory::bytes(area..area + PACKED_HEADER) };
-    let mut loaded = Loaded { image: Pa(image), parts, end: Pa(area), device_tree, symbols: &[], boot_set: None };
+    // SAFETY: the image's header, in the same 2 MiB.
+    let note = unsafe { memory::bytes(image + SLOT_NOTE..image + SLOT_NOTE + 8) };
+    let slot = note.first().and_then(|note| Slot::from_index(u32::from(*note).checked_sub(1)?));
+    let mut loaded = Loaded { image: Pa(image), parts, end: Pa(area), device_tree, symbols: &[], boot_set: None, slot };
     if packed[..8] == PACKED_MAGIC {
         let word =
             |at: usize| u64::from(u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]));
@@ -181,6 +190,9 @@ extern "C" fn salp_boot(device_tree: u64, image: u64) -> ! {
         // Several share a page.
         map.map_device(device.registers.start / PAGE_SIZE * PAGE_SIZE..page_up(device.registers.end));
     }
+    if let Some(flash) = &board.flash {
+        map.map_flash(flash.clone());
+    }
     let mut stacks = [Stacks { top: salp_core::addr::Va(0), crash_top: salp_core::addr::Va(0) }; MAX_CPUS];
     for (index, stack) in stacks.iter_mut().enumerate().take(board.cpus.len()) {
         *stack = map.map_stacks(index);
@@ -290,6 +302,13 @@ pub fn console() -> crate::uart::Pl011 {
 pub fn gic() -> Result<crate::gic::Gic, &'static str> {
     // SAFETY: from the device tree and mapped; the firmware asks once.
     unsafe { crate::gic::Gic::new(&get().board.gic, get().board.cpus.len()) }
+}
+
+/// Returns the flash, if there is one that Salp knows.
+pub fn flash() -> Option<crate::cfi::Nor> {
+    let bank = get().board.flash.clone()?;
+    // SAFETY: from the device tree and mapped; the firmware asks once and keeps it behind a lock.
+    unsafe { crate::cfi::Nor::new(salp_core::addr::Va(mmu::FLASH), bank.end - bank.start) }
 }
 
 /// Returns seconds since 1970 from the PL031 at `base` (Arm DDI 0224: RTCDR is the first register).

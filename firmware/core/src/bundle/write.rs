@@ -102,7 +102,12 @@ fn manifest_of<'b>(contents: &Contents<'_>, buffer: &'b mut [u8]) -> Result<&'b 
     let mut shared = [0; 2 * MESSAGE];
     let shared = filled(&mut shared, |out| {
         out.array(6)?.u64(OVERRIDE)?.map(4)?.u64(VENDOR)?.bytes(&crate::calls::vendor::UUID)?;
-        out.u64(CLASS)?.bytes(&contents.class)?.u64(IMAGE_DIGEST)?.bytes(digest)?.u64(IMAGE_SIZE)?.u64(contents.size)?;
+        out.u64(CLASS)?
+            .bytes(&contents.class)?
+            .u64(IMAGE_DIGEST)?
+            .bytes(digest)?
+            .u64(IMAGE_SIZE)?
+            .u64(contents.size)?;
         IDENTIFY.iter().try_for_each(|&command| out.u8(command)?.ok())
     })?;
     let mut common = [0; 3 * MESSAGE];
