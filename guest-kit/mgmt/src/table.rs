@@ -9,8 +9,8 @@ use alloc::string::String;
 use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
 use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
 use crate::resources::{
-    Handler, accounts, certificates, clones, console, hardware, images, logs, making, managers, metrics, network, nics,
-    power, registries, root, schemas, sessions, snapshots, systems,
+    Handler, accounts, boot, certificates, clones, console, hardware, images, logs, making, managers, media, metrics,
+    network, nics, power, registries, root, schemas, sessions, snapshots, systems,
 };
 
 /// One path.
@@ -148,6 +148,18 @@ pub const ROUTES: &[Route] = &[
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Revert",
         methods: &[(Post, ConfigureComponents, clones::revert)],
+    },
+    Route { pattern: "/redfish/v1/Systems/{}/BootOptions", methods: &[(Get, Login, boot::options)] },
+    Route { pattern: "/redfish/v1/Systems/{}/BootOptions/{}", methods: &[(Get, Login, boot::option)] },
+    Route { pattern: "/redfish/v1/Systems/{}/VirtualMedia", methods: &[(Get, Login, media::list)] },
+    Route { pattern: "/redfish/v1/Systems/{}/VirtualMedia/{}", methods: &[(Get, Login, media::drive)] },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/VirtualMedia/{}/Actions/VirtualMedia.InsertMedia",
+        methods: &[(Post, ConfigureComponents, media::insert)],
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/VirtualMedia/{}/Actions/VirtualMedia.EjectMedia",
+        methods: &[(Post, ConfigureComponents, media::eject)],
     },
     Route { pattern: "/redfish/v1/Systems/{}/Processors", methods: &[(Get, Login, hardware::processors)] },
     Route { pattern: "/redfish/v1/Systems/{}/Processors/1", methods: &[(Get, Login, hardware::processor)] },

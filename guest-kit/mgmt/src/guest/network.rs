@@ -14,6 +14,7 @@ use guest_kit::rt::sysreg;
 use guest_kit::{gic, timer};
 use rustls::ServerConfig;
 use salp_mgmt::entropy::Entropy;
+use salp_mgmt::media::jobs;
 use salp_mgmt::service::Service;
 use salp_mgmt::tls;
 use salp_mgmt::tls::secure::Secure;
@@ -24,7 +25,9 @@ use smoltcp::wire::EthernetAddress;
 
 use super::addresses::{self, Addresses};
 use super::leases::{self, Segment};
+use super::names::Names;
 use super::nic::{self, Nic};
+use super::wire::{Line, Working};
 use super::{clock, life};
 
 /// The port.
@@ -45,6 +48,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const NAP: u64 = life::BEAT;
 /// How long it sleeps while somebody follows a console, in milliseconds.
 const DOZE: u64 = 20;
+/// How often VMs are looked after that are to start when they are off, in milliseconds.
+const LOOK: u64 = 500;
 /// How often it is tidied up, in milliseconds.
 const TIDY: u64 = 60_000;
 
@@ -193,6 +198,11 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut interface = Interface::new(settings, &mut nic, now());
     let mut sockets = SocketSet::new(Vec::new());
     let mut addresses = Addresses::new(&mut interface, &mut sockets, mac);
+    let client = tls::client::config(entropy).expect("the provider is complete");
+    let mut names = Names::new(&mut sockets);
+    let mut lines: Vec<Line> =
+        (0..jobs::MOST as u64).map(|place| Line::new(&mut sockets, seed >> (16 * place))).collect();
+    let mut looked = 0;
     let mut places: Vec<Place> = (0..PLACES).map(|_| Place::new(&mut sockets)).collect();
     let mut tidied = clock::milliseconds();
     loop {
@@ -202,6 +212,20 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
         for place in &mut places {
             life::beat();
             is_busy |= place.drive(&mut sockets, &config, service);
+        }
+        names.set_servers(&mut sockets, &addresses.name_servers());
+        for (place, line) in lines.iter_mut().enumerate() {
+            if service.jobs.is_empty() {
+                break;
+            }
+            life::beat();
+            let interface = &mut interface;
+            let mut wire = Working { line, interface, sockets: &mut sockets, names: &mut names, config: &client };
+            service.drive_job(place, &mut wire, clock::milliseconds(), clock::seconds());
+        }
+        if clock::milliseconds().saturating_sub(looked) > LOOK {
+            looked = clock::milliseconds();
+            service.go_on(clock::seconds());
         }
         // Connections that there are go on with what they began with.
         if let Some(renewed) = service.keys.renewed().and_then(|identity| tls::server(identity, entropy).ok()) {
@@ -216,7 +240,7 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
             tidied = clock::milliseconds();
             service.tidy(clock::seconds());
         }
-        if places.iter().any(Place::is_live) {
+        if places.iter().any(Place::is_live) || service.jobs.is_busy() {
             delay = delay.min(DOZE);
         }
         if !is_busy && delay > 0 {
