@@ -304,7 +304,7 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
     let copy = frames.fill(Vm::put_together(machine, birth.place, &source.spec, parts));
     frames.give_back();
     images::count_user(&source.spec, true);
-    source.own.iter().for_each(|own| images::count_user(own, true));
+    source.own.iter().for_each(|(own, _)| images::count_user(own, true));
     drive::was_copied(&copy);
     Ok(copy)
 }

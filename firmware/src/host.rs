@@ -22,7 +22,8 @@ pub fn carry_out(manager: &Vm, request: Request) -> Answer {
         Request::Medium { vm, image } => {
             return operation::with(vm, |vm| drive::change(vm, image).map(|before| [before, 0, 0]));
         }
-        Request::StartOnce { vm, from, size } => return start_once(manager, vm, from, size),
+        Request::StartFrom { lasts: 2.., .. } => Err(status::INVALID),
+        Request::StartFrom { vm, from, size, lasts } => return start_from(manager, vm, from, size, lasts == 1),
         Request::Clock { time } => {
             if time != 0 {
                 machine::set_wall_clock(time);
@@ -67,8 +68,8 @@ fn read_log(manager: &Vm, position: u64, to: Ipa, room: u64) -> Result<[u64; 3],
     }
 }
 
-/// Starts a VM that is off for one life from something else than what it is made from.
-fn start_once(manager: &Vm, id: u64, from: Ipa, size: u64) -> Answer {
+/// Starts a VM that is off from something else than what it is made from.
+fn start_from(manager: &Vm, id: u64, from: Ipa, size: u64, lasts: bool) -> Answer {
     let mut slot = None;
     let prepared = make::read_spec(manager, from, size).and_then(|wanted| {
         let mut spec = None;
@@ -80,14 +81,14 @@ fn start_once(manager: &Vm, id: u64, from: Ipa, size: u64) -> Answer {
         is_off.into_result()?;
         let spec = spec.ok_or(status::INVALID)?;
         images::hold(&spec)?;
-        machine::begin_once(id, &spec).inspect_err(|_| images::count_user(&spec, false))
+        machine::start_as(id, &spec, lasts).inspect_err(|_| images::count_user(&spec, false))
     });
     if let Err(error) = prepared {
         return Answer::of(error);
     }
     let answer = operation::start(id);
     if answer.status != status::OK {
-        slot.into_iter().for_each(machine::end_once);
+        slot.into_iter().for_each(machine::be_itself);
     }
     answer
 }

@@ -392,21 +392,22 @@ fn lock_off(slot: usize, id: u64) -> Result<RwLockWriteGuard<'static, Option<Own
     Ok(guard)
 }
 
-/// Lets the VM with identifier `id`, which is off, be for one life what `spec` says. The caller has counted it as a user.
+/// Lets the VM with identifier `id`, which is off, be for its next life, or until it is off again, what `spec` says. The caller
+/// has counted it as a user.
 ///
 /// # Errors
 ///
 /// A status; nothing has changed then.
-pub fn begin_once(id: u64, spec: &VmSpec) -> Result<(), i64> {
+pub fn start_as(id: u64, spec: &VmSpec, lasts: bool) -> Result<(), i64> {
     let slot = directory().lock().by_id(id).ok_or(status::NOT_FOUND)?;
     let mut guard = lock_off(slot, id)?;
     let vm = guard.as_mut().ok_or(status::NOT_FOUND)?;
-    vm.own = Some(core::mem::replace(&mut vm.spec, *spec));
+    vm.own = Some((core::mem::replace(&mut vm.spec, *spec), lasts));
     Ok(())
 }
 
-/// Makes a VM whose life is over, or did not begin, what it was before it, if that was for one life only.
-pub fn end_once(slot: usize) {
+/// Makes a VM whose life is over, or did not begin, what it is by itself.
+pub fn be_itself(slot: usize) {
     match VMS[slot].read().as_deref() {
         Some(vm) if vm.own.is_some() => vm.give_memory_back(),
         _ => return,
@@ -419,7 +420,7 @@ pub fn end_once(slot: usize) {
         }
     };
     if let Some(vm) = guard.as_mut()
-        && let Some(own) = vm.own.take()
+        && let Some((own, _)) = vm.own.take()
     {
         let over = core::mem::replace(&mut vm.spec, own);
         drop(guard);
@@ -460,7 +461,9 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
 /// the status for who asked for it; one that waits gets it.
 pub fn end_vm(index: usize, fate: Fate) -> i64 {
     let machine = get();
-    end_once(index);
+    if !VMS[index].read().as_deref().is_some_and(|vm| matches!(vm.own, Some((_, true)))) {
+        be_itself(index);
+    }
     let (mut stays, mut status) = (false, status::OK);
     let by_manager = matches!(fate, Fate::Stopped | Fate::Restarted);
     {
@@ -531,7 +534,9 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
             machine.memory_may_be_back();
         }
     }
-    if !stays {
+    if stays {
+        be_itself(index);
+    } else {
         machine.unpublish(index);
     }
     if !matches!(fate, Fate::Off | Fate::Destroyed | Fate::Stopped) {
@@ -627,7 +632,7 @@ impl Machine {
         // Its memory first: an image that nobody uses may be deleted.
         vm.give_memory_back();
         images::count_user(&vm.spec, false);
-        vm.own.iter().for_each(|own| images::count_user(own, false));
+        vm.own.iter().for_each(|(own, _)| images::count_user(own, false));
         drive::empty(&vm);
         vm::discard(vm);
         if did_count {

@@ -111,8 +111,8 @@ pub struct Vm {
     name: Name,
     /// Where it comes from: kept for a restart.
     pub spec: VmSpec,
-    /// What it is again when this life is over, if `spec` is for this one only.
-    pub own: Option<VmSpec>,
+    /// What it is by itself, if `spec` is for this life only, or (true) until it is off.
+    pub own: Option<(VmSpec, bool)>,
     /// Its memory; none while it is off, and between the end of one life and the start of the next.
     pub memory: Mutex<Option<AddressSpace>>,
     /// Its interrupt controller.
@@ -178,8 +178,8 @@ pub struct Parts {
     pub source: u64,
     /// As said.
     pub family: u64,
-    /// What it is when this life is over, if that is not the same.
-    pub own: Option<VmSpec>,
+    /// What it is by itself, if not this: see [`Vm::own`].
+    pub own: Option<(VmSpec, bool)>,
     /// Where the members of the family are counted.
     pub kin: usize,
     /// What is subtracted from the counter.

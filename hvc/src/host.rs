@@ -6,9 +6,10 @@ const BASE: u32 = 0xc600_0000;
 /// Puts the finished image x2 into the drive of the VM x1 in place of what was in it; [`NO_MEDIUM`] ejects, [`SAME_MEDIUM`]
 /// changes nothing. x1: the image that was in it.
 pub const VM_MEDIUM: u32 = BASE | 0x60;
-/// Starts the VM x1, which is off, for one life as the description at x2 of x3 bytes says ([`VM_CREATE`](crate::manager::VM_CREATE)).
-/// When that life is over, the VM is what it was before, and starts again as such if its guest asks for it.
-pub const VM_START_ONCE: u32 = BASE | 0x61;
+/// Starts the VM x1, which is off, from the segments, entry point and x0 of the description at x2 of x3 bytes
+/// ([`VM_CREATE`](crate::manager::VM_CREATE)), which is of as much RAM and as many vCPUs and NICs. If x4 is 0, the VM is what it was
+/// before when that life is over, and starts again as such if its guest asks for it; if x4 is 1, when it is off.
+pub const VM_START_FROM: u32 = BASE | 0x61;
 /// Sets the machine's clock to x1, in nanoseconds since 1970; 0 leaves it. x1: what it shows.
 pub const CLOCK: u32 = BASE | 0x62;
 /// Reads the hypervisor's own log: x1 is the position of the first byte wanted, counted from the machine's start, x2 the

@@ -2,6 +2,7 @@
 //! [`fake`](crate::fake) where there is no Salp.
 
 use salp_hvc::calls::{MAX_CONFIG, MachineInfo, NAME, STATE_SNAPSHOT, VmInfo, VmMemory};
+use salp_hvc::host::{POWER_OFF, POWER_RESET};
 use salp_hvc::manager::{ImageInfo, LABEL, NicChange, NicInfo, SIGNAL_RESTART, SIGNAL_SHUTDOWN};
 use salp_hvc::status;
 
@@ -48,6 +49,25 @@ pub struct Heard {
     pub first: u64,
     /// The position behind the last one written so far.
     pub end: u64,
+}
+
+/// A CPU of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// What it is: MIDR_EL1.
+    pub model: u64,
+    /// Its place: MPIDR_EL1 without its flags.
+    pub affinity: u64,
+}
+
+/// What can be done to the whole machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum MachinePower {
+    /// Reset it.
+    Reset = POWER_RESET,
+    /// Turn it off.
+    Off = POWER_OFF,
 }
 
 /// The label of an image.
@@ -117,6 +137,22 @@ pub trait Hypervisor {
     fn keep(&mut self, record: u64, bytes: &[u8]) -> Answer<()>;
     /// Reads a record, and returns how long it is; 0 if there is none.
     fn recall(&self, record: u64, bytes: &mut [u8]) -> Answer<usize>;
+
+    /// Returns the image that is in the drive of a VM, if any is.
+    fn medium(&self, id: u64) -> Answer<Option<u64>>;
+    /// Puts a finished image into the drive of a VM in place of what is in it, or takes that out.
+    fn change_medium(&mut self, id: u64, image: Option<u64>) -> Answer<()>;
+    /// Starts a VM that is off from what records name ([`VM_START_FROM`](salp_hvc::host::VM_START_FROM)): for one life, or until
+    /// it is off.
+    fn start_from(&mut self, id: u64, description: &[u8], lasts: bool) -> Answer<()>;
+    /// Returns what the machine's clock shows, in nanoseconds since 1970, after setting it to this time.
+    fn clock(&mut self, time: Option<u64>) -> Answer<u64>;
+    /// Reads the hypervisor's own log, from a position on.
+    fn read_log(&self, position: u64, bytes: &mut [u8]) -> Answer<Heard>;
+    /// Does something to the whole machine, at once.
+    fn power(&mut self, how: MachinePower) -> Answer<()>;
+    /// Returns a CPU of the machine.
+    fn cpu(&self, index: u64) -> Answer<Cpu>;
 
     /// Returns the VM or snapshot with this identifier.
     fn find(&self, id: u64) -> Answer<VmInfo> {

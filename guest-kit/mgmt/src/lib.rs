@@ -3,7 +3,7 @@
 //!
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, [`query`] parameters) → [`table`] (which
 //! resource; published by [`openapi`]) → [`resources`] (what it says and does; [`images`],
-//! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
+//! [`systems`], [`media`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
 //! (accounts and sessions), [`audit`] (who changed what), [`events`] (what became of VMs), [`flow`] (bodies and answers that are
 //! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
 //! guest), [`peers`] (who had a connection then), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
@@ -25,6 +25,7 @@ pub mod flow;
 pub mod http;
 pub mod hypervisor;
 pub mod images;
+pub mod media;
 pub mod message;
 pub mod openapi;
 pub mod peers;

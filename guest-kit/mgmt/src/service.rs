@@ -18,12 +18,15 @@ use crate::flow::{Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
 use crate::images::{self, Library};
+use crate::media::fetch::Wire;
+use crate::media::jobs::Jobs;
 use crate::message::Failure;
 use crate::peers::{self, Peer};
 use crate::query::filter::Filter;
 use crate::query::{Expand, Query};
 use crate::resources::{Call, Outcome, accounts, schemas, systems};
 use crate::state;
+use crate::systems::boot;
 use crate::table;
 use crate::tls::certificate::Identity;
 use crate::tls::keys::Keys;
@@ -51,6 +54,8 @@ pub struct Service {
     pub audit: Audit,
     /// What became of VMs.
     watch: Watch,
+    /// Media under way.
+    pub jobs: Jobs,
     facts: Facts,
     requests: u64,
 }
@@ -64,7 +69,16 @@ impl Service {
         facts: Facts,
     ) -> Self {
         let (auth, keys) = (Auth::new(entropy), Keys::new(identity, entropy));
-        Self { hypervisor, auth, keys, audit: Audit::default(), watch: Watch::default(), facts, requests: 0 }
+        Self {
+            hypervisor,
+            auth,
+            keys,
+            audit: Audit::default(),
+            watch: Watch::default(),
+            jobs: Jobs::default(),
+            facts,
+            requests: 0,
+        }
     }
 
     /// Takes what was kept: keys, accounts and sessions; returns false if there are no accounts.
@@ -110,6 +124,16 @@ impl Service {
     pub fn tidy(&mut self, now: u64) {
         images::sweep(&mut *self.hypervisor, now);
         self.watch.look(&*self.hypervisor, now);
+    }
+
+    /// Starts VMs that were asked to shut down for that; returns true if others are still to come.
+    pub fn go_on(&mut self, now: u64) -> bool {
+        boot::go_on(&mut *self.hypervisor, now)
+    }
+
+    /// Lets the medium at this place go on over its wire; `now` in milliseconds, `seconds` since 1970.
+    pub fn drive_job(&mut self, place: usize, wire: &mut dyn Wire, now: u64, seconds: u64) {
+        self.jobs.drive(place, wire, &mut *self.hypervisor, now, seconds);
     }
 
     /// Returns the service at `now`, in seconds since 1970.
@@ -167,6 +191,7 @@ impl Service {
             audit: &self.audit,
             watch: &self.watch,
             library,
+            jobs: &mut self.jobs,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
@@ -270,6 +295,7 @@ impl Service {
             audit: &self.audit,
             watch: &self.watch,
             library,
+            jobs: &mut self.jobs,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
@@ -364,8 +390,21 @@ impl Serve for Serving<'_> {
         outcome.map_or_else(|failure| failure.response(), response)
     }
 
+    fn poll(&mut self, job: u64) -> Option<Response> {
+        self.poll_job(job)
+    }
+
     fn drive(&mut self, live: &mut Live, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
         self.service.drive(live, self.now, input, output)
+    }
+}
+
+impl Serving<'_> {
+    /// Returns the answer that a job gives at its end, once.
+    pub fn poll_job(&mut self, job: u64) -> Option<Response> {
+        let outcome = self.service.jobs.take(job)?;
+        self.service.watch.look(&*self.service.hypervisor, self.now);
+        Some(outcome.map_or_else(|failure| failure.response(), |()| response(Outcome::Done)))
     }
 }
 

@@ -24,6 +24,10 @@ const SESSIONS: u64 = 1;
 const IDENTITY: u64 = 2;
 const PENDING: u64 = 3;
 const AUDIT: u64 = 4;
+/// From where VMs start ([`Boots`](crate::systems::boot::Boots)).
+pub const BOOTS: u64 = 7;
+/// Where media were fetched from ([`media`](crate::media)).
+pub const MEDIA: u64 = 9;
 
 /// An account, as it is kept.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -85,7 +89,8 @@ pub fn role_of(code: u8) -> Option<Role> {
     Role::ALL.get(usize::from(code)).map(|&(_, role)| role)
 }
 
-fn recall(hypervisor: &dyn Hypervisor, record: u64) -> Option<Vec<u8>> {
+/// Reads a record, if there is one.
+pub fn recall(hypervisor: &dyn Hypervisor, record: u64) -> Option<Vec<u8>> {
     let mut bytes = vec![0; MAX_RECORD as usize];
     let size = hypervisor.recall(record, &mut bytes).ok().filter(|&size| size > 0)?;
     bytes.truncate(size);

@@ -12,8 +12,8 @@ use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
 use crate::openapi;
 use crate::resources::fields::{Field, NOTHING};
 use crate::resources::{
-    Handler, accounts, certificates, clones, console, hardware, images, logs, making, managers, metrics, network, nics,
-    power, registries, root, schemas, sessions, snapshots, systems,
+    Handler, accounts, boot, certificates, clones, console, hardware, images, logs, making, managers, media, metrics,
+    network, nics, power, registries, root, schemas, sessions, snapshots, systems,
 };
 
 /// One path.
@@ -447,6 +447,48 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Get, Login, logs::console)],
         kind: "LogService",
         summary: "the kept console, line by line",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/BootOptions",
+        methods: &[(Get, Login, boot::options)],
+        kind: "BootOptionCollection",
+        summary: "what a VM can start from",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/BootOptions/{}",
+        methods: &[(Get, Login, boot::option)],
+        kind: "BootOption",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/VirtualMedia",
+        methods: &[(Get, Login, media::list)],
+        kind: "VirtualMediaCollection",
+        summary: "drives of a VM",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/VirtualMedia/{}",
+        methods: &[(Get, Login, media::drive)],
+        kind: "VirtualMedia",
+        summary: "one drive",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/VirtualMedia/{}/Actions/VirtualMedia.InsertMedia",
+        methods: &[(Post, ConfigureComponents, media::insert)],
+        summary: "puts a medium into it",
+        takes: &[(Post, media::INSERT)],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/VirtualMedia/{}/Actions/VirtualMedia.EjectMedia",
+        methods: &[(Post, ConfigureComponents, media::eject)],
+        summary: "takes it out",
+        takes: &[(Post, NOTHING)],
         ..ROUTE
     },
     Route {

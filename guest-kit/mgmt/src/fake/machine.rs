@@ -20,6 +20,8 @@ pub struct Machine {
     pub nics: Vec<NicInfo>,
     /// The images that it is made from.
     pub images: Vec<u64>,
+    /// What is in its drive.
+    pub medium: Option<u64>,
     /// What it wrote to its console; what is typed comes back.
     pub console: Console,
 }

@@ -20,7 +20,8 @@ use salp_hvc::status;
 use zerocopy::FromZeros;
 
 use crate::hypervisor::{
-    Answer, Cloning, Heard, Hypervisor, Label, Refused, Signal, is_config, is_name, name_text, padded,
+    Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Refused, Signal, is_config, is_name, name_text,
+    padded,
 };
 use images::Images;
 use machine::{Console, Machine};
@@ -39,6 +40,8 @@ pub struct Fake {
     last: u64,
     images: Images,
     records: BTreeMap<u64, Vec<u8>>,
+    log: Console,
+    clock: u64,
 }
 
 impl Default for Fake {
@@ -60,7 +63,15 @@ impl Fake {
     /// Returns a machine with a VM `web` that runs and has a NIC, like this VM itself, a VM `base` that is frozen, and room for so many bytes of
     /// images.
     pub fn new(room: usize) -> Self {
-        let mut fake = Self { entries: BTreeMap::new(), last: 0, images: Images::new(room), records: BTreeMap::new() };
+        let mut fake = Self {
+            entries: BTreeMap::new(),
+            last: 0,
+            images: Images::new(room),
+            records: BTreeMap::new(),
+            log: Console::default(),
+            clock: 1_000_000_000,
+        };
+        fake.log.write(b"7 ready\n8 mgmt: crashed: taken back to its checkpoint (1)\n");
         let manager = fake.boot("mgmt", 32 << 20, STATE_RUNNING);
         debug_assert_eq!(manager, OWN);
         let web = fake.boot("web", 512 << 20, STATE_RUNNING);
@@ -84,7 +95,7 @@ impl Fake {
         info.family = (self.last + 1).into();
         info.vcpus = 1.into();
         info.memory = memory.into();
-        let model = Machine { info, nics: Vec::new(), images: Vec::new(), console: Console::default() };
+        let model = Machine { info, nics: Vec::new(), images: Vec::new(), medium: None, console: Console::default() };
         self.add(model, name, state)
     }
 
@@ -112,6 +123,13 @@ impl Fake {
             return Err(Refused(status::INVALID));
         }
         self.entries.get_mut(&id).ok_or(Refused(status::NOT_FOUND))
+    }
+
+    /// Returns how many VMs are made from an image, and drives have it.
+    fn users(&self, image: u64) -> u32 {
+        let uses =
+            |machine: &Machine| u32::from(machine.images.contains(&image)) + u32::from(machine.medium == Some(image));
+        self.entries.values().map(uses).sum()
     }
 
     fn is_taken(&self, name: &str) -> bool {
@@ -337,7 +355,7 @@ impl Hypervisor for Fake {
     }
 
     fn delete_image(&mut self, id: u64) -> Answer<()> {
-        if self.entries.values().any(|machine| machine.images.contains(&id)) {
+        if self.users(id) > 0 {
             return Err(Refused(status::IN_USE));
         }
         self.images.delete(id)
@@ -348,8 +366,7 @@ impl Hypervisor for Fake {
         LOOKS.set(LOOKS.get() + u32::from(after == 0));
         let mut info = self.images.next(after)?;
         let id = info.id.get();
-        let users = self.entries.values().filter(|machine| machine.images.contains(&id)).count();
-        info.users = (users as u32).into();
+        info.users = self.users(id).into();
         Ok(info)
     }
 
@@ -389,5 +406,43 @@ impl Hypervisor for Fake {
         let Some(kept) = self.records.get(&record) else { return Ok(0) };
         bytes.get_mut(..kept.len()).ok_or(Refused(status::INVALID))?.copy_from_slice(kept);
         Ok(kept.len())
+    }
+
+    fn medium(&self, id: u64) -> Answer<Option<u64>> {
+        self.entries.get(&id).map(|machine| machine.medium).ok_or(Refused(status::NOT_FOUND))
+    }
+
+    fn change_medium(&mut self, id: u64, image: Option<u64>) -> Answer<()> {
+        if image.is_some_and(|image| !self.images.is_finished(image, 1)) {
+            return Err(Refused(status::WRONG_STATE));
+        }
+        self.get(id)?.medium = image;
+        Ok(())
+    }
+
+    fn start_from(&mut self, id: u64, description: &[u8], _: bool) -> Answer<()> {
+        machine::describe(description, &self.images)?;
+        self.start(id)?;
+        self.get(id)?.console.write(b"started from something else");
+        Ok(())
+    }
+
+    fn clock(&mut self, time: Option<u64>) -> Answer<u64> {
+        self.clock = time.unwrap_or(self.clock);
+        Ok(self.clock)
+    }
+
+    fn read_log(&self, position: u64, bytes: &mut [u8]) -> Answer<Heard> {
+        Ok(self.log.read(position, bytes))
+    }
+
+    fn power(&mut self, _: MachinePower) -> Answer<()> {
+        let vms = self.entries.iter_mut().filter(|(id, _)| **id != OWN);
+        vms.for_each(|(_, machine)| machine.info.state = STATE_OFF.into());
+        Ok(())
+    }
+
+    fn cpu(&self, index: u64) -> Answer<Cpu> {
+        if index == 0 { Ok(Cpu { model: 0x410f_d0c1, affinity: 0 }) } else { Err(Refused(status::NOT_FOUND)) }
     }
 }

@@ -1,10 +1,12 @@
 //! The addresses of this guest: boot arguments, DHCP, router advertisements. Before: [`network`](super::network). After:
 //! smoltcp.
 
+use alloc::vec::Vec;
+
 use guest_kit::{machine, println, words};
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::dhcpv4;
-use smoltcp::wire::{IpCidr, Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
+use smoltcp::wire::{IpAddress, IpCidr, Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
 
 fn argument<T: core::str::FromStr>(key: &str) -> Option<T> {
     let text = words::get(machine::bootargs(), key)?;
@@ -23,6 +25,8 @@ pub fn dns() -> Option<Ipv4Address> {
 /// How this guest comes by its IPv4 address.
 pub struct Addresses {
     dhcp: Option<SocketHandle>,
+    /// The name servers that DHCP has told.
+    servers: Vec<IpAddress>,
 }
 
 impl Addresses {
@@ -47,19 +51,27 @@ impl Addresses {
         match argument::<Ipv4Cidr>("address") {
             Some(own) => {
                 set(interface, Some(own), argument("gateway"));
-                Self { dhcp: None }
+                Self { dhcp: None, servers: Vec::new() }
             }
-            None => Self { dhcp: Some(sockets.add(dhcpv4::Socket::new())) },
+            None => Self { dhcp: Some(sockets.add(dhcpv4::Socket::new())), servers: Vec::new() },
         }
     }
 
     /// Takes or gives back what the DHCP server says.
     pub fn poll(&mut self, interface: &mut Interface, sockets: &mut SocketSet<'_>) {
         match self.dhcp.and_then(|handle| sockets.get_mut::<dhcpv4::Socket>(handle).poll()) {
-            Some(dhcpv4::Event::Configured(lease)) => set(interface, Some(lease.address), lease.router),
+            Some(dhcpv4::Event::Configured(lease)) => {
+                self.servers = lease.dns_servers.iter().map(|server| IpAddress::Ipv4(*server)).collect();
+                set(interface, Some(lease.address), lease.router);
+            }
             Some(dhcpv4::Event::Deconfigured) => set(interface, None, None),
             None => {}
         }
+    }
+
+    /// Returns the name servers: that of the boot arguments, or those of DHCP.
+    pub fn name_servers(&self) -> Vec<IpAddress> {
+        dns().map_or_else(|| self.servers.clone(), |server| Vec::from([IpAddress::Ipv4(server)]))
     }
 }
 

@@ -4,9 +4,10 @@
 
 use guest_kit::salp::{self, Name, Refused};
 use salp_hvc::calls::{CLONE_DISCONNECTED, CloneRequest, MachineInfo, VM_CLONE, VmInfo, VmMemory};
+use salp_hvc::host;
 use salp_hvc::manager::{self, ImageInfo, NicChange, NicInfo};
 use salp_hvc::status;
-use salp_mgmt::hypervisor::{self, Answer, Cloning, Heard, Hypervisor, Label, Signal, padded};
+use salp_mgmt::hypervisor::{self, Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Signal, padded};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::life;
@@ -180,5 +181,35 @@ impl Hypervisor for Calls {
     fn recall(&self, record: u64, bytes: &mut [u8]) -> Answer<usize> {
         let [size, ..] = call(manager::RECALL, [record, to(bytes), bytes.len() as u64])?;
         Ok((size as usize).min(bytes.len()))
+    }
+
+    fn medium(&self, id: u64) -> Answer<Option<u64>> {
+        let [image, ..] = call(host::VM_MEDIUM, [id, host::SAME_MEDIUM])?;
+        Ok(Some(image).filter(|&image| image != host::NO_MEDIUM))
+    }
+
+    fn change_medium(&mut self, id: u64, image: Option<u64>) -> Answer<()> {
+        call(host::VM_MEDIUM, [id, image.unwrap_or(host::NO_MEDIUM)]).map(drop)
+    }
+
+    fn start_from(&mut self, id: u64, description: &[u8], lasts: bool) -> Answer<()> {
+        call(host::VM_START_FROM, [id, from(description), description.len() as u64, lasts.into()]).map(drop)
+    }
+
+    fn clock(&mut self, time: Option<u64>) -> Answer<u64> {
+        call(host::CLOCK, [time.unwrap_or(0)]).map(|[time, ..]| time)
+    }
+
+    fn read_log(&self, position: u64, bytes: &mut [u8]) -> Answer<Heard> {
+        let [count, first, end] = call(host::LOG_READ, [position, to(bytes), bytes.len() as u64])?;
+        Ok(Heard { count: (count as usize).min(bytes.len()), first, end })
+    }
+
+    fn power(&mut self, how: MachinePower) -> Answer<()> {
+        call(host::MACHINE_POWER, [how as u64]).map(drop)
+    }
+
+    fn cpu(&self, index: u64) -> Answer<Cpu> {
+        call(host::MACHINE_CPU, [index]).map(|[model, affinity, _]| Cpu { model, affinity })
     }
 }

@@ -16,6 +16,7 @@ use guest_kit::{gic, timer};
 use rustls::ServerConfig;
 use salp_mgmt::entropy::Entropy;
 use salp_mgmt::http::{CONNECTIONS, Claim};
+use salp_mgmt::media::jobs;
 use salp_mgmt::service::Service;
 use salp_mgmt::tls;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
@@ -25,8 +26,10 @@ use smoltcp::wire::EthernetAddress;
 use super::addresses::{self, Addresses};
 use super::farewell::Farewell;
 use super::leases::{self, Segment};
+use super::names::Names;
 use super::nic::{self, Nic};
 use super::place::{Place, Progress};
+use super::wire::{Line, Working};
 use super::{clock, life};
 
 /// How many places are kept free for who comes.
@@ -39,6 +42,8 @@ const PACKETS: usize = 128;
 const NAP: u64 = life::BEAT;
 /// How long it sleeps while somebody follows a console, in milliseconds.
 const DOZE: u64 = 20;
+/// How often VMs are looked after that are to start when they are off, in milliseconds.
+const LOOK: u64 = 500;
 /// How often it is tidied up, in milliseconds.
 const TIDY: u64 = 60_000;
 
@@ -169,6 +174,11 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut interface = Interface::new(settings, &mut nic, now());
     let mut sockets = SocketSet::new(Vec::new());
     let mut addresses = Addresses::new(&mut interface, &mut sockets, mac);
+    let client = tls::client::config(entropy).expect("the provider is complete");
+    let mut names = Names::new(&mut sockets);
+    let mut lines: Vec<Line> =
+        (0..jobs::MOST as u64).map(|place| Line::new(&mut sockets, seed >> (16 * place))).collect();
+    let mut looked = 0;
     let places = (0..CONNECTIONS + SPARE).map(|_| Place::new(&mut sockets)).collect();
     let farewell = Farewell::new(service.recall_peers(), clock::milliseconds());
     let mut endpoint = Endpoint { interface, nic, sockets, places, farewell, has_changed: false };
@@ -179,6 +189,20 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
         let mut is_busy = endpoint.poll();
         addresses.poll(&mut endpoint.interface, &mut endpoint.sockets);
         is_busy |= endpoint.drive(&config, service);
+        names.set_servers(&mut endpoint.sockets, &addresses.name_servers());
+        for (place, line) in lines.iter_mut().enumerate() {
+            if service.jobs.is_empty() {
+                break;
+            }
+            life::beat();
+            let (interface, sockets) = (&mut endpoint.interface, &mut endpoint.sockets);
+            let mut wire = Working { line, interface, sockets, names: &mut names, config: &client };
+            service.drive_job(place, &mut wire, clock::milliseconds(), clock::seconds());
+        }
+        if clock::milliseconds().saturating_sub(looked) > LOOK {
+            looked = clock::milliseconds();
+            service.go_on(clock::seconds());
+        }
         // Connections that there are go on with what they began with.
         if let Some(renewed) = service.keys.renewed().and_then(|identity| tls::server(identity, entropy).ok()) {
             config = renewed;
@@ -195,7 +219,7 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
         if is_busy {
             continue;
         }
-        if endpoint.places.iter().any(Place::is_live) {
+        if endpoint.places.iter().any(Place::is_live) || service.jobs.is_busy() {
             delay = delay.min(DOZE);
         }
         let due = endpoint.interface.poll_delay(now(), &endpoint.sockets);

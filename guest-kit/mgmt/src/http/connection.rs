@@ -39,6 +39,11 @@ pub trait Serve {
     /// Answers a request whose body was taken.
     fn finish(&mut self, sink: Box<dyn Sink>) -> Response;
 
+    /// Returns the answer that a job gives at its end.
+    fn poll(&mut self, _job: u64) -> Option<Response> {
+        None
+    }
+
     /// Lets a flow go on; returns false if it is over.
     fn drive(&mut self, live: &mut Live, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool;
 }
@@ -67,6 +72,8 @@ pub struct Connection {
     sink: Option<Box<dyn Sink>>,
     /// The answer that goes on, and how its pieces are framed.
     live: Option<(Live, Framing)>,
+    /// The job whose end is the answer, and how it is to be given.
+    later: Option<(u64, Method, bool, bool)>,
     /// Nothing more is read: the last answer is being sent.
     is_closing: bool,
     /// Since when it waits for the same thing.
@@ -88,6 +95,7 @@ impl Connection {
             decoder: Decoder::default(),
             sink: None,
             live: None,
+            later: None,
             is_closing: false,
             since: now,
             asked: now,
@@ -120,6 +128,13 @@ impl Connection {
         }
         if self.live.is_some() {
             return self.go_on(now, service);
+        }
+        if let Some((job, method, close, knows_chunks)) = self.later {
+            if let Some(response) = service.poll(job) {
+                self.later = None;
+                self.answer(response, method, close, knows_chunks, now);
+            }
+            return;
         }
         if let Err(why) = self.read(now, service) {
             self.give_up(&crate::message::malformed(why), now);
@@ -197,6 +212,10 @@ impl Connection {
     /// Sends an answer, and what follows it.
     fn answer(&mut self, response: Response, method: Method, close: bool, knows_chunks: bool, now: u64) {
         self.since = now;
+        if let Then::Later(job) = response.then {
+            self.later = Some((job, method, close, knows_chunks));
+            return;
+        }
         let is_live = method != Method::Head && matches!(response.then, Then::Flow(_));
         let framing = match () {
             () if !is_live => Framing::Length,
@@ -254,7 +273,7 @@ impl Connection {
 
     /// Returns true if something may be to send though nothing has come.
     pub fn is_live(&self) -> bool {
-        self.live.is_some()
+        self.live.is_some() || self.later.is_some()
     }
 
     /// Returns what is to be sent.

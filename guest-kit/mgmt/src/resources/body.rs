@@ -79,6 +79,11 @@ impl Body {
         self.wrong.push(if self.action.is_some() { message } else { message.about(name) });
     }
 
+    /// Says why what was read of a member is no good all the same.
+    pub fn refuse(&mut self, name: &str, why: &str) {
+        self.complain("format", name, &Value::from(why));
+    }
+
     /// Says that a member has to be there.
     fn require<T>(&mut self, name: &str, value: Option<T>) -> Option<T> {
         if value.is_none() && self.wrong.is_empty() {

@@ -3,6 +3,7 @@
 
 pub mod accounts;
 pub mod body;
+pub mod boot;
 pub mod certificates;
 pub mod clones;
 pub mod console;
@@ -12,6 +13,7 @@ pub mod images;
 pub mod logs;
 pub mod making;
 pub mod managers;
+pub mod media;
 pub mod metrics;
 pub mod network;
 pub mod nics;
@@ -37,6 +39,7 @@ use crate::flow::Sink;
 use crate::http::{Request, Response};
 use crate::hypervisor::Hypervisor;
 use crate::images::Library;
+use crate::media::jobs::Jobs;
 use crate::message::Failure;
 use crate::service::{self, Facts};
 use crate::table::Variables;
@@ -60,6 +63,8 @@ pub struct Call<'a> {
     pub watch: &'a Watch,
     /// Images, as this request has found them.
     pub library: &'a Library,
+    /// Media under way.
+    pub jobs: &'a mut Jobs,
     /// Keys and certificates of the server.
     pub keys: &'a mut Keys,
     /// The hypervisor.

@@ -1,26 +1,47 @@
-//! A VM's power. Before: [`table`](crate::table). After: [`hypervisor`](crate::hypervisor).
+//! A VM's power. Before: [`table`](crate::table). After: [`systems::boot`](crate::systems::boot), [`hypervisor`](crate::hypervisor).
 
-use salp_hvc::calls::{STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING};
+use salp_hvc::calls::{STATE_FROZEN, STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING};
+use salp_hvc::status;
 
 use super::body::Body;
 use super::fields::{Field, Shape, needed};
 use super::systems::{act, find};
-use super::{Call, Outcome};
-use crate::hypervisor::{Answer, Hypervisor, Signal};
+use super::{Call, Outcome, media};
+use crate::hypervisor::{Answer, Hypervisor, Refused, Signal};
+use crate::media::fetch::Order;
+use crate::media::jobs::Then;
+use crate::media::url::Url;
 use crate::message::Failure;
+use crate::systems::boot::{self, Source};
 
-type Act = fn(&mut dyn Hypervisor, u64) -> Answer<()>;
+/// What is done for a change of power.
+#[derive(Clone, Copy)]
+enum Act {
+    /// This.
+    Call(fn(&mut dyn Hypervisor, u64) -> Answer<()>),
+    /// A VM that is off starts from where it is to, one that is on does so again.
+    Start,
+    /// The guest is asked to shut down, and starts from where it is to.
+    Restart,
+    /// What the button does.
+    Button,
+}
 
-/// What a VM's power can be changed to, the states in which nothing has to be done for it, and what is done else. Whether it
-/// can be done in the VM's present state, the hypervisor says.
-const RESETS: [(&str, &[u32], Act); 7] = [
-    ("On", &[STATE_RUNNING, STATE_NO_MEMORY], |hypervisor, id| hypervisor.start(id)),
-    ("ForceOff", &[STATE_OFF], |hypervisor, id| hypervisor.stop(id)),
-    ("GracefulShutdown", &[STATE_OFF], |hypervisor, id| hypervisor.signal(id, Signal::Shutdown)),
-    ("GracefulRestart", &[], |hypervisor, id| hypervisor.signal(id, Signal::Restart)),
-    ("ForceRestart", &[], |hypervisor, id| hypervisor.reset(id)),
-    ("Pause", &[], |hypervisor, id| hypervisor.freeze(id)),
-    ("Resume", &[], |hypervisor, id| hypervisor.unfreeze(id)),
+const STOP: Act = Act::Call(|hypervisor, id| hypervisor.stop(id));
+const SHUT_DOWN: Act = Act::Call(|hypervisor, id| hypervisor.signal(id, Signal::Shutdown));
+
+/// What a VM's power can be changed to, the states in which nothing has to be done for it, those in which it cannot be done by
+/// starting, and what is done else. Whether anything else can be done in the VM's present state, the hypervisor says.
+const RESETS: [(&str, &[u32], &[u32], Act); 9] = [
+    ("On", &[STATE_RUNNING, STATE_NO_MEMORY], &[STATE_FROZEN], Act::Start),
+    ("ForceOff", &[STATE_OFF], &[], STOP),
+    ("GracefulShutdown", &[STATE_OFF], &[], SHUT_DOWN),
+    ("GracefulRestart", &[], &[STATE_OFF, STATE_FROZEN, STATE_NO_MEMORY], Act::Restart),
+    ("ForceRestart", &[], &[STATE_OFF], Act::Start),
+    ("PowerCycle", &[], &[STATE_OFF], Act::Start),
+    ("PushPowerButton", &[], &[], Act::Button),
+    ("Pause", &[], &[], Act::Call(|hypervisor, id| hypervisor.freeze(id))),
+    ("Resume", &[], &[], Act::Call(|hypervisor, id| hypervisor.unfreeze(id))),
 ];
 
 /// Their names.
@@ -44,8 +65,51 @@ pub fn reset(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     body.finish()?;
     let state = find(call)?.state.get();
     let missing = || Failure::new(400, "NoOperation", &[]);
-    let (_, idle, reset) = RESETS.iter().find(|(name, ..)| Some(*name) == kind.as_deref()).ok_or_else(missing)?;
-    if idle.contains(&state) { Ok(Outcome::Done) } else { act(call, *reset) }
+    let (_, idle, impossible, what) =
+        RESETS.iter().find(|(name, ..)| Some(*name) == kind.as_deref()).ok_or_else(missing)?;
+    if idle.contains(&state) {
+        return Ok(Outcome::Done);
+    }
+    if impossible.contains(&state) {
+        return Err(Failure::refused(Refused(status::WRONG_STATE), &call.request.path));
+    }
+    match *what {
+        Act::Call(what) => act(call, what),
+        Act::Start => start(call),
+        Act::Restart => restart(call),
+        Act::Button if state == STATE_OFF => start(call),
+        Act::Button => act(call, |hypervisor, id| hypervisor.signal(id, Signal::Shutdown)),
+    }
+}
+
+/// Starts the VM of the path from where it is to start, again if it is on.
+fn start(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let id = find(call)?.id.get();
+    let source = boot::source(call.hypervisor, id).map_err(|refused| Failure::refused(refused, &call.request.path))?;
+    if let Source::Address(address) = source {
+        let why = "The VM is to start from HttpBootUri, which is none.";
+        let url = Url::parse(&address).ok_or_else(|| Failure::because(409, why))?;
+        let order = Order { url, authorization: None, digest: None };
+        return media::later(call, order, &address, Then::Start(id));
+    }
+    boot::start(call.hypervisor, id, None, call.now)?;
+    Ok(Outcome::Done)
+}
+
+/// Asks the guest of the path to shut down; it starts from where it is to start then.
+fn restart(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let id = find(call)?.id.get();
+    let refused = |refused| Failure::refused(refused, &call.request.path);
+    if boot::starts_as_it_runs(call.hypervisor, id) {
+        return act(call, |hypervisor, id| hypervisor.signal(id, Signal::Restart));
+    }
+    if let Source::Address(_) = boot::source(call.hypervisor, id).map_err(refused)? {
+        return Err(Failure::because(409, "What comes from HttpBootUri is started by ForceRestart or On."));
+    }
+    act(call, |hypervisor, id| {
+        hypervisor.signal(id, Signal::Shutdown)?;
+        boot::change(hypervisor, id, |boot| boot.waits = true)
+    })
 }
 
 /// Freezes a VM.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::managers::SALP;
 use super::power::RESET_TYPES;
-use super::{Call, Outcome, collection, console, hardware, logs, making, nics, uuid};
+use super::{Call, Outcome, boot, collection, console, hardware, logs, making, media, nics, uuid};
 use crate::hypervisor::{self, Answer, Hypervisor, name_text};
 use crate::images::label::Label;
 use crate::images::{self, Library};
@@ -23,11 +23,6 @@ use crate::systems;
 
 /// Where VMs are.
 pub const SYSTEMS: &str = "/redfish/v1/Systems";
-
-/// When a VM starts from something else than its images.
-pub const BOOT_ENABLED: [&str; 1] = ["Disabled"];
-/// What it starts from then.
-pub const BOOT_TARGETS: [&str; 1] = ["None"];
 
 /// Returns where a VM is.
 pub fn path(id: u64) -> String {
@@ -77,13 +72,6 @@ pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &VmInfo) -> V
         "Status": { "State": state, "Health": health },
         "ProcessorSummary": { "Count": info.vcpus.get(), "CoreCount": info.vcpus.get() },
         "MemorySummary": { "TotalSystemMemoryGiB": gibibytes(info.memory.get()) },
-        "Boot": {
-            // VMs start from images: there is nothing else that a start could be from.
-            "BootSourceOverrideEnabled": BOOT_ENABLED[0],
-            "BootSourceOverrideEnabled@Redfish.AllowableValues": BOOT_ENABLED,
-            "BootSourceOverrideTarget": BOOT_TARGETS[0],
-            "BootSourceOverrideTarget@Redfish.AllowableValues": BOOT_TARGETS,
-        },
         "EthernetInterfaces": { "@odata.id": nics::collection_path(id) },
         "SerialConsole": {
             "MaxConcurrentSessions": console::MOST,
@@ -128,6 +116,8 @@ pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &VmInfo) -> V
             },
         } },
     });
+    value["Boot"] = boot::value(id, &library.boots(hypervisor).of(id));
+    value["VirtualMedia"] = json!({ "@odata.id": media::collection_path(id) });
     if info.source.get() != 0 {
         // The source may be gone: its identifier, not a link.
         value["Oem"]["Salp"]["SourceId"] = format!("{}", info.source.get()).into();
