@@ -22,8 +22,8 @@ use salp_hvc::calls::{
 };
 use salp_hvc::manager::{NicChange, NicInfo};
 use salp_hvc::status;
-use salp_hw::memory::Ram;
 use salp_hw::boot;
+use salp_hw::memory::Ram;
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Carries out a call of a manager. Returns the answer, or `None` if the asker gets it later.

@@ -18,7 +18,8 @@ const RESETS: [(&str, &[u32], Act); 7] = [
     ("ForceOff", &[STATE_OFF], |hypervisor, id| hypervisor.stop(id)),
     ("GracefulShutdown", &[STATE_OFF], |hypervisor, id| hypervisor.signal(id, Signal::Shutdown)),
     ("GracefulRestart", &[], |hypervisor, id| hypervisor.signal(id, Signal::Restart)),
-    ("ForceRestart", &[], |hypervisor, id| hypervisor.reset(id)),
+    // Whoever wants it to run anew wants it to run.
+    ("ForceRestart", &[], |hypervisor, id| hypervisor.reset(id).or_else(|_| hypervisor.start(id))),
     ("Pause", &[], |hypervisor, id| hypervisor.freeze(id)),
     ("Resume", &[], |hypervisor, id| hypervisor.unfreeze(id)),
 ];
@@ -112,7 +113,7 @@ mod tests {
             ("GracefulShutdown", 204, "Off"),
             ("ForceOff", 204, "Off"),
             ("Pause", 409, "Off"),
-            ("ForceRestart", 409, "Off"),
+            ("ForceRestart", 204, "On"),
             ("On", 204, "On"),
             ("Pause", 204, "Paused"),
             ("On", 409, "Paused"),
