@@ -4,6 +4,7 @@
 
 use core::fmt;
 
+use salp_hvc::agent::{AGENT, AgentInfo, AgentReport, VM_AGENT};
 use salp_hvc::calls::{self, CloneRequest, MAX_CONFIG, MachineInfo, NAME, VmInfo, VmMemory};
 use salp_hvc::events::EventRecord;
 use salp_hvc::manager::{self, NicChange, NicInfo};
@@ -182,6 +183,16 @@ pub fn config() -> Answer<Config> {
 /// Tells that this guest has taken its new identity on.
 pub fn acknowledge() -> Answer<()> {
     call(calls::ACKNOWLEDGE, [0; 3]).map(drop)
+}
+
+/// Tells how this guest is.
+pub fn report(report: &AgentReport) -> Answer<()> {
+    call(AGENT, [(&raw const *report).expose_provenance() as u64, 0, 0]).map(drop)
+}
+
+/// Returns what the agent of a VM has told.
+pub fn vm_agent(id: u64) -> Answer<AgentInfo> {
+    record(VM_AGENT, |address| [id, address, 0])
 }
 
 /// Returns 64 random bits, if there are any now.

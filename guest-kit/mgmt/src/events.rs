@@ -5,12 +5,17 @@ use alloc::collections::{BTreeMap, VecDeque};
 
 use salp_hvc::calls::{STATE_SNAPSHOT, state_word};
 
+use crate::agent::{self, Life};
 use crate::hypervisor::{self, Hypervisor};
 
 /// The most events that are remembered.
 const MOST: usize = 512;
 
-/// A VM has another state.
+/// What a guest is, and its application.
+const GUEST: [&str; 2] = ["guest silent", "guest up"];
+const APPLICATION: [&str; 2] = ["application down", "application up"];
+
+/// A VM has another state, or its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The event's number, from 1 on.
@@ -29,6 +34,7 @@ pub struct Event {
 #[derive(Debug, Default)]
 pub struct Watch {
     states: BTreeMap<u64, u32>,
+    lives: BTreeMap<u64, Life>,
     events: VecDeque<Event>,
     last: u64,
 }
@@ -47,8 +53,31 @@ impl Watch {
             }
         }
         self.states = states;
+        self.look_at_agents(hypervisor, now);
         let above = self.events.len().saturating_sub(MOST);
         self.events.drain(..above);
+    }
+
+    /// Looks which guests and applications are up, by what their agents tell.
+    fn look_at_agents(&mut self, hypervisor: &dyn Hypervisor, now: u64) {
+        let mut lives = BTreeMap::new();
+        for info in hypervisor::all(hypervisor).filter(|info| info.state.get() != STATE_SNAPSHOT) {
+            let (vm, life) = (info.id.get(), agent::life(hypervisor, &info));
+            let before = self.lives.get(&vm).copied().unwrap_or_default();
+            for (was, is, words) in
+                [(before.guest, life.guest, GUEST), (before.application, life.application, APPLICATION)]
+            {
+                if was != is {
+                    self.last += 1;
+                    let (from, to) = (Some(words[usize::from(was)]), words[usize::from(is)]);
+                    self.events.push_back(Event { number: self.last, time: now, vm, from, to });
+                }
+            }
+            if life != Life::default() {
+                lives.insert(vm, life);
+            }
+        }
+        self.lives = lives;
     }
 
     /// Returns the events of a VM, the oldest one first.
@@ -70,7 +99,13 @@ mod tests {
         fake.freeze(2).unwrap();
         watch.look(&fake, 3);
         let seen: alloc::vec::Vec<_> = watch.of(2).map(|event| (event.time, event.from, event.to)).collect();
-        assert_eq!(seen, [(1, None, "running"), (3, Some("running"), "frozen")]);
+        let expected = [
+            (1, None, "running"),
+            (1, Some("guest silent"), "guest up"),
+            (1, Some("application down"), "application up"),
+            (3, Some("running"), "frozen"),
+        ];
+        assert_eq!(seen, expected);
         for _ in 0..MOST {
             fake.unfreeze(2).unwrap();
             watch.look(&fake, 4);

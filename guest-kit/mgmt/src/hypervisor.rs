@@ -1,6 +1,7 @@
 //! What this guest asks of the hypervisor. Before: [`resources`](crate::resources). After: Salp's calls in the guest,
 //! [`fake`](crate::fake) where there is no Salp.
 
+use salp_hvc::agent::AgentInfo;
 use salp_hvc::calls::{MAX_CONFIG, MachineInfo, NAME, STATE_SNAPSHOT, VmInfo, VmMemory};
 use salp_hvc::host::{POWER_OFF, POWER_RESET};
 use salp_hvc::manager::{ImageInfo, LABEL, NicChange, NicInfo, SIGNAL_RESTART, SIGNAL_SHUTDOWN};
@@ -110,6 +111,8 @@ pub trait Hypervisor {
     fn signal(&mut self, id: u64, signal: Signal) -> Answer<()>;
     /// Returns a NIC of a VM.
     fn nic(&self, id: u64, index: u64) -> Answer<NicInfo>;
+    /// Returns what the agent of a VM has told; zeros if it has told nothing.
+    fn agent(&self, id: u64) -> Answer<AgentInfo>;
     /// Changes a NIC of a VM.
     fn change_nic(&mut self, id: u64, index: u64, change: &NicChange) -> Answer<()>;
 

@@ -4,7 +4,8 @@
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, [`query`] parameters) → [`table`] (which
 //! resource; published by [`openapi`]) → [`resources`] (what it says and does; [`images`],
 //! [`systems`], [`media`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
-//! (accounts and sessions), [`audit`] (who changed what), [`events`] (what became of VMs), [`flow`] (bodies and answers that are
+//! (accounts and sessions), [`audit`] (who changed what), [`events`] (what became of VMs), [`agent`] (what
+//! their guests tell), [`flow`] (bodies and answers that are
 //! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
 //! guest), [`peers`] (who had a connection then), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
@@ -14,6 +15,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod agent;
 pub mod audit;
 pub mod auth;
 pub mod console;

@@ -10,6 +10,7 @@ use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::vec::Vec;
 
+use salp_hvc::agent::{AGENT_APPLICATION, AGENT_VERSION, AGENT_WATCHES, AgentInfo};
 use salp_hvc::calls::{
     MAX_CLONES, MachineInfo, STATE_FROZEN, STATE_OFF, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, VmMemory,
 };
@@ -56,6 +57,19 @@ std::thread_local! {
     pub static LOOKS: core::cell::Cell<u32> = const { core::cell::Cell::new(0) };
 }
 
+/// Returns what an agent tells of a guest with this MAC address.
+fn agent(mac: &[u8; 6]) -> AgentInfo {
+    let mut told = AgentInfo::new_zeroed();
+    told.report.version = AGENT_VERSION.into();
+    told.report.flags = (AGENT_WATCHES | AGENT_APPLICATION).into();
+    told.report.host_name = padded("web.example");
+    told.report.nics[0].mac = *mac;
+    told.report.nics[0].ipv4 = [10, 0, 0, 3];
+    told.report.nics[0].ipv6 = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
+    told.heartbeats = 1.into();
+    told
+}
+
 /// The entry that is this VM itself.
 const OWN: u64 = 1;
 
@@ -86,6 +100,7 @@ impl Fake {
         }
         if let Some(web) = fake.entries.get_mut(&web) {
             web.console.write(b"web login: ");
+            web.agent = agent(&web.info.mac);
         }
         fake
     }
@@ -95,7 +110,8 @@ impl Fake {
         info.family = (self.last + 1).into();
         info.vcpus = 1.into();
         info.memory = memory.into();
-        let model = Machine { info, nics: Vec::new(), images: Vec::new(), medium: None, console: Console::default() };
+        let (medium, agent) = (None, AgentInfo::new_zeroed());
+        let model = Machine { info, nics: Vec::new(), images: Vec::new(), medium, console: Console::default(), agent };
         self.add(model, name, state)
     }
 
@@ -103,6 +119,7 @@ impl Fake {
     fn add(&mut self, model: Machine, name: &str, state: u32) -> u64 {
         self.last += 1;
         let mut machine = model;
+        machine.agent = AgentInfo::new_zeroed();
         let info = &mut machine.info;
         info.id = self.last.into();
         info.name = padded(name);
@@ -298,7 +315,8 @@ impl Hypervisor for Fake {
 
     fn start(&mut self, id: u64) -> Answer<()> {
         self.change_state(id, &[STATE_OFF], STATE_RUNNING)?;
-        self.get(id)?.console = Console::default();
+        let machine = self.get(id)?;
+        (machine.console, machine.agent) = (Console::default(), AgentInfo::new_zeroed());
         Ok(())
     }
 
@@ -307,7 +325,9 @@ impl Hypervisor for Fake {
     }
 
     fn reset(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &ALIVE, STATE_RUNNING)
+        self.change_state(id, &ALIVE, STATE_RUNNING)?;
+        self.get(id)?.agent = AgentInfo::new_zeroed();
+        Ok(())
     }
 
     fn signal(&mut self, id: u64, signal: Signal) -> Answer<()> {
@@ -319,6 +339,10 @@ impl Hypervisor for Fake {
         let machine = self.entries.get(&id).ok_or(Refused(status::NOT_FOUND))?;
         let index = usize::try_from(index).map_err(|_| Refused(status::NOT_FOUND))?;
         machine.nics.get(index).copied().ok_or(Refused(status::NOT_FOUND))
+    }
+
+    fn agent(&self, id: u64) -> Answer<AgentInfo> {
+        self.entries.get(&id).map(|machine| machine.agent).ok_or(Refused(status::NOT_FOUND))
     }
 
     fn change_nic(&mut self, id: u64, index: u64, change: &NicChange) -> Answer<()> {

@@ -3,6 +3,7 @@
 //! This runtime maps memory as itself, so an address is a guest physical address.
 
 use guest_kit::salp::{self, Name, Refused};
+use salp_hvc::agent::{AgentInfo, VM_AGENT};
 use salp_hvc::calls::{CLONE_DISCONNECTED, CloneRequest, MachineInfo, VM_CLONE, VmInfo, VmMemory};
 use salp_hvc::host;
 use salp_hvc::manager::{self, ImageInfo, NicChange, NicInfo};
@@ -126,6 +127,10 @@ impl Hypervisor for Calls {
 
     fn nic(&self, id: u64, index: u64) -> Answer<NicInfo> {
         record(manager::VM_NIC, |address| [id, index, address])
+    }
+
+    fn agent(&self, id: u64) -> Answer<AgentInfo> {
+        record(VM_AGENT, |address| [id, address])
     }
 
     fn change_nic(&mut self, id: u64, index: u64, change: &NicChange) -> Answer<()> {

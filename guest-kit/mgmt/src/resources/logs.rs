@@ -13,7 +13,7 @@ use super::{Call, Outcome, collection, systems, time};
 use crate::audit::Entry;
 use crate::console::Follow;
 use crate::events::Event;
-use crate::message::Failure;
+use crate::message::{Failure, REGISTRY};
 
 /// How much of a console is read at a time.
 const PIECE: usize = 16 << 10;
@@ -53,7 +53,7 @@ fn entries(owner: &str, log: &str, members: Vec<Value>) -> Outcome {
 }
 
 /// Returns an entry with what all of them have.
-fn entry(owner: &str, log: &str, id: u64, kind: &str, message: &str) -> Value {
+fn entry(owner: &str, log: &str, id: u64, kind: &str, key: &str, message: &str) -> Value {
     json!({
         "@odata.id": format!("{}/{log}/Entries/{id}", path(owner)),
         "@odata.type": "#LogEntry.v1_21_0.LogEntry",
@@ -62,6 +62,7 @@ fn entry(owner: &str, log: &str, id: u64, kind: &str, message: &str) -> Value {
         "EntryType": kind,
         "Severity": "OK",
         "Message": message,
+        "MessageId": key,
     })
 }
 
@@ -97,7 +98,7 @@ fn lines(call: &Call<'_>) -> Result<(String, Vec<Value>), Failure> {
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         let text: String = String::from_utf8_lossy(line).chars().filter(|character| !character.is_control()).collect();
         if !text.is_empty() {
-            let mut entry = entry(&owner, "Console", at, "Oem", &text);
+            let mut entry = entry(&owner, "Console", at, "Oem", "Salp.Console", &text);
             entry["OemRecordFormat"] = "Salp console line".into();
             members.push(entry);
         }
@@ -131,7 +132,12 @@ fn changes(call: &Call<'_>) -> Result<(String, Vec<Value>), Failure> {
             Some(from) => format!("It was {from} and is {}.", event.to),
             None => format!("It is there, and is {}.", event.to),
         };
-        let mut entry = entry(&owner, "Events", event.number, "Event", &message);
+        let key = if event.from.is_some() {
+            "ResourceEvent.1.4.ResourceChanged"
+        } else {
+            "ResourceEvent.1.4.ResourceCreated"
+        };
+        let mut entry = entry(&owner, "Events", event.number, "Event", key, &message);
         entry["Created"] = time(event.time).into();
         entry
     };
@@ -163,7 +169,9 @@ pub fn audit(_: &mut Call<'_>) -> Result<Outcome, Failure> {
 fn deeds(call: &Call<'_>) -> Vec<Value> {
     let deed = |deed: &Entry| {
         let Entry { number, user, method, path, status, .. } = deed;
-        let mut entry = entry(SALP, "Audit", *number, "Event", &format!("{user}: {method} {path}: {status}"));
+        let key = if *status < 400 { "Success" } else { "GeneralError" };
+        let message = format!("{user}: {method} {path}: {status}");
+        let mut entry = entry(SALP, "Audit", *number, "Event", &format!("{REGISTRY}.{key}"), &message);
         entry["Created"] = time(deed.time).into();
         entry["Originator"] = user.as_str().into();
         entry["OriginatorType"] = "Client".into();
@@ -214,10 +222,10 @@ mod tests {
             assert_eq!(client.post("/redfish/v1/Systems/2/Actions/ComputerSystem.Reset", &body).status, 204);
         }
         let entries = client.read("/redfish/v1/Systems/2/LogServices/Events/Entries");
-        let last = &entries["Members"][1];
+        let last = &entries["Members"][3];
         assert_eq!(
             (&entries["Members@odata.count"], &last["Message"]),
-            (&json!(2), &json!("It was frozen and is running."))
+            (&json!(4), &json!("It was frozen and is running."))
         );
         assert_eq!(client.read(last["@odata.id"].as_str().unwrap())["Created"], "1970-01-01T00:16:40Z");
     }

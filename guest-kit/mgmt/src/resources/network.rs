@@ -52,7 +52,7 @@ pub fn nic(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let index = nics::index(call.variables[0]).ok_or_else(|| call.missing())?;
     let id = own(call).ok_or_else(|| call.missing())?.id.get();
     let nic = call.hypervisor.nic(id, index).map_err(|_| call.missing())?;
-    Ok(Outcome::Resource(nics::value(NICS, index, &nic)))
+    Ok(Outcome::Resource(nics::value(NICS, index, &nic, None)))
 }
 
 #[cfg(test)]

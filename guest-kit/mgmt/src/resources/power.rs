@@ -37,7 +37,8 @@ const RESETS: [(&str, &[u32], &[u32], Act); 9] = [
     ("ForceOff", &[STATE_OFF], &[], STOP),
     ("GracefulShutdown", &[STATE_OFF], &[], SHUT_DOWN),
     ("GracefulRestart", &[], &[STATE_OFF, STATE_FROZEN, STATE_NO_MEMORY], Act::Restart),
-    ("ForceRestart", &[], &[STATE_OFF], Act::Start),
+    // Whoever wants it to run anew wants it to run.
+    ("ForceRestart", &[], &[], Act::Start),
     ("PowerCycle", &[], &[STATE_OFF], Act::Start),
     ("PushPowerButton", &[], &[], Act::Button),
     ("Pause", &[], &[], Act::Call(|hypervisor, id| hypervisor.freeze(id))),
@@ -176,7 +177,7 @@ mod tests {
             ("GracefulShutdown", 204, "Off"),
             ("ForceOff", 204, "Off"),
             ("Pause", 409, "Off"),
-            ("ForceRestart", 409, "Off"),
+            ("ForceRestart", 204, "On"),
             ("On", 204, "On"),
             ("Pause", 204, "Paused"),
             ("On", 409, "Paused"),

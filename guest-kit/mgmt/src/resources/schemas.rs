@@ -71,6 +71,7 @@ impl Schema {
             Kind::Flag => "Edm.Boolean",
             Kind::Time => "Edm.DateTimeOffset",
             Kind::Status => "Resource.Status",
+            Kind::Texts => "Collection(Edm.String)",
             Kind::Part(name) => return format!("{}.{name}", self.namespace()),
             Kind::Link(name) => return format!("{name}.{name}"),
             Kind::Links(name) => return format!("Collection({name}.{name})"),

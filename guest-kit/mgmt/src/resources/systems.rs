@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::managers::SALP;
 use super::power::RESET_TYPES;
 use super::{Call, Outcome, boot, collection, console, hardware, logs, making, media, nics, uuid};
+use crate::agent;
 use crate::hypervisor::{self, Answer, Hypervisor, name_text};
 use crate::images::label::Label;
 use crate::images::{self, Library};
@@ -122,6 +123,10 @@ pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &VmInfo) -> V
         // The source may be gone: its identifier, not a link.
         value["Oem"]["Salp"]["SourceId"] = format!("{}", info.source.get()).into();
         value["Oem"]["Salp"]["CloneIndex"] = info.index.get().into();
+    }
+    if let Some(told) = agent::find(hypervisor, info) {
+        value["HostName"] = agent::host_name(&told.report).into();
+        value["Oem"]["Salp"]["Agent"] = agent::value(&told);
     }
     if let Some(definition) = systems::definition(hypervisor, library, info) {
         let oem = &mut value["Oem"]["Salp"];

@@ -2,7 +2,7 @@
 //! writes it as CSDL; a test compares what resources say with it.
 
 use Access::{Read, Write};
-use Kind::{Flag, Link, Links, Number, Part, Status, Text, Time};
+use Kind::{Flag, Link, Links, Number, Part, Status, Text, Texts, Time};
 
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Kind {
     Link(&'static str),
     /// Links.
     Links(&'static str),
+    /// Texts.
+    Texts,
 }
 
 /// Who may change a value.
@@ -142,22 +144,45 @@ pub const SCHEMAS: &[Schema] = &[
             ("SmallPages", Flag, Write, "Whether its memory is in pages of 4 KiB only."),
             ("LoadAddress", Number, Write, "Where a flat binary lies."),
             ("EntryAddress", Number, Write, "Where a flat binary begins."),
+            ("Agent", Part("Agent"), Read, "What the agent in the guest tells."),
             ("Statistics", Part("Statistics"), Read, "What was counted."),
         ],
-        parts: &[(
-            "Statistics",
-            &[
-                ("Exits", Number, Read, "Exits to the hypervisor."),
-                ("Faults", Number, Read, "Stage 2 faults."),
-                ("CopiedPages", Number, Read, "Pages copied for it."),
-                ("CopiedTables", Number, Read, "Nodes of its table copied for it."),
-                ("MergedPages", Number, Read, "Pages merged with equal ones."),
-                ("LastPauseNanoseconds", Number, Read, "How long it stood still for the last operation."),
-            ],
-        )],
+        parts: &[
+            (
+                "Agent",
+                &[
+                    ("GuestState", Part("GuestState"), Read, "Whether it tells."),
+                    ("ApplicationState", Part("ApplicationState"), Read, "Whether the application lives."),
+                    ("HostName", Text, Read, "The guest's host name."),
+                    ("Addresses", Texts, Read, "Addresses that the guest has."),
+                    ("Statistics", Part("AgentStatistics"), Read, "What was counted."),
+                ],
+            ),
+            (
+                "AgentStatistics",
+                &[
+                    ("Heartbeats", Number, Read, "How often it has told."),
+                    ("HeartbeatAgeSeconds", Number, Read, "How long ago the last time was."),
+                    ("ApplicationHeartbeatAgeSeconds", Number, Read, "How long ago the application lived."),
+                ],
+            ),
+            (
+                "Statistics",
+                &[
+                    ("Exits", Number, Read, "Exits to the hypervisor."),
+                    ("Faults", Number, Read, "Stage 2 faults."),
+                    ("CopiedPages", Number, Read, "Pages copied for it."),
+                    ("CopiedTables", Number, Read, "Nodes of its table copied for it."),
+                    ("MergedPages", Number, Read, "Pages merged with equal ones."),
+                    ("LastPauseNanoseconds", Number, Read, "How long it stood still for the last operation."),
+                ],
+            ),
+        ],
         words: &[
             ("State", &["running", "frozen", "no-memory", "off", "ending"]),
             ("RestartPolicy", &["Never", "OnCrash"]),
+            ("GuestState", &["Up", "Silent"]),
+            ("ApplicationState", &["Up", "Down"]),
         ],
         actions: &[
             ("InstantClone", CLONE),
