@@ -2,6 +2,7 @@
 //! [`fake`](crate::fake) where there is no Salp.
 
 use salp_hvc::calls::{MAX_CONFIG, MachineInfo, NAME, STATE_SNAPSHOT, VmInfo, VmMemory};
+use salp_hvc::events::EventRecord;
 use salp_hvc::manager::{ImageInfo, LABEL, NicChange, NicInfo, SIGNAL_RESTART, SIGNAL_SHUTDOWN};
 use salp_hvc::status;
 
@@ -117,6 +118,9 @@ pub trait Hypervisor {
     fn keep(&mut self, record: u64, bytes: &[u8]) -> Answer<()>;
     /// Reads a record, and returns how long it is; 0 if there is none.
     fn recall(&self, record: u64, bytes: &mut [u8]) -> Answer<usize>;
+
+    /// Reads what became of VMs, from an event on; returns how many events, and the number to go on with.
+    fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)>;
 
     /// Returns the VM or snapshot with this identifier.
     fn find(&self, id: u64) -> Answer<VmInfo> {

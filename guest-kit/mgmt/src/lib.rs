@@ -4,8 +4,8 @@
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, [`query`] parameters) → [`table`] (which
 //! resource) → [`resources`] (what it says and does; [`images`],
 //! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
-//! (accounts and sessions), [`audit`] (who changed what), [`events`] (what became of VMs), [`flow`] (bodies and answers that are
-//! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
+//! (accounts and sessions), [`audit`] (who changed what), [`events`] (what has happened, and who is told), [`client`] (requests to
+//! others), [`tasks`] (what takes long), [`telemetry`] (figures), [`flow`] (bodies and answers that are streamed), [`tls`], [`entropy`], [`state`] (what outlives this
 //! guest), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -16,6 +16,7 @@ extern crate std;
 
 pub mod audit;
 pub mod auth;
+pub mod client;
 pub mod console;
 pub mod dhcp;
 pub mod entropy;
@@ -32,6 +33,8 @@ pub mod service;
 pub mod state;
 pub mod systems;
 pub mod table;
+pub mod tasks;
+pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod tls;

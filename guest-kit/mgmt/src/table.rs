@@ -9,8 +9,8 @@ use alloc::string::String;
 use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
 use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
 use crate::resources::{
-    Handler, accounts, certificates, clones, console, hardware, images, logs, making, managers, metrics, network, nics,
-    power, registries, root, schemas, sessions, snapshots, systems,
+    Handler, accounts, aggregation, certificates, clones, console, events, hardware, images, logs, making, managers,
+    metrics, network, nics, power, registries, root, schemas, sessions, snapshots, systems, tasks, telemetry,
 };
 
 /// One path.
@@ -107,6 +107,108 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/Managers/salp/LogServices/Audit/Entries/{}",
         methods: &[(Get, ConfigureManager, logs::audit_entry)],
     },
+    Route {
+        pattern: "/redfish/v1/EventService",
+        methods: &[(Get, Login, events::service), (Patch, ConfigureManager, events::patch_service)],
+    },
+    Route { pattern: "/redfish/v1/EventService/SSE", methods: &[(Get, Login, events::stream)] },
+    Route {
+        pattern: "/redfish/v1/EventService/Actions/EventService.SubmitTestEvent",
+        methods: &[(Post, ConfigureManager, events::test)],
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions",
+        methods: &[(Get, Login, events::list), (Post, ConfigureComponents, events::create)],
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/Members",
+        methods: &[(Post, ConfigureComponents, events::create)],
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}",
+        methods: &[
+            (Get, Login, events::subscription),
+            (Patch, ConfigureComponents, events::patch),
+            (Delete, ConfigureComponents, events::delete),
+        ],
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Actions/EventDestination.SuspendSubscription",
+        methods: &[(Post, ConfigureComponents, events::suspend)],
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Actions/EventDestination.ResumeSubscription",
+        methods: &[(Post, ConfigureComponents, events::resume)],
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Certificates",
+        methods: &[(Get, Login, events::list_certificates), (Post, ConfigureComponents, events::add_certificate)],
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Certificates/{}",
+        methods: &[(Get, Login, events::certificate), (Delete, ConfigureComponents, events::remove_certificate)],
+    },
+    Route { pattern: "/redfish/v1/TaskService", methods: &[(Get, Login, tasks::service)] },
+    Route { pattern: "/redfish/v1/TaskService/Tasks", methods: &[(Get, Login, tasks::list)] },
+    Route {
+        pattern: "/redfish/v1/TaskService/Tasks/{}",
+        methods: &[(Get, Login, tasks::task), (Delete, ConfigureComponents, tasks::delete)],
+    },
+    Route {
+        pattern: "/redfish/v1/TaskService/TaskMonitors/{}",
+        methods: &[(Get, Login, tasks::monitor), (Delete, ConfigureComponents, tasks::delete)],
+    },
+    Route { pattern: "/redfish/v1/AggregationService", methods: &[(Get, Login, aggregation::service)] },
+    Route {
+        pattern: "/redfish/v1/AggregationService/Actions/AggregationService.Reset",
+        methods: &[(Post, ConfigureComponents, aggregation::reset)],
+    },
+    Route {
+        pattern: "/redfish/v1/AggregationService/Actions/Oem/SalpAggregationService.DeleteSystems",
+        methods: &[(Post, ConfigureComponents, aggregation::delete)],
+    },
+    Route { pattern: "/redfish/v1/TelemetryService", methods: &[(Get, Login, telemetry::service)] },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Actions/TelemetryService.SubmitTestMetricReport",
+        methods: &[(Post, ConfigureManager, telemetry::test)],
+    },
+    Route { pattern: "/redfish/v1/TelemetryService/MetricDefinitions", methods: &[(Get, Login, telemetry::metrics)] },
+    Route { pattern: "/redfish/v1/TelemetryService/MetricDefinitions/{}", methods: &[(Get, Login, telemetry::metric)] },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReportDefinitions",
+        methods: &[(Get, Login, telemetry::definitions), (Post, ConfigureManager, telemetry::create_definition)],
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReportDefinitions/Members",
+        methods: &[(Post, ConfigureManager, telemetry::create_definition)],
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReportDefinitions/{}",
+        methods: &[
+            (Get, Login, telemetry::definition),
+            (Patch, ConfigureManager, telemetry::patch_definition),
+            (Delete, ConfigureManager, telemetry::delete_definition),
+        ],
+    },
+    Route { pattern: "/redfish/v1/TelemetryService/MetricReports", methods: &[(Get, Login, telemetry::reports)] },
+    Route { pattern: "/redfish/v1/TelemetryService/MetricReports/{}", methods: &[(Get, Login, telemetry::one_report)] },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Triggers",
+        methods: &[(Get, Login, telemetry::triggers), (Post, ConfigureManager, telemetry::create_trigger)],
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Triggers/Members",
+        methods: &[(Post, ConfigureManager, telemetry::create_trigger)],
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Triggers/{}",
+        methods: &[
+            (Get, Login, telemetry::trigger),
+            (Patch, ConfigureManager, telemetry::patch_trigger),
+            (Delete, ConfigureManager, telemetry::delete_trigger),
+        ],
+    },
+    Route { pattern: "/redfish/v1/Registries/{}/{}", methods: &[(Get, Login, registries::messages)] },
     Route { pattern: "/redfish/v1/Chassis", methods: &[(Get, Login, hardware::chassis_list)] },
     Route { pattern: "/redfish/v1/Chassis/1", methods: &[(Get, Login, hardware::chassis)] },
     Route { pattern: "/redfish/v1/Registries", methods: &[(Get, Login, registries::list)] },

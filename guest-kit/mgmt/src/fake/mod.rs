@@ -6,13 +6,14 @@
 pub mod images;
 pub mod machine;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::vec::Vec;
 
 use salp_hvc::calls::{
-    MAX_CLONES, MachineInfo, STATE_FROZEN, STATE_OFF, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, VmMemory,
+    MAX_CLONES, MachineInfo, NAME, STATE_FROZEN, STATE_OFF, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, VmMemory,
 };
+use salp_hvc::events::{self, EventRecord};
 use salp_hvc::manager::{
     CONSOLE_SIZE, ImageInfo, LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, MAX_RECORD, NicChange, NicInfo, RECORDS,
 };
@@ -39,6 +40,8 @@ pub struct Fake {
     last: u64,
     images: Images,
     records: BTreeMap<u64, Vec<u8>>,
+    events: VecDeque<EventRecord>,
+    told: u64,
 }
 
 impl Default for Fake {
@@ -60,7 +63,14 @@ impl Fake {
     /// Returns a machine with a VM `web` that runs and has a NIC, like this VM itself, a VM `base` that is frozen, and room for so many bytes of
     /// images.
     pub fn new(room: usize) -> Self {
-        let mut fake = Self { entries: BTreeMap::new(), last: 0, images: Images::new(room), records: BTreeMap::new() };
+        let mut fake = Self {
+            entries: BTreeMap::new(),
+            last: 0,
+            images: Images::new(room),
+            records: BTreeMap::new(),
+            events: VecDeque::new(),
+            told: 0,
+        };
         let manager = fake.boot("mgmt", 32 << 20, STATE_RUNNING);
         debug_assert_eq!(manager, OWN);
         let web = fake.boot("web", 512 << 20, STATE_RUNNING);
@@ -104,7 +114,20 @@ impl Fake {
             nic.mac = [0x52, 0x54, 0, index as u8, (self.last >> 8) as u8, self.last as u8];
         }
         self.entries.insert(self.last, machine);
+        let kind = if state == STATE_SNAPSHOT { events::SNAPSHOT } else { events::CREATED };
+        self.tell(self.last, kind, 0);
         self.last
+    }
+
+    /// Tells what became of a VM. There is no clock here: all happens at once.
+    fn tell(&mut self, vm: u64, kind: u32, detail: u32) {
+        self.told += 1;
+        let name = self.entries.get(&vm).map_or([0; NAME], |machine| machine.info.name);
+        let (number, kind, detail) = (self.told.into(), kind.into(), detail.into());
+        self.events.push_back(EventRecord { number, time: 0.into(), vm: vm.into(), kind, detail, name });
+        if self.events.len() > events::KEPT {
+            self.events.pop_front();
+        }
     }
 
     fn get(&mut self, id: u64) -> Answer<&mut Machine> {
@@ -118,12 +141,13 @@ impl Fake {
         self.entries.values().any(|machine| name_text(&machine.info.name) == name)
     }
 
-    fn change_state(&mut self, id: u64, from: &[u32], to: u32) -> Answer<()> {
+    fn change_state(&mut self, id: u64, from: &[u32], to: u32, (kind, detail): (u32, u32)) -> Answer<()> {
         let info = &mut self.get(id)?.info;
         if !from.contains(&info.state.get()) {
             return Err(Refused(status::WRONG_STATE));
         }
         info.state = to.into();
+        self.tell(id, kind, detail);
         Ok(())
     }
 
@@ -209,15 +233,16 @@ impl Hypervisor for Fake {
     }
 
     fn freeze(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &[STATE_RUNNING], STATE_FROZEN)
+        self.change_state(id, &[STATE_RUNNING], STATE_FROZEN, (events::FROZEN, 0))
     }
 
     fn unfreeze(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &[STATE_FROZEN], STATE_RUNNING)
+        self.change_state(id, &[STATE_FROZEN], STATE_RUNNING, (events::UNFROZEN, 0))
     }
 
     fn destroy(&mut self, id: u64) -> Answer<()> {
-        self.get(id)?;
+        let is_snapshot = self.get(id)?.info.state.get() == STATE_SNAPSHOT;
+        self.tell(id, if is_snapshot { events::DELETED } else { events::DESTROYED }, 0);
         self.entries.remove(&id);
         Ok(())
     }
@@ -248,6 +273,7 @@ impl Hypervisor for Fake {
             return Err(Refused(status::WRONG_STATE));
         }
         vm.state = STATE_RUNNING.into();
+        self.tell(id, events::REVERTED, 0);
         Ok(())
     }
 
@@ -275,26 +301,30 @@ impl Hypervisor for Fake {
             return Err(Refused(status::NAME_TAKEN));
         }
         self.describe(id, description);
+        self.tell(id, events::CHANGED, 0);
         Ok(())
     }
 
     fn start(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &[STATE_OFF], STATE_RUNNING)?;
+        self.change_state(id, &[STATE_OFF], STATE_RUNNING, (events::STARTED, 0))?;
         self.get(id)?.console = Console::default();
         Ok(())
     }
 
     fn stop(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &ALIVE, STATE_OFF)
+        self.change_state(id, &ALIVE, STATE_OFF, (events::STOPPED, 0))
     }
 
     fn reset(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &ALIVE, STATE_RUNNING)
+        self.change_state(id, &ALIVE, STATE_RUNNING, (events::RESET, events::AFTER_AGAIN))
     }
 
     fn signal(&mut self, id: u64, signal: Signal) -> Answer<()> {
-        let to = if signal == Signal::Shutdown { STATE_OFF } else { STATE_RUNNING };
-        self.change_state(id, &[STATE_RUNNING], to)
+        let (to, what) = match signal {
+            Signal::Shutdown => (STATE_OFF, (events::OFF, events::AFTER_OFF)),
+            Signal::Restart => (STATE_RUNNING, (events::RESTARTED, events::AFTER_AGAIN)),
+        };
+        self.change_state(id, &[STATE_RUNNING], to, what)
     }
 
     fn nic(&self, id: u64, index: u64) -> Answer<NicInfo> {
@@ -317,6 +347,7 @@ impl Hypervisor for Fake {
             _ => quarantined,
         }
         .into();
+        self.tell(id, events::NIC_CHANGED, index as u32);
         Ok(())
     }
 
@@ -389,5 +420,12 @@ impl Hypervisor for Fake {
         let Some(kept) = self.records.get(&record) else { return Ok(0) };
         bytes.get_mut(..kept.len()).ok_or(Refused(status::INVALID))?.copy_from_slice(kept);
         Ok(kept.len())
+    }
+
+    fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)> {
+        let left = self.events.iter().filter(|event| event.number.get() >= from);
+        let count = left.zip(room.iter_mut()).map(|(event, place)| *place = *event).count();
+        let last = count.checked_sub(1).and_then(|last| room.get(last));
+        Ok((count, last.map_or(self.told + 1, |event| event.number.get() + 1)))
     }
 }

@@ -1,10 +1,12 @@
 //! The addresses of this guest: boot arguments, DHCP, router advertisements. Before: [`network`](super::network). After:
 //! smoltcp.
 
+use alloc::vec::Vec;
+
 use guest_kit::{machine, println, words};
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::dhcpv4;
-use smoltcp::wire::{IpCidr, Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
+use smoltcp::wire::{IpAddress, IpCidr, Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
 
 fn argument<T: core::str::FromStr>(key: &str) -> Option<T> {
     let text = words::get(machine::bootargs(), key)?;
@@ -54,12 +56,20 @@ impl Addresses {
     }
 
     /// Takes or gives back what the DHCP server says.
-    pub fn poll(&mut self, interface: &mut Interface, sockets: &mut SocketSet<'_>) {
-        match self.dhcp.and_then(|handle| sockets.get_mut::<dhcpv4::Socket>(handle).poll()) {
-            Some(dhcpv4::Event::Configured(lease)) => set(interface, Some(lease.address), lease.router),
-            Some(dhcpv4::Event::Deconfigured) => set(interface, None, None),
-            None => {}
-        }
+    ///
+    /// Returns the name servers, if they have become others.
+    pub fn poll(&mut self, interface: &mut Interface, sockets: &mut SocketSet<'_>) -> Option<Vec<IpAddress>> {
+        let servers = match self.dhcp.and_then(|handle| sockets.get_mut::<dhcpv4::Socket>(handle).poll())? {
+            dhcpv4::Event::Configured(lease) => {
+                set(interface, Some(lease.address), lease.router);
+                lease.dns_servers.iter().map(|&server| server.into()).collect()
+            }
+            dhcpv4::Event::Deconfigured => {
+                set(interface, None, None);
+                Vec::new()
+            }
+        };
+        Some(servers)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The machine's side of the management guest. Before: guest-kit's runtime. After: the service of this package's library.
 //!
-//! [`network`] moves bytes, over [`nic`]s with [`addresses`], and [`leases`] serves addresses to others; [`calls`] is the
+//! [`network`] moves bytes, over [`nic`]s with [`addresses`], [`outbound`] asks others, and [`leases`] serves addresses to
+//! others; [`calls`] is the
 //! hypervisor, [`life`] is how this guest outlives its own death, [`random`] and [`clock`] are what they say.
 //!
 //! Boot arguments: `address=A.B.C.D/N` and `gateway=A.B.C.D` instead of DHCP; `address6=` and `gateway6=` besides what routers
@@ -13,6 +14,7 @@ mod leases;
 mod life;
 mod network;
 mod nic;
+mod outbound;
 mod random;
 
 use alloc::boxed::Box;

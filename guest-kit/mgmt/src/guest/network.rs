@@ -25,7 +25,8 @@ use smoltcp::wire::EthernetAddress;
 use super::addresses::{self, Addresses};
 use super::leases::{self, Segment};
 use super::nic::{self, Nic};
-use super::{clock, life};
+use super::outbound::Outbound;
+use super::{calls, clock, life};
 
 /// The port.
 const PORT: u16 = 443;
@@ -180,6 +181,8 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut nics = nic::all();
     assert!(!nics.is_empty(), "there is a network device");
     gic::enable(timer::VIRTUAL_INTID);
+    gic::set_edge(calls::EVENT_INTID, true);
+    gic::enable(calls::EVENT_INTID);
     let mut seed = [0; 8];
     entropy.fill(&mut seed);
     let seed = u64::from_le_bytes(seed);
@@ -194,15 +197,24 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut sockets = SocketSet::new(Vec::new());
     let mut addresses = Addresses::new(&mut interface, &mut sockets, mac);
     let mut places: Vec<Place> = (0..PLACES).map(|_| Place::new(&mut sockets)).collect();
+    let mut outbound = Outbound::new(&mut sockets, entropy, seed);
+    outbound.set_servers(&mut sockets, &addresses::dns().map(Into::into).into_iter().collect::<Vec<_>>());
     let mut tidied = clock::milliseconds();
     loop {
         life::beat();
         let mut is_busy = poll(&mut interface, &mut nic, &mut sockets);
-        addresses.poll(&mut interface, &mut sockets);
+        if let Some(servers) = addresses.poll(&mut interface, &mut sockets)
+            && addresses::dns().is_none()
+        {
+            outbound.set_servers(&mut sockets, &servers);
+        }
+        // What has happened is told in this turn.
+        is_busy |= service.work(clock::seconds());
         for place in &mut places {
             life::beat();
             is_busy |= place.drive(&mut sockets, &config, service);
         }
+        is_busy |= outbound.drive(&mut interface, &mut sockets, service);
         // Connections that there are go on with what they began with.
         if let Some(renewed) = service.keys.renewed().and_then(|identity| tls::server(identity, entropy).ok()) {
             config = renewed;
@@ -216,7 +228,7 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
             tidied = clock::milliseconds();
             service.tidy(clock::seconds());
         }
-        if places.iter().any(Place::is_live) {
+        if places.iter().any(Place::is_live) || outbound.is_live() {
             delay = delay.min(DOZE);
         }
         if !is_busy && delay > 0 {

@@ -1,11 +1,12 @@
 //! A VM's power. Before: [`table`](crate::table). After: [`hypervisor`](crate::hypervisor).
 
-use salp_hvc::calls::{STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING};
+use salp_hvc::calls::{STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING, VmInfo};
+use salp_hvc::status;
 
 use super::body::Body;
 use super::systems::{act, find};
 use super::{Call, Outcome};
-use crate::hypervisor::{Answer, Hypervisor, Signal};
+use crate::hypervisor::{Answer, Hypervisor, Refused, Signal};
 use crate::message::Failure;
 
 type Act = fn(&mut dyn Hypervisor, u64) -> Answer<()>;
@@ -38,10 +39,15 @@ pub fn reset(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let mut body = Body::of_action(call.request, "ComputerSystem.Reset")?;
     let kind = body.needed_word("ResetType", &RESET_TYPES);
     body.finish()?;
-    let state = find(call)?.state.get();
-    let missing = || Failure::new(400, "NoOperation", &[]);
-    let (_, idle, reset) = RESETS.iter().find(|(name, ..)| Some(*name) == kind.as_deref()).ok_or_else(missing)?;
-    if idle.contains(&state) { Ok(Outcome::Done) } else { act(call, *reset) }
+    let info = find(call)?;
+    act(call, |hypervisor, _| change(hypervisor, &info, kind.as_deref().unwrap_or_default()))
+}
+
+/// Changes a VM's power, unless it is as wanted already.
+pub fn change(hypervisor: &mut dyn Hypervisor, info: &VmInfo, kind: &str) -> Answer<()> {
+    let known = RESETS.iter().find(|(name, ..)| *name == kind);
+    let (_, idle, reset) = known.ok_or(Refused(status::INVALID))?;
+    if idle.contains(&info.state.get()) { Ok(()) } else { reset(hypervisor, info.id.get()) }
 }
 
 /// Freezes a VM.

@@ -1,9 +1,10 @@
 //! TLS 1.3 by rustls, on byte streams that somebody else moves. Before: TCP. After: [`http`](crate::http).
 //!
 //! [`provider`] is the cryptography, made of RustCrypto's crates; [`certificate`] makes the server's key and its
-//! self-signed certificate, [`x509`] reads those of others, [`keys`] holds them; [`secure`] joins TLS with an HTTP connection.
+//! self-signed certificate, [`client`] is what is believed of others, [`x509`] reads their certificates, [`keys`] holds them; [`secure`] joins TLS with an HTTP connection.
 
 pub mod certificate;
+pub mod client;
 pub mod keys;
 pub mod provider;
 pub mod secure;
