@@ -477,6 +477,7 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
         let (what, kind) = match fate {
             Fate::Off => ("is off", event::OFF),
             Fate::Reset => ("restarts", event::RESTARTED),
+            Fate::Destroyed if vm.is_held_by(vm::hold::SNAPSHOT) => ("is destroyed", event::DELETED),
             Fate::Destroyed => ("is destroyed", event::DESTROYED),
             Fate::Stopped => ("is turned off", event::STOPPED),
             Fate::Restarted => ("is started again", event::RESET),

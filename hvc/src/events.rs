@@ -43,7 +43,7 @@ pub const CRASHED: u32 = 5;
 pub const STOPPED: u32 = 6;
 /// A manager or the operator started it again. Detail: `AFTER_…`.
 pub const RESET: u32 = 7;
-/// It was destroyed, or the snapshot deleted.
+/// It was destroyed.
 pub const DESTROYED: u32 = 8;
 /// It is frozen.
 pub const FROZEN: u32 = 9;
@@ -64,6 +64,9 @@ pub const REVERTED: u32 = 15;
 pub const CHANGED: u32 = 16;
 /// One of its NICs was changed. Detail: which.
 pub const NIC_CHANGED: u32 = 17;
+
+/// A snapshot was deleted; it is what `vm` names.
+pub const DELETED: u32 = 18;
 
 /// Detail of an end: it is off, and can be started.
 pub const AFTER_OFF: u32 = 0;

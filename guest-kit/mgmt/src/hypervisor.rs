@@ -3,6 +3,7 @@
 
 use salp_hvc::agent::AgentInfo;
 use salp_hvc::calls::{MAX_CONFIG, MachineInfo, NAME, STATE_SNAPSHOT, VmInfo, VmMemory};
+use salp_hvc::events::EventRecord;
 use salp_hvc::host::{POWER_OFF, POWER_RESET};
 use salp_hvc::manager::{ImageInfo, LABEL, NicChange, NicInfo, SIGNAL_RESTART, SIGNAL_SHUTDOWN};
 use salp_hvc::status;
@@ -156,6 +157,8 @@ pub trait Hypervisor {
     fn power(&mut self, how: MachinePower) -> Answer<()>;
     /// Returns a CPU of the machine.
     fn cpu(&self, index: u64) -> Answer<Cpu>;
+    /// Reads what became of VMs, from an event on; returns how many events, and the number to go on with.
+    fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)>;
 
     /// Returns the VM or snapshot with this identifier.
     fn find(&self, id: u64) -> Answer<VmInfo> {

@@ -4,9 +4,9 @@
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, [`query`] parameters) → [`table`] (which
 //! resource; published by [`openapi`]) → [`resources`] (what it says and does; [`images`],
 //! [`systems`], [`media`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
-//! (accounts and sessions), [`audit`] (who changed what), [`events`] (what became of VMs), [`agent`] (what
-//! their guests tell), [`flow`] (bodies and answers that are
-//! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
+//! (accounts and sessions), [`audit`] (who changed what), [`events`] (what has happened, and who is told), [`agent`] (what
+//! guests tell), [`client`] (requests to others), [`tasks`] (what takes long), [`telemetry`] (figures), [`flow`] (bodies and
+//! answers that are streamed), [`tls`], [`entropy`], [`state`] (what outlives this
 //! guest), [`peers`] (who had a connection then), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ extern crate std;
 pub mod agent;
 pub mod audit;
 pub mod auth;
+pub mod client;
 pub mod console;
 pub mod dhcp;
 pub mod entropy;
@@ -37,6 +38,8 @@ pub mod service;
 pub mod state;
 pub mod systems;
 pub mod table;
+pub mod tasks;
+pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod tls;

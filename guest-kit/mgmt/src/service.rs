@@ -13,8 +13,10 @@ use serde_json::Value;
 use crate::audit::Audit;
 use crate::auth::{Auth, Right, Stranger, Who};
 use crate::entropy::Entropy;
-use crate::events::Watch;
-use crate::flow::{Live, Sink, Then};
+use crate::events::Events;
+use crate::events::journal::News;
+use crate::events::subscription::Delivery;
+use crate::flow::{Heard, Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
 use crate::hypervisor::Hypervisor;
 use crate::images::{self, Library};
@@ -24,10 +26,12 @@ use crate::message::Failure;
 use crate::peers::{self, Peer};
 use crate::query::filter::Filter;
 use crate::query::{Expand, Query};
-use crate::resources::{Call, Outcome, accounts, schemas, systems};
+use crate::resources::{Call, Outcome, accounts, schemas};
 use crate::state;
 use crate::systems::boot;
 use crate::table;
+use crate::tasks::{Tasks, Tools};
+use crate::telemetry::Telemetry;
 use crate::tls::certificate::Identity;
 use crate::tls::keys::Keys;
 
@@ -52,8 +56,12 @@ pub struct Service {
     pub keys: Keys,
     /// Who changed what.
     pub audit: Audit,
-    /// What became of VMs.
-    watch: Watch,
+    /// What has happened, and who is told.
+    pub events: Events,
+    /// What takes longer than a request.
+    pub tasks: Tasks,
+    /// Reports and thresholds.
+    pub telemetry: Telemetry,
     /// Media under way.
     pub jobs: Jobs,
     facts: Facts,
@@ -74,7 +82,9 @@ impl Service {
             auth,
             keys,
             audit: Audit::default(),
-            watch: Watch::default(),
+            events: Events::default(),
+            tasks: Tasks::default(),
+            telemetry: Telemetry::default(),
             jobs: Jobs::default(),
             facts,
             requests: 0,
@@ -85,7 +95,8 @@ impl Service {
     pub fn recall(&mut self, now: u64) -> bool {
         state::recall_keys(&*self.hypervisor, &mut self.keys);
         state::recall_audit(&*self.hypervisor, &mut self.audit);
-        self.watch.look(&*self.hypervisor, now);
+        state::recall_events(&*self.hypervisor, &mut self.events, &mut self.tasks, &mut self.telemetry);
+        self.events.look(&*self.hypervisor);
         state::recall_auth(&*self.hypervisor, &mut self.auth, now)
     }
 
@@ -98,6 +109,7 @@ impl Service {
         if self.audit.has_changed() && state::keep_audit(&mut *self.hypervisor, &self.audit).is_err() {
             self.audit.mark_changed();
         }
+        state::keep_events(&mut *self.hypervisor, &mut self.events, &mut self.tasks, &mut self.telemetry);
         if self.auth.has_changed() && state::keep_auth(&mut *self.hypervisor, &self.auth).is_err() {
             // The next request tries again.
             self.auth.mark_changed();
@@ -123,7 +135,38 @@ impl Service {
     /// Removes what nobody waits for any more; to be called now and then.
     pub fn tidy(&mut self, now: u64) {
         images::sweep(&mut *self.hypervisor, now);
-        self.watch.look(&*self.hypervisor, now);
+    }
+
+    /// Takes note of what has happened, and does a little of what takes long; to be called on and on. Returns whether there is
+    /// more to do at once.
+    pub fn work(&mut self, now: u64) -> bool {
+        self.events.look(&*self.hypervisor);
+        self.tasks.work(&mut Tools { hypervisor: &mut *self.hypervisor, now }, &mut self.events.journal);
+        self.telemetry.work(&*self.hypervisor, &mut self.events, now);
+        self.keep();
+        self.tasks.is_busy(now)
+    }
+
+    /// Returns the next request to a listener, if one is due. [`delivered`](Self::delivered) has to be told how it went.
+    pub fn next_delivery(&mut self, now: u64) -> Option<Delivery> {
+        let mut subscriptions = core::mem::take(&mut self.events.subscriptions);
+        let journal = core::mem::take(&mut self.events.journal);
+        let reports = core::mem::take(&mut self.events.reports);
+        let library = Library::default();
+        let delivery = subscriptions.next(&Heard { journal: &journal, reports: &reports, now }, &mut |user, path| {
+            let role = self.auth.account(user).filter(|account| account.is_enabled)?.role;
+            let who = Who { user: user.to_string(), role, session: None, must_change: false };
+            self.look_up(path, &Reading { who: Some(&who), library: &library, now })
+        });
+        self.events.subscriptions = subscriptions;
+        (self.events.journal, self.events.reports) = (journal, reports);
+        delivery
+    }
+
+    /// Takes note of how a request to a listener went: the status of the answer, or why there is none.
+    pub fn delivered(&mut self, done: &Delivery, result: Result<u16, &str>, now: u64) {
+        self.events.subscriptions.delivered(&mut self.events.journal, done, result, now);
+        self.keep();
     }
 
     /// Starts VMs that were asked to shut down for that; returns true if others are still to come.
@@ -189,7 +232,9 @@ impl Service {
             now,
             auth: &mut self.auth,
             audit: &self.audit,
-            watch: &self.watch,
+            events: &mut self.events,
+            tasks: &mut self.tasks,
+            telemetry: &mut self.telemetry,
             library,
             jobs: &mut self.jobs,
             keys: &mut self.keys,
@@ -216,7 +261,7 @@ impl Service {
                 if let Then::Flow(live) = &mut answer.then {
                     live.session = who.and_then(|who| who.session);
                 }
-                answer.field("Cache-Control", "no-store")
+                if answer.get("Cache-Control").is_some() { answer } else { answer.field("Cache-Control", "no-store") }
             }
             outcome => response(outcome),
         };
@@ -226,6 +271,8 @@ impl Service {
     /// Lets a flow go on, as long as who began it is logged in.
     fn drive(&mut self, live: &mut Live, now: u64, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
         let is_welcome = live.session.as_deref().is_none_or(|session| self.auth.touch(session, now));
+        let Events { journal, reports, .. } = &self.events;
+        live.flow.hear(&Heard { journal, reports, now }, output);
         is_welcome && live.flow.drive(&mut *self.hypervisor, input, output)
     }
 
@@ -293,7 +340,9 @@ impl Service {
             now,
             auth: &mut self.auth,
             audit: &self.audit,
-            watch: &self.watch,
+            events: &mut self.events,
+            tasks: &mut self.tasks,
+            telemetry: &mut self.telemetry,
             library,
             jobs: &mut self.jobs,
             keys: &mut self.keys,
@@ -365,9 +414,9 @@ impl Serve for Serving<'_> {
         let mut user = None;
         let answer = self.service.answer(request, self.now, &mut user);
         let mut response = answer.unwrap_or_else(|failure| failure.response());
-        let is_change = !matches!(request.method, Method::Get | Method::Head) && response.status < 300;
-        if is_change && request.path.starts_with(systems::SYSTEMS) {
-            self.service.watch.look(&*self.service.hypervisor, self.now);
+        if (200..300).contains(&response.status) && response.status != 202 {
+            self.service.events.note(request, response.get("Location"), self.now);
+            self.service.events.look(&*self.service.hypervisor);
         }
         // Who logs in is somebody from then on.
         if let Some(user) = user.or_else(|| self.service.user_of(response.get("X-Auth-Token")?, self.now)) {
@@ -387,6 +436,9 @@ impl Serve for Serving<'_> {
 
     fn finish(&mut self, sink: Box<dyn Sink>) -> Response {
         let outcome = sink.finish(&mut *self.service.hypervisor, self.now);
+        if let Ok(Outcome::Created { location, .. }) = &outcome {
+            self.service.events.journal.tell(News::new("ResourceCreated", &[], location), self.now);
+        }
         outcome.map_or_else(|failure| failure.response(), response)
     }
 

@@ -12,8 +12,8 @@ use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
 use crate::openapi;
 use crate::resources::fields::{Field, NOTHING};
 use crate::resources::{
-    Handler, accounts, boot, certificates, clones, console, hardware, images, logs, making, managers, media, metrics,
-    network, nics, power, registries, root, schemas, sessions, snapshots, systems,
+    Handler, accounts, aggregation, boot, certificates, clones, console, events, hardware, images, logs, making, managers, media, metrics,
+    network, nics, power, registries, root, schemas, sessions, snapshots, systems, tasks, telemetry,
 };
 
 /// One path.
@@ -341,6 +341,216 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Get, Login, registries::file)],
         kind: "JsonSchemaFile",
         summary: "where one is published",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService",
+        methods: &[(Get, Login, events::service), (Patch, ConfigureManager, events::patch_service)],
+        kind: "EventService",
+        summary: "events: how often it is tried to reach listeners",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/SSE",
+        methods: &[(Get, Login, events::stream)],
+        summary: "events as they come (SSE)",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Actions/EventService.SubmitTestEvent",
+        methods: &[(Post, ConfigureManager, events::test)],
+        summary: "sends one",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions",
+        methods: &[(Get, Login, events::list), (Post, ConfigureComponents, events::create)],
+        kind: "EventDestinationCollection",
+        summary: "listeners that events are sent to, and those that are connected",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/Members",
+        methods: &[(Post, ConfigureComponents, events::create)],
+        summary: "the same",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}",
+        methods: &[
+            (Get, Login, events::subscription),
+            (Patch, ConfigureComponents, events::patch),
+            (Delete, ConfigureComponents, events::delete),
+        ],
+        kind: "EventDestination",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Actions/EventDestination.SuspendSubscription",
+        methods: &[(Post, ConfigureComponents, events::suspend)],
+        summary: "nothing is sent until it is resumed",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Actions/EventDestination.ResumeSubscription",
+        methods: &[(Post, ConfigureComponents, events::resume)],
+        summary: "goes on, with what was missed if that is wanted",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Certificates",
+        methods: &[(Get, Login, events::list_certificates), (Post, ConfigureComponents, events::add_certificate)],
+        kind: "CertificateCollection",
+        summary: "whom a subscription trusts",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Certificates/{}",
+        methods: &[(Get, Login, events::certificate), (Delete, ConfigureComponents, events::remove_certificate)],
+        kind: "Certificate",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TaskService",
+        methods: &[(Get, Login, tasks::service)],
+        kind: "TaskService",
+        summary: "what takes longer than a request",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TaskService/Tasks",
+        methods: &[(Get, Login, tasks::list)],
+        kind: "TaskCollection",
+        summary: "tasks",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TaskService/Tasks/{}",
+        methods: &[(Get, Login, tasks::task), (Delete, ConfigureComponents, tasks::delete)],
+        kind: "Task",
+        summary: "a task: DELETE cancels it, or forgets it",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TaskService/TaskMonitors/{}",
+        methods: &[(Get, Login, tasks::monitor), (Delete, ConfigureComponents, tasks::delete)],
+        summary: "202 while it goes on, then the operation's own answer",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/AggregationService",
+        methods: &[(Get, Login, aggregation::service)],
+        kind: "AggregationService",
+        summary: "the same for many VMs",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/AggregationService/Actions/AggregationService.Reset",
+        methods: &[(Post, ConfigureComponents, aggregation::reset)],
+        summary: "power of many VMs",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/AggregationService/Actions/Oem/SalpAggregationService.DeleteSystems",
+        methods: &[(Post, ConfigureComponents, aggregation::delete)],
+        summary: "deletes many VMs",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService",
+        methods: &[(Get, Login, telemetry::service)],
+        kind: "TelemetryService",
+        summary: "what is counted and measured",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Actions/TelemetryService.SubmitTestMetricReport",
+        methods: &[(Post, ConfigureManager, telemetry::test)],
+        summary: "sends one",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricDefinitions",
+        methods: &[(Get, Login, telemetry::metrics)],
+        kind: "MetricDefinitionCollection",
+        summary: "metrics",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricDefinitions/{}",
+        methods: &[(Get, Login, telemetry::metric)],
+        kind: "MetricDefinition",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReportDefinitions",
+        methods: &[(Get, Login, telemetry::definitions), (Post, ConfigureManager, telemetry::create_definition)],
+        kind: "MetricReportDefinitionCollection",
+        summary: "reports on request or again and again",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReportDefinitions/Members",
+        methods: &[(Post, ConfigureManager, telemetry::create_definition)],
+        summary: "the same",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReportDefinitions/{}",
+        methods: &[
+            (Get, Login, telemetry::definition),
+            (Patch, ConfigureManager, telemetry::patch_definition),
+            (Delete, ConfigureManager, telemetry::delete_definition),
+        ],
+        kind: "MetricReportDefinition",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReports",
+        methods: &[(Get, Login, telemetry::reports)],
+        kind: "MetricReportCollection",
+        summary: "reports",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReports/{}",
+        methods: &[(Get, Login, telemetry::one_report)],
+        kind: "MetricReport",
+        summary: "one of them, made now if it is on request",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Triggers",
+        methods: &[(Get, Login, telemetry::triggers), (Post, ConfigureManager, telemetry::create_trigger)],
+        kind: "TriggersCollection",
+        summary: "thresholds",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Triggers/Members",
+        methods: &[(Post, ConfigureManager, telemetry::create_trigger)],
+        summary: "the same",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Triggers/{}",
+        methods: &[
+            (Get, Login, telemetry::trigger),
+            (Patch, ConfigureManager, telemetry::patch_trigger),
+            (Delete, ConfigureManager, telemetry::delete_trigger),
+        ],
+        kind: "Triggers",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Registries/{}/{}",
+        methods: &[(Get, Login, registries::messages)],
+        summary: "messages that only Salp has",
         ..ROUTE
     },
     Route {

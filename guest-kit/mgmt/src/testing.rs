@@ -92,11 +92,30 @@ impl Client {
             ("/redfish/v1/Systems", &*body),
             ("/redfish/v1/Systems/2/Actions/Oem/SalpComputerSystem.Snapshot", r#"{"Name":"kept"}"#),
             ("/redfish/v1/Systems/2/Actions/Oem/SalpComputerSystem.InstantClone", r#"{"Name":"clone"}"#),
+            (
+                "/redfish/v1/EventService/Subscriptions",
+                r#"{"Destination":"https://listener/","VerifyCertificate":true}"#,
+            ),
+            ("/redfish/v1/TelemetryService/MetricReportDefinitions", r#"{"Metrics":[{"MetricId":"SystemExits"}]}"#),
+            (
+                "/redfish/v1/TelemetryService/Triggers",
+                r#"{"NumericThresholds":{"LowerCritical":{"Reading":1}},"MetricProperties":["/redfish/v1/Managers/salp#/Oem/Salp/Statistics/FreeBytes"]}"#,
+            ),
         ] {
             let answer = client.post(path, body);
             assert_eq!(answer.status, 201, "{path}: {}", String::from_utf8_lossy(&answer.body));
         }
+        let reset = "/redfish/v1/AggregationService/Actions/AggregationService.Reset";
+        let body = r#"{"ResetType":"On","TargetURIs":[{"@odata.id":"/redfish/v1/Systems/2"}]}"#;
+        assert_eq!(client.post(reset, body).status, 202);
+        while client.service.work(client.now) {}
         client
+    }
+
+    /// Takes the service back to its start, as after a crash: what it knows then is what it has kept.
+    pub fn forget(&mut self) {
+        (self.service.events, self.service.tasks, self.service.telemetry) = Default::default();
+        assert!(self.service.recall(self.now));
     }
 
     /// Returns a client that nobody knows.

@@ -6,14 +6,15 @@
 pub mod images;
 pub mod machine;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::vec::Vec;
 
 use salp_hvc::agent::{AGENT_APPLICATION, AGENT_VERSION, AGENT_WATCHES, AgentInfo};
 use salp_hvc::calls::{
-    MAX_CLONES, MachineInfo, STATE_FROZEN, STATE_OFF, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, VmMemory,
+    MAX_CLONES, MachineInfo, NAME, STATE_FROZEN, STATE_OFF, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, VmMemory,
 };
+use salp_hvc::events::{self, EventRecord};
 use salp_hvc::manager::{
     CONSOLE_SIZE, ImageInfo, LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, MAX_RECORD, NicChange, NicInfo, RECORDS,
 };
@@ -43,6 +44,8 @@ pub struct Fake {
     records: BTreeMap<u64, Vec<u8>>,
     log: Console,
     clock: u64,
+    events: VecDeque<EventRecord>,
+    told: u64,
 }
 
 impl Default for Fake {
@@ -84,6 +87,8 @@ impl Fake {
             records: BTreeMap::new(),
             log: Console::default(),
             clock: 1_000_000_000,
+            events: VecDeque::new(),
+            told: 0,
         };
         fake.log.write(b"7 ready\n8 mgmt: crashed: taken back to its checkpoint (1)\n");
         let manager = fake.boot("mgmt", 32 << 20, STATE_RUNNING);
@@ -132,7 +137,20 @@ impl Fake {
             nic.mac = [0x52, 0x54, 0, index as u8, (self.last >> 8) as u8, self.last as u8];
         }
         self.entries.insert(self.last, machine);
+        let kind = if state == STATE_SNAPSHOT { events::SNAPSHOT } else { events::CREATED };
+        self.tell(self.last, kind, 0);
         self.last
+    }
+
+    /// Tells what became of a VM. There is no clock here: all happens at once.
+    fn tell(&mut self, vm: u64, kind: u32, detail: u32) {
+        self.told += 1;
+        let name = self.entries.get(&vm).map_or([0; NAME], |machine| machine.info.name);
+        let (number, kind, detail) = (self.told.into(), kind.into(), detail.into());
+        self.events.push_back(EventRecord { number, time: 0.into(), vm: vm.into(), kind, detail, name });
+        if self.events.len() > events::KEPT {
+            self.events.pop_front();
+        }
     }
 
     fn get(&mut self, id: u64) -> Answer<&mut Machine> {
@@ -153,12 +171,13 @@ impl Fake {
         self.entries.values().any(|machine| name_text(&machine.info.name) == name)
     }
 
-    fn change_state(&mut self, id: u64, from: &[u32], to: u32) -> Answer<()> {
+    fn change_state(&mut self, id: u64, from: &[u32], to: u32, (kind, detail): (u32, u32)) -> Answer<()> {
         let info = &mut self.get(id)?.info;
         if !from.contains(&info.state.get()) {
             return Err(Refused(status::WRONG_STATE));
         }
         info.state = to.into();
+        self.tell(id, kind, detail);
         Ok(())
     }
 
@@ -244,15 +263,16 @@ impl Hypervisor for Fake {
     }
 
     fn freeze(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &[STATE_RUNNING], STATE_FROZEN)
+        self.change_state(id, &[STATE_RUNNING], STATE_FROZEN, (events::FROZEN, 0))
     }
 
     fn unfreeze(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &[STATE_FROZEN], STATE_RUNNING)
+        self.change_state(id, &[STATE_FROZEN], STATE_RUNNING, (events::UNFROZEN, 0))
     }
 
     fn destroy(&mut self, id: u64) -> Answer<()> {
-        self.get(id)?;
+        let is_snapshot = self.get(id)?.info.state.get() == STATE_SNAPSHOT;
+        self.tell(id, if is_snapshot { events::DELETED } else { events::DESTROYED }, 0);
         self.entries.remove(&id);
         Ok(())
     }
@@ -283,6 +303,7 @@ impl Hypervisor for Fake {
             return Err(Refused(status::WRONG_STATE));
         }
         vm.state = STATE_RUNNING.into();
+        self.tell(id, events::REVERTED, 0);
         Ok(())
     }
 
@@ -310,29 +331,33 @@ impl Hypervisor for Fake {
             return Err(Refused(status::NAME_TAKEN));
         }
         self.describe(id, description);
+        self.tell(id, events::CHANGED, 0);
         Ok(())
     }
 
     fn start(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &[STATE_OFF], STATE_RUNNING)?;
+        self.change_state(id, &[STATE_OFF], STATE_RUNNING, (events::STARTED, 0))?;
         let machine = self.get(id)?;
         (machine.console, machine.agent) = (Console::default(), AgentInfo::new_zeroed());
         Ok(())
     }
 
     fn stop(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &ALIVE, STATE_OFF)
+        self.change_state(id, &ALIVE, STATE_OFF, (events::STOPPED, 0))
     }
 
     fn reset(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &ALIVE, STATE_RUNNING)?;
+        self.change_state(id, &ALIVE, STATE_RUNNING, (events::RESET, events::AFTER_AGAIN))?;
         self.get(id)?.agent = AgentInfo::new_zeroed();
         Ok(())
     }
 
     fn signal(&mut self, id: u64, signal: Signal) -> Answer<()> {
-        let to = if signal == Signal::Shutdown { STATE_OFF } else { STATE_RUNNING };
-        self.change_state(id, &[STATE_RUNNING], to)
+        let (to, what) = match signal {
+            Signal::Shutdown => (STATE_OFF, (events::OFF, events::AFTER_OFF)),
+            Signal::Restart => (STATE_RUNNING, (events::RESTARTED, events::AFTER_AGAIN)),
+        };
+        self.change_state(id, &[STATE_RUNNING], to, what)
     }
 
     fn nic(&self, id: u64, index: u64) -> Answer<NicInfo> {
@@ -359,6 +384,7 @@ impl Hypervisor for Fake {
             _ => quarantined,
         }
         .into();
+        self.tell(id, events::NIC_CHANGED, index as u32);
         Ok(())
     }
 
@@ -468,5 +494,12 @@ impl Hypervisor for Fake {
 
     fn cpu(&self, index: u64) -> Answer<Cpu> {
         if index == 0 { Ok(Cpu { model: 0x410f_d0c1, affinity: 0 }) } else { Err(Refused(status::NOT_FOUND)) }
+    }
+
+    fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)> {
+        let left = self.events.iter().filter(|event| event.number.get() >= from);
+        let count = left.zip(room.iter_mut()).map(|(event, place)| *place = *event).count();
+        let last = count.checked_sub(1).and_then(|last| room.get(last));
+        Ok((count, last.map_or(self.told + 1, |event| event.number.get() + 1)))
     }
 }

@@ -5,6 +5,7 @@
 use guest_kit::salp::{self, Name, Refused};
 use salp_hvc::agent::{AgentInfo, VM_AGENT};
 use salp_hvc::calls::{CLONE_DISCONNECTED, CloneRequest, MachineInfo, VM_CLONE, VmInfo, VmMemory};
+use salp_hvc::events::EventRecord;
 use salp_hvc::host;
 use salp_hvc::manager::{self, ImageInfo, NicChange, NicInfo};
 use salp_hvc::status;
@@ -12,6 +13,9 @@ use salp_mgmt::hypervisor::{self, Answer, Cloning, Cpu, Heard, Hypervisor, Label
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::life;
+
+/// The SPI that tells of a new event: no device has it.
+pub const EVENT_INTID: u32 = 36;
 
 /// Salp.
 pub struct Calls;
@@ -181,6 +185,10 @@ impl Hypervisor for Calls {
 
     fn keep(&mut self, record: u64, bytes: &[u8]) -> Answer<()> {
         call(manager::KEEP, [record, from(bytes), bytes.len() as u64]).map(drop)
+    }
+
+    fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)> {
+        answer(salp::events(from, room, EVENT_INTID))
     }
 
     fn recall(&self, record: u64, bytes: &mut [u8]) -> Answer<usize> {

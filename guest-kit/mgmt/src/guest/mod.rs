@@ -1,7 +1,8 @@
 //! The machine's side of the management guest. Before: guest-kit's runtime. After: the service of this package's library.
 //!
 //! [`network`] moves bytes, over [`nic`]s with [`addresses`], between [`place`]s and their peers ([`farewell`] to those that
-//! were lost), and [`leases`] serves addresses to others; [`wire`] are connections to servers, by their [`names`]; [`calls`] is the
+//! were lost), and [`leases`] serves addresses to others; [`outbound`] tells listeners, [`wire`] are connections to servers, by
+//! their [`names`]; [`calls`] is the
 //! hypervisor, [`life`] is how this guest outlives its own death, [`random`] and [`clock`] are what they say.
 //!
 //! Boot arguments: `address=A.B.C.D/N` and `gateway=A.B.C.D` instead of DHCP; `address6=` and `gateway6=` besides what routers
@@ -16,6 +17,7 @@ mod life;
 mod names;
 mod network;
 mod nic;
+mod outbound;
 mod place;
 mod random;
 mod wire;

@@ -19,6 +19,7 @@ use salp_mgmt::http::{CONNECTIONS, Claim};
 use salp_mgmt::media::jobs;
 use salp_mgmt::service::Service;
 use salp_mgmt::tls;
+use salp_mgmt::tls::client::{Certificates, Tls};
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
 use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
@@ -28,6 +29,7 @@ use super::farewell::Farewell;
 use super::leases::{self, Segment};
 use super::names::Names;
 use super::nic::{self, Nic};
+use super::outbound::Outbound;
 use super::place::{Place, Progress};
 use super::wire::{Line, Working};
 use super::{clock, life};
@@ -162,6 +164,8 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut nics = nic::all();
     assert!(!nics.is_empty(), "there is a network device");
     gic::enable(timer::VIRTUAL_INTID);
+    gic::set_edge(calls::EVENT_INTID, true);
+    gic::enable(calls::EVENT_INTID);
     let mut seed = [0; 8];
     entropy.fill(&mut seed);
     let seed = u64::from_le_bytes(seed);
@@ -174,10 +178,12 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut interface = Interface::new(settings, &mut nic, now());
     let mut sockets = SocketSet::new(Vec::new());
     let mut addresses = Addresses::new(&mut interface, &mut sockets, mac);
-    let client = tls::client::config(entropy).expect("the provider is complete");
+    let tls = Tls::new(entropy);
+    let client = Arc::new(tls.config(&Certificates::Any, 0).expect("the provider is complete"));
     let mut names = Names::new(&mut sockets);
     let mut lines: Vec<Line> =
         (0..jobs::MOST as u64).map(|place| Line::new(&mut sockets, seed >> (16 * place))).collect();
+    let mut outbound = Outbound::new(&mut sockets, tls, seed);
     let mut looked = 0;
     let places = (0..CONNECTIONS + SPARE).map(|_| Place::new(&mut sockets)).collect();
     let farewell = Farewell::new(service.recall_peers(), clock::milliseconds());
@@ -188,8 +194,11 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
         let rest = endpoint.farewell.prepare(&endpoint.interface, &mut endpoint.sockets, clock::milliseconds());
         let mut is_busy = endpoint.poll();
         addresses.poll(&mut endpoint.interface, &mut endpoint.sockets);
+        // What has happened is told in this turn.
+        is_busy |= service.work(clock::seconds());
         is_busy |= endpoint.drive(&config, service);
         names.set_servers(&mut endpoint.sockets, &addresses.name_servers());
+        is_busy |= outbound.drive(&mut names, &mut endpoint.interface, &mut endpoint.sockets, service);
         for (place, line) in lines.iter_mut().enumerate() {
             if service.jobs.is_empty() {
                 break;
@@ -203,6 +212,7 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
             looked = clock::milliseconds();
             service.go_on(clock::seconds());
         }
+        is_busy |= outbound.drive(&mut interface, &mut sockets, service);
         // Connections that there are go on with what they began with.
         if let Some(renewed) = service.keys.renewed().and_then(|identity| tls::server(identity, entropy).ok()) {
             config = renewed;
@@ -219,7 +229,7 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
         if is_busy {
             continue;
         }
-        if endpoint.places.iter().any(Place::is_live) || service.jobs.is_busy() {
+        if endpoint.places.iter().any(Place::is_live) || service.jobs.is_busy() || outbound.is_live() {
             delay = delay.min(DOZE);
         }
         let due = endpoint.interface.poll_delay(now(), &endpoint.sockets);

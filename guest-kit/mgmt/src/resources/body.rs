@@ -198,6 +198,48 @@ impl Body {
         })
     }
 
+    /// Takes a list of words, each one of these.
+    pub fn known(&mut self, name: &str, words: &[&str]) -> Option<Vec<String>> {
+        self.take(name, |value| {
+            let items = value.as_array().ok_or("type")?.iter().map(Value::as_str);
+            let items = items.collect::<Option<Vec<&str>>>().ok_or("type")?;
+            if !items.iter().all(|item| words.contains(item)) {
+                return Err("list");
+            }
+            // What is said twice is said once.
+            let once = words.iter().filter(|word| items.contains(word));
+            Ok(once.map(ToString::to_string).collect())
+        })
+    }
+
+    /// Takes a list of links, at most so many.
+    pub fn links(&mut self, name: &str, most: usize) -> Option<Vec<String>> {
+        self.take(name, |value| {
+            let items = value.as_array().ok_or("type")?;
+            let links = items.iter().map(link).collect::<Option<Vec<_>>>().ok_or("type")?;
+            if links.len() <= most { Ok(links) } else { Err("format") }
+        })
+    }
+
+    /// Takes a list of objects of names and texts that fit, at most so many pairs.
+    pub fn pairs(
+        &mut self,
+        name: &str,
+        most: usize,
+        fits: impl Fn(&str, &str) -> bool,
+    ) -> Option<Vec<(String, String)>> {
+        self.take(name, |value| {
+            let mut pairs = Vec::new();
+            for object in value.as_array().ok_or("type")? {
+                for (name, value) in object.as_object().ok_or("type")? {
+                    let value = value.as_str().filter(|value| fits(name, value)).ok_or("format")?;
+                    pairs.push((name.clone(), value.to_string()));
+                }
+            }
+            if pairs.len() <= most { Ok(pairs) } else { Err("format") }
+        })
+    }
+
     /// Takes a link.
     pub fn link(&mut self, name: &str) -> Option<String> {
         self.take(name, |value| link(value).ok_or("type"))

@@ -28,8 +28,11 @@ pub fn collection_path() -> String {
     format!("{HTTPS}/Certificates")
 }
 
+/// Where the certificate of the server is.
+pub const SERVER: &str = "/redfish/v1/Managers/salp/NetworkProtocol/HTTPS/Certificates/1";
+
 fn path() -> String {
-    collection_path() + "/1"
+    SERVER.into()
 }
 
 /// Answers the service of certificates.
@@ -104,20 +107,21 @@ fn pairs(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
-fn value(call: &Call<'_>) -> Result<Value, Failure> {
-    let chain = &call.keys.identity().certificate;
+/// Returns a chain of certificates (DER) as it is shown.
+pub fn value(path: &str, id: &str, chain: &[u8]) -> Value {
     let all = x509::split(chain).unwrap_or_default();
     let first = all.first().copied().unwrap_or_default();
-    let facts = x509::read(first).ok_or_else(|| call.missing())?;
+    // What is kept was read before.
+    let facts = x509::read(first).unwrap_or_default();
     let name = |attributes: &[(&str, String)]| {
         attributes.iter().map(|(name, text)| ((*name).into(), json!(text))).collect::<serde_json::Map<_, _>>()
     };
-    Ok(json!({
-        "@odata.id": path(),
+    json!({
+        "@odata.id": path,
         "@odata.type": "#Certificate.v1_11_0.Certificate",
-        "Id": "1",
-        "Name": "Certificate of the server",
-        "CertificateString": call.keys.identity().pem(),
+        "Id": id,
+        "Name": "Certificate",
+        "CertificateString": all.iter().map(|certificate| pem("CERTIFICATE", certificate)).collect::<String>(),
         "CertificateType": TYPES[usize::from(all.len() > 1)],
         "CertificateUsageTypes": ["Web"],
         "Issuer": name(&facts.issuer),
@@ -127,12 +131,12 @@ fn value(call: &Call<'_>) -> Result<Value, Failure> {
         "ValidNotAfter": facts.until,
         "Fingerprint": pairs(&Sha256::digest(first)),
         "FingerprintHashAlgorithm": "TPM_ALG_SHA256",
-    }))
+    })
 }
 
 /// Answers the certificate.
 pub fn certificate(call: &mut Call<'_>) -> Result<Outcome, Failure> {
-    value(call).map(Outcome::Resource)
+    Ok(Outcome::Resource(value(SERVER, "1", &call.keys.identity().certificate)))
 }
 
 /// Makes a key, and the request for a certificate of it. The present one is served until the new one comes.
@@ -184,7 +188,7 @@ pub fn replace(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     }
     let why = "The certificate is of no key that is here: make a request with GenerateCSR and have that signed.";
     call.keys.replace(chain).map_err(|_| Failure::because(400, why))?;
-    Ok(Outcome::Answer(super::located(&value(call)?, path())))
+    Ok(Outcome::Answer(super::located(&value(SERVER, "1", &call.keys.identity().certificate), path())))
 }
 
 #[cfg(test)]

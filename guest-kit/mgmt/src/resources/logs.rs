@@ -12,7 +12,7 @@ use super::managers::SALP;
 use super::{Call, Outcome, collection, systems, time};
 use crate::audit::Entry;
 use crate::console::Follow;
-use crate::events::Event;
+use crate::events::journal::Event;
 use crate::message::{Failure, REGISTRY};
 
 /// How much of a console is read at a time.
@@ -128,20 +128,14 @@ fn changes(call: &Call<'_>) -> Result<(String, Vec<Value>), Failure> {
     let id = systems::find(call)?.id.get();
     let owner = systems::path(id);
     let change = |event: &Event| {
-        let message = match event.from {
-            Some(from) => format!("It was {from} and is {}.", event.to),
-            None => format!("It is there, and is {}.", event.to),
-        };
-        let key = if event.from.is_some() {
-            "ResourceEvent.1.4.ResourceChanged"
-        } else {
-            "ResourceEvent.1.4.ResourceCreated"
-        };
-        let mut entry = entry(&owner, "Events", event.number, "Event", key, &message);
+        let (key, message) = (event.entry.id(), event.entry.say(&event.arguments));
+        let mut entry = entry(&owner, "Events", event.number, "Event", &key, &message);
         entry["Created"] = time(event.time).into();
+        entry["Severity"] = event.entry.severity.into();
+        entry["MessageArgs"] = json!(event.arguments);
         entry
     };
-    let members = call.watch.of(id).map(change).collect();
+    let members = call.events.journal.of(&owner).map(change).collect();
     Ok((owner, members))
 }
 
@@ -222,12 +216,14 @@ mod tests {
             assert_eq!(client.post("/redfish/v1/Systems/2/Actions/ComputerSystem.Reset", &body).status, 204);
         }
         let entries = client.read("/redfish/v1/Systems/2/LogServices/Events/Entries");
-        let last = &entries["Members"][3];
-        assert_eq!(
-            (&entries["Members@odata.count"], &last["Message"]),
-            (&json!(4), &json!("It was frozen and is running."))
-        );
-        assert_eq!(client.read(last["@odata.id"].as_str().unwrap())["Created"], "1970-01-01T00:16:40Z");
+        let told: std::vec::Vec<_> =
+            entries["Members"].as_array().unwrap().iter().map(|entry| &entry["MessageId"]).collect();
+        let expected =
+            ["ResourceEvent.1.4.ResourceCreated", "ResourceEvent.1.4.ResourcePaused", "Salp.1.0.SystemResumed"];
+        assert_eq!(told, expected);
+        let last = &entries["Members"][2];
+        assert_eq!(last["Message"], "The system 'web' goes on after it was paused.");
+        assert_eq!(client.read(last["@odata.id"].as_str().unwrap())["Severity"], "OK");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde_json::json;
 use super::hardware::CHASSIS;
 use super::{Call, Outcome, collection, logs, time, uuid};
 use crate::message::Failure;
+use crate::telemetry::figures;
 
 /// Where the host is.
 pub const SALP: &str = "/redfish/v1/Managers/salp";
@@ -39,17 +40,7 @@ pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "EthernetInterfaces": { "@odata.id": format!("{SALP}/EthernetInterfaces") },
         "Oem": { "Salp": {
             "@odata.type": "#SalpManager.v1_0_0.SalpManager",
-            "Statistics": {
-                "TotalBytes": machine.total.get(),
-                "FreeBytes": machine.free.get(),
-                "PromisedBytes": machine.promised.get(),
-                "GuestBytes": machine.guests.get(),
-                "TableBytes": machine.nodes.get(),
-                "HypervisorBytes": machine.hypervisor.get(),
-                "ImageBytes": machine.images.get(),
-                "VirtualMachines": machine.vms.get(),
-                "WaitingForMemory": machine.starved.get(),
-            },
+            "Statistics": figures::of_machine(&machine),
         } },
     })))
 }

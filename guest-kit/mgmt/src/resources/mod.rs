@@ -2,11 +2,13 @@
 //! [`auth`](crate::auth).
 
 pub mod accounts;
+pub mod aggregation;
 pub mod body;
 pub mod boot;
 pub mod certificates;
 pub mod clones;
 pub mod console;
+pub mod events;
 pub mod fields;
 pub mod hardware;
 pub mod images;
@@ -24,6 +26,8 @@ pub mod schemas;
 pub mod sessions;
 pub mod snapshots;
 pub mod systems;
+pub mod tasks;
+pub mod telemetry;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -34,7 +38,7 @@ use serde_json::{Value, json};
 
 use crate::audit::Audit;
 use crate::auth::{Auth, Who, hex};
-use crate::events::Watch;
+use crate::events::Events;
 use crate::flow::Sink;
 use crate::http::{Request, Response};
 use crate::hypervisor::Hypervisor;
@@ -42,7 +46,10 @@ use crate::images::Library;
 use crate::media::jobs::Jobs;
 use crate::message::Failure;
 use crate::service::{self, Facts};
+use crate::state;
 use crate::table::Variables;
+use crate::tasks::Tasks;
+use crate::telemetry::Telemetry;
 use crate::tls::keys::Keys;
 
 /// A request on its way to a resource.
@@ -59,8 +66,12 @@ pub struct Call<'a> {
     pub auth: &'a mut Auth,
     /// Who changed what.
     pub audit: &'a Audit,
-    /// What became of VMs.
-    pub watch: &'a Watch,
+    /// What has happened, and who is told.
+    pub events: &'a mut Events,
+    /// What takes longer than a request.
+    pub tasks: &'a mut Tasks,
+    /// Reports and thresholds.
+    pub telemetry: &'a mut Telemetry,
     /// Images, as this request has found them.
     pub library: &'a Library,
     /// Media under way.
@@ -113,6 +124,11 @@ impl Call<'_> {
     /// Returns the failure that says that nothing is here.
     pub fn missing(&self) -> Failure {
         Failure::new(404, "ResourceMissingAtURI", &[&self.request.path])
+    }
+
+    /// Returns whether what is to be kept of listeners and reports fits into its record.
+    pub fn fits(&self) -> bool {
+        state::fits(self.events, self.telemetry)
     }
 
     /// Returns the first open segment of the path as an identifier, as this service writes it.

@@ -1,11 +1,11 @@
 //! A VM's power. Before: [`table`](crate::table). After: [`systems::boot`](crate::systems::boot), [`hypervisor`](crate::hypervisor).
 
-use salp_hvc::calls::{STATE_FROZEN, STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING};
+use salp_hvc::calls::{STATE_FROZEN, STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING, VmInfo};
 use salp_hvc::status;
 
 use super::body::Body;
 use super::fields::{Field, Shape, needed};
-use super::systems::{act, find};
+use super::systems::{act, find, path};
 use super::{Call, Outcome, media};
 use crate::hypervisor::{Answer, Hypervisor, Refused, Signal};
 use crate::media::fetch::Order;
@@ -64,28 +64,57 @@ pub fn reset(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let mut body = Body::of_action(call.request, "ComputerSystem.Reset")?;
     let kind = body.needed_word("ResetType", &RESET_TYPES);
     body.finish()?;
-    let state = find(call)?.state.get();
-    let missing = || Failure::new(400, "NoOperation", &[]);
-    let (_, idle, impossible, what) =
-        RESETS.iter().find(|(name, ..)| Some(*name) == kind.as_deref()).ok_or_else(missing)?;
-    if idle.contains(&state) {
-        return Ok(Outcome::Done);
-    }
-    if impossible.contains(&state) {
-        return Err(Failure::refused(Refused(status::WRONG_STATE), &call.request.path));
-    }
-    match *what {
-        Act::Call(what) => act(call, what),
-        Act::Start => start(call),
-        Act::Restart => restart(call),
-        Act::Button if state == STATE_OFF => start(call),
-        Act::Button => act(call, |hypervisor, id| hypervisor.signal(id, Signal::Shutdown)),
+    let kind = kind.unwrap_or_default();
+    let info = find(call)?;
+    match plan(&info, &kind)? {
+        Some(Act::Start) => start(call, info.id.get()),
+        _ => change(call.hypervisor, &info, &kind, call.now).map(|()| Outcome::Done),
     }
 }
 
-/// Starts the VM of the path from where it is to start, again if it is on.
-fn start(call: &mut Call<'_>) -> Result<Outcome, Failure> {
-    let id = find(call)?.id.get();
+/// Returns what is to be done for a change of a VM's power; nothing if it is as wanted already.
+fn plan(info: &VmInfo, kind: &str) -> Result<Option<Act>, Failure> {
+    let (_, idle, impossible, what) =
+        RESETS.iter().find(|(name, ..)| *name == kind).ok_or_else(|| Failure::new(400, "NoOperation", &[]))?;
+    let state = info.state.get();
+    if impossible.contains(&state) {
+        return Err(Failure::refused(Refused(status::WRONG_STATE), &path(info.id.get())));
+    }
+    let what = match *what {
+        Act::Button if state == STATE_OFF => Act::Start,
+        Act::Button => SHUT_DOWN,
+        what => what,
+    };
+    Ok((!idle.contains(&state)).then_some(what))
+}
+
+/// Changes a VM's power at once, unless it is as wanted already.
+///
+/// # Errors
+///
+/// What the hypervisor refuses, and a start from what would have to be fetched first.
+pub fn change(hypervisor: &mut dyn Hypervisor, info: &VmInfo, kind: &str, now: u64) -> Result<(), Failure> {
+    let id = info.id.get();
+    let refused = |refused| Failure::refused(refused, &path(id));
+    match plan(info, kind)? {
+        Some(Act::Call(what)) => what(hypervisor, id).map_err(refused),
+        Some(Act::Start) => boot::start(hypervisor, id, None, now),
+        Some(Act::Restart) if boot::starts_as_it_runs(hypervisor, id) => {
+            hypervisor.signal(id, Signal::Restart).map_err(refused)
+        }
+        Some(Act::Restart) => {
+            if let Source::Address(_) = boot::source(hypervisor, id).map_err(refused)? {
+                return Err(Failure::because(409, "What comes from HttpBootUri is started by ForceRestart or On."));
+            }
+            hypervisor.signal(id, Signal::Shutdown).map_err(refused)?;
+            boot::change(hypervisor, id, |boot| boot.waits = true).map_err(refused)
+        }
+        Some(Act::Button) | None => Ok(()),
+    }
+}
+
+/// Starts a VM from where it is to start, again if it is on.
+fn start(call: &mut Call<'_>, id: u64) -> Result<Outcome, Failure> {
     let source = boot::source(call.hypervisor, id).map_err(|refused| Failure::refused(refused, &call.request.path))?;
     if let Source::Address(address) = source {
         let why = "The VM is to start from HttpBootUri, which is none.";
@@ -93,24 +122,7 @@ fn start(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         let order = Order { url, authorization: None, digest: None };
         return media::later(call, order, &address, Then::Start(id));
     }
-    boot::start(call.hypervisor, id, None, call.now)?;
-    Ok(Outcome::Done)
-}
-
-/// Asks the guest of the path to shut down; it starts from where it is to start then.
-fn restart(call: &mut Call<'_>) -> Result<Outcome, Failure> {
-    let id = find(call)?.id.get();
-    let refused = |refused| Failure::refused(refused, &call.request.path);
-    if boot::starts_as_it_runs(call.hypervisor, id) {
-        return act(call, |hypervisor, id| hypervisor.signal(id, Signal::Restart));
-    }
-    if let Source::Address(_) = boot::source(call.hypervisor, id).map_err(refused)? {
-        return Err(Failure::because(409, "What comes from HttpBootUri is started by ForceRestart or On."));
-    }
-    act(call, |hypervisor, id| {
-        hypervisor.signal(id, Signal::Shutdown)?;
-        boot::change(hypervisor, id, |boot| boot.waits = true)
-    })
+    boot::start(call.hypervisor, id, None, call.now).map(|()| Outcome::Done)
 }
 
 /// Freezes a VM.

@@ -21,6 +21,7 @@ use crate::images::label::Label;
 use crate::images::{self, Library};
 use crate::message::Failure;
 use crate::systems;
+use crate::telemetry::figures;
 
 /// Where VMs are.
 pub const SYSTEMS: &str = "/redfish/v1/Systems";
@@ -107,14 +108,7 @@ pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &VmInfo) -> V
             "WaitsForMemory": info.state.get() == STATE_NO_MEMORY,
             "PromisedBytes": info.promised.get(),
             "Memory": { "@odata.id": format!("{path}/Oem/Salp/Memory") },
-            "Statistics": {
-                "Exits": info.exits.get(),
-                "Faults": info.faults.get(),
-                "CopiedPages": info.copied_pages.get(),
-                "CopiedTables": info.copied_nodes.get(),
-                "MergedPages": info.merged_pages.get(),
-                "LastPauseNanoseconds": info.pause.get(),
-            },
+            "Statistics": figures::of_vm(hypervisor, info),
         } },
     });
     value["Boot"] = boot::value(id, &library.boots(hypervisor).of(id));

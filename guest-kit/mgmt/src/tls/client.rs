@@ -1,31 +1,131 @@
-//! TLS of a client, for servers that media are fetched from. Before: a wire. After: [`media`](crate::media).
-//!
-//! Servers are not authenticated: an appliance has no list of whom to trust. So this keeps a medium from who listens, and not from
-//! who stands in between; a digest does that, and the resources say `VerifyCertificate: false`.
+//! TLS as a client: what is believed of servers. Before: [`exchange`](crate::client::exchange). After: rustls, and webpki in it,
+//! which checks chains (RFC 5280).
 
-use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use rustls::client::UnbufferedClientConnection;
+use p256::ecdsa::signature::Verifier;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::pki_types::{
+    AlgorithmIdentifier, CertificateDer, InvalidSignature, ServerName, SignatureVerificationAlgorithm, UnixTime, alg_id,
+};
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use sha2::Digest;
 
-use super::{NoTime, provider};
+use super::provider;
 use crate::entropy::Entropy;
 
-/// The greatest record, with its head.
-const MAX_RECORD: usize = 16384 + 256 + 5;
-/// How much more a piece becomes when it is encrypted.
-const OVERHEAD: usize = 64;
+/// What is believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Certificates {
+    /// Whatever the server shows.
+    Any,
+    /// One of these certificates (DER), or one that they lead to.
+    These(Vec<Vec<u8>>),
+}
 
-/// Takes everybody for who they say they are.
+/// Makes connections.
 #[derive(Debug)]
-struct Anybody;
+pub struct Tls(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+/// The time at which a connection begins.
+#[derive(Debug)]
+struct At(u64);
+
+impl TimeProvider for At {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(core::time::Duration::from_secs(self.0)))
+    }
+}
+
+impl Tls {
+    /// Returns what makes connections. What it allocates stays for good: call it once.
+    pub fn new(entropy: &'static dyn Entropy) -> Self {
+        Self(Arc::new(CryptoProvider { signature_verification_algorithms: ALGORITHMS, ..provider::new(entropy) }))
+    }
+
+    /// Returns how a client speaks to a server that it believes so.
+    ///
+    /// # Errors
+    ///
+    /// If a certificate is none.
+    pub fn config(&self, certificates: &Certificates, now: u64) -> Result<ClientConfig, Error> {
+        let builder = ClientConfig::builder_with_details(self.0.clone(), Arc::new(At(now)));
+        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?;
+        let verifier: Arc<dyn ServerCertVerifier> = match certificates {
+            Certificates::Any => Arc::new(Trusting),
+            Certificates::These(all) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in all {
+                    roots.add(CertificateDer::from(certificate.clone()))?;
+                }
+                let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), self.0.clone()).build();
+                let chain = chain.map_err(|_| Error::General("no certificate".into()))?;
+                Arc::new(Known { named: all.clone(), chain })
+            }
+        };
+        let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        config.alpn_protocols = Vec::from([b"http/1.1".to_vec()]);
+        // Each event comes on a connection of its own, and nothing of it is remembered.
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(config)
+    }
+}
+
+/// Believes certificates that were named, whatever they say of themselves, and those that webpki finds good.
+#[derive(Debug)]
+struct Known {
+    named: Vec<Vec<u8>>,
+    chain: Arc<WebPkiServerVerifier>,
+}
+
+impl ServerCertVerifier for Known {
+    fn verify_server_cert(
+        &self,
+        end: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        // One that signs itself and is no authority leads to none: it is believed because it was named.
+        if self.named.iter().any(|named| **named == **end) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.chain.verify_server_cert(end, between, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// Believes everybody: whoever subscribed did not ask for more.
+#[derive(Debug)]
+struct Trusting;
+
+impl ServerCertVerifier for Trusting {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -43,7 +143,7 @@ impl ServerCertVerifier for Anybody {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("only TLS 1.3 is spoken".to_string()))
+        Err(Error::General("TLS 1.2".into()))
     }
 
     fn verify_tls13_signature(
@@ -52,238 +152,78 @@ impl ServerCertVerifier for Anybody {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        // Whose key it is nobody knows: that it was used says nothing.
+        // A signature by somebody who may be anybody says nothing.
         Ok(HandshakeSignatureValid::assertion())
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        Vec::from([
-            SignatureScheme::ECDSA_NISTP256_SHA256,
-            SignatureScheme::ECDSA_NISTP384_SHA384,
-            SignatureScheme::ED25519,
-            SignatureScheme::RSA_PSS_SHA256,
-            SignatureScheme::RSA_PSS_SHA384,
-            SignatureScheme::RSA_PSS_SHA512,
-        ])
-    }
-}
-
-/// Returns how a client speaks.
-///
-/// # Errors
-///
-/// If rustls finds the provider incomplete.
-pub fn config(entropy: &'static dyn Entropy) -> Result<Arc<ClientConfig>, Error> {
-    let builder = ClientConfig::builder_with_details(Arc::new(provider::new(entropy)), Arc::new(NoTime));
-    let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?;
-    let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth();
-    config.alpn_protocols = Vec::from([b"http/1.1".to_vec()]);
-    config.resumption = rustls::client::Resumption::disabled();
-    Ok(Arc::new(config))
-}
-
-/// A client's side of a connection.
-pub struct Client {
-    tls: UnbufferedClientConnection,
-    incoming: Vec<u8>,
-    outgoing: Vec<u8>,
-    plain: Vec<u8>,
-    to_send: Vec<u8>,
-    is_open: bool,
-    is_over: bool,
-}
-
-impl Client {
-    /// Returns a connection to a host; none if that is no name.
-    pub fn new(config: Arc<ClientConfig>, host: &str) -> Option<Self> {
-        let name = ServerName::try_from(host.to_string()).ok()?;
-        let tls = UnbufferedClientConnection::new(config, name).ok()?;
-        let (incoming, outgoing, plain, to_send) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut client = Self { tls, incoming, outgoing, plain, to_send, is_open: false, is_over: false };
-        client.drive();
-        Some(client)
-    }
-
-    /// Returns how many bytes can be [fed](Self::feed) now.
-    pub fn room(&self) -> usize {
-        let is_full = self.is_over || self.plain.len() >= MAX_RECORD;
-        if is_full { 0 } else { MAX_RECORD.saturating_sub(self.incoming.len()) }
-    }
-
-    /// Takes bytes of the server.
-    pub fn feed(&mut self, bytes: &[u8]) {
-        self.incoming.extend_from_slice(bytes);
-    }
-
-    /// Returns what is to be sent to the server.
-    pub fn outgoing(&self) -> &[u8] {
-        &self.outgoing
-    }
-
-    /// Tells that so many bytes of that were sent.
-    pub fn sent(&mut self, count: usize) {
-        self.outgoing.drain(..count.min(self.outgoing.len()));
-    }
-
-    /// Returns true if the handshake is over.
-    pub fn is_open(&self) -> bool {
-        self.is_open
-    }
-
-    /// Returns true if nothing comes any more.
-    pub fn is_over(&self) -> bool {
-        self.is_over
-    }
-
-    /// Returns true if something was decrypted that nobody has taken.
-    pub fn has_plain(&self) -> bool {
-        !self.plain.is_empty()
-    }
-
-    /// Takes bytes to be encrypted; returns how many.
-    pub fn send(&mut self, bytes: &[u8]) -> usize {
-        if !self.is_open || !self.to_send.is_empty() {
-            return 0;
-        }
-        let count = bytes.len().min(MAX_RECORD / 2);
-        self.to_send.extend_from_slice(&bytes[..count]);
-        self.drive();
-        count
-    }
-
-    /// Appends what was decrypted, up to so many bytes in all.
-    pub fn receive(&mut self, to: &mut Vec<u8>, most: usize) {
-        let count = self.plain.len().min(most.saturating_sub(to.len()));
-        to.extend(self.plain.drain(..count));
-        self.drive();
-    }
-
-    /// Does what can be done with what has come.
-    pub fn drive(&mut self) {
-        while !self.is_over && self.step() {}
-    }
-
-    fn step(&mut self) -> bool {
-        if self.plain.len() >= MAX_RECORD {
-            return false;
-        }
-        let UnbufferedStatus { mut discard, state, .. } = self.tls.process_tls_records(&mut self.incoming);
-        let goes_on = match state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    match record {
-                        Ok(record) => {
-                            discard += record.discard;
-                            self.plain.extend_from_slice(record.payload);
-                        }
-                        Err(_) => self.is_over = true,
-                    }
-                }
-                true
-            }
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                let at = self.outgoing.len();
-                let mut size = OVERHEAD;
-                loop {
-                    self.outgoing.resize(at + size, 0);
-                    match data.encode(&mut self.outgoing[at..]) {
-                        Ok(written) => break self.outgoing.truncate(at + written),
-                        Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
-                            size = required_size
-                        }
-                        Err(EncodeError::AlreadyEncoded) => break self.outgoing.truncate(at),
-                    }
-                }
-                true
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                true
-            }
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                self.is_open = true;
-                let at = self.outgoing.len();
-                self.outgoing.resize(at + self.to_send.len() + OVERHEAD, 0);
-                let written = match self.to_send.is_empty() {
-                    true => Ok(0),
-                    false => traffic.encrypt(&self.to_send, &mut self.outgoing[at..]),
-                };
-                self.outgoing.truncate(at + written.as_ref().copied().unwrap_or(0));
-                self.is_over |= written.is_err();
-                self.to_send.clear();
-                false
-            }
-            Ok(ConnectionState::BlockedHandshake) => {
-                self.is_over |= self.incoming.len() - discard >= MAX_RECORD;
-                false
-            }
-            // What the server has to say is said, or makes no sense: rustls must see no more of it.
-            _ => {
-                self.is_over = true;
-                false
-            }
+        use SignatureScheme::{
+            ECDSA_NISTP256_SHA256, ECDSA_NISTP384_SHA384, ED25519, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
         };
-        self.incoming.drain(..discard.min(self.incoming.len()));
-        goes_on
+        let all =
+            [ECDSA_NISTP256_SHA256, ECDSA_NISTP384_SHA384, ED25519, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512];
+        Vec::from(all)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{Answering, Counting};
-    use crate::tls::certificate::Identity;
-    use crate::tls::secure::Secure;
-    use alloc::format;
-    use proptest::prelude::*;
+/// Signatures of certificates and of servers that can be checked.
+const ALGORITHMS: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
+    all: &[&P256, &RSA_CERTIFICATE, &RSA_SERVER],
+    mapping: &[
+        (SignatureScheme::ECDSA_NISTP256_SHA256, &[&P256]),
+        (SignatureScheme::RSA_PSS_SHA256, &[&RSA_SERVER]),
+        (SignatureScheme::RSA_PKCS1_SHA256, &[&RSA_CERTIFICATE]),
+    ],
+};
 
-    fn client() -> Client {
-        Client::new(config(&Counting).unwrap(), "example.org").unwrap()
+static P256: Ecdsa = Ecdsa;
+static RSA_CERTIFICATE: Rsa = Rsa { is_pss: false };
+static RSA_SERVER: Rsa = Rsa { is_pss: true };
+
+/// ECDSA on P-256 with SHA-256.
+#[derive(Debug)]
+struct Ecdsa;
+
+impl SignatureVerificationAlgorithm for Ecdsa {
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        alg_id::ECDSA_P256
     }
 
-    #[test]
-    fn a_client_and_our_server_understand_each_other() {
-        let identity = Identity::new(&Counting, 0, &["example.org"], &[]);
-        let mut server = Secure::new(crate::tls::server(&identity, &Counting).unwrap(), 0).unwrap();
-        let mut service = Answering(|request: &crate::http::Request| {
-            crate::http::Response::new(200).content("text/plain", request.path.repeat(20_000).as_bytes())
-        });
-        let (mut client, mut read) = (client(), Vec::new());
-        let mut request = b"GET /ab HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n".to_vec();
-        for _ in 0..200 {
-            let count = client.send(&request);
-            request.drain(..count);
-            let count = server.room().min(client.outgoing().len());
-            server.receive(&client.outgoing()[..count]);
-            client.sent(count);
-            server.drive(0, &mut service);
-            let count = client.room().min(server.outgoing().len());
-            client.feed(&server.outgoing()[..count].to_vec());
-            server.sent(count, 0);
-            client.drive();
-            let most = read.len() + 5000;
-            client.receive(&mut read, most);
-        }
-        let text = alloc::string::String::from_utf8(read).unwrap();
-        assert!(client.is_open() && text.starts_with("HTTP/1.1 200 OK"), "{}", format!("{text:.60}"));
-        assert!(text.ends_with(&"/ab".repeat(20_000)));
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        alg_id::ECDSA_SHA256
     }
 
-    #[test]
-    fn an_address_is_a_name_and_nonsense_is_none() {
-        assert!(Client::new(config(&Counting).unwrap(), "10.0.0.1").is_some());
-        assert!(Client::new(config(&Counting).unwrap(), "a b").is_none());
+    fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+        let key = p256::ecdsa::VerifyingKey::from_sec1_bytes(key).map_err(|_| InvalidSignature)?;
+        let signature = p256::ecdsa::Signature::from_der(signature).map_err(|_| InvalidSignature)?;
+        key.verify(message, &signature).map_err(|_| InvalidSignature)
+    }
+}
+
+/// RSA with SHA-256: PKCS #1 1.5 as certificates have it, PSS as servers sign.
+#[derive(Debug)]
+struct Rsa {
+    is_pss: bool,
+}
+
+impl SignatureVerificationAlgorithm for Rsa {
+    fn public_key_alg_id(&self) -> AlgorithmIdentifier {
+        alg_id::RSA_ENCRYPTION
     }
 
-    proptest! {
-        #[test]
-        fn any_server_is_borne(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut client = client();
-            client.feed(&bytes);
-            client.drive();
-            let mut read = Vec::new();
-            client.receive(&mut read, 1000);
-            prop_assert!(read.is_empty());
-        }
+    fn signature_alg_id(&self) -> AlgorithmIdentifier {
+        if self.is_pss { alg_id::RSA_PSS_SHA256 } else { alg_id::RSA_PKCS1_SHA256 }
+    }
+
+    fn verify_signature(&self, key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
+        use rsa::pkcs1::DecodeRsaPublicKey;
+        let key = rsa::PublicKey::from_pkcs1_der(key).map_err(|_| InvalidSignature)?;
+        let hash = sha2::Sha256::digest(message);
+        let verified = if self.is_pss {
+            key.verify(rsa::Pss::<sha2::Sha256>::new(), &hash, signature)
+        } else {
+            key.verify(rsa::Pkcs1v15Sign::new::<sha2::Sha256>(), &hash, signature)
+        };
+        verified.map_err(|_| InvalidSignature)
     }
 }

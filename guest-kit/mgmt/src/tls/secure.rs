@@ -225,7 +225,7 @@ impl Secure {
 }
 
 /// Appends what is ready to be sent.
-fn encode<Data>(mut data: EncodeTlsData<'_, Data>, outgoing: &mut Vec<u8>) {
+pub fn encode<Data>(mut data: EncodeTlsData<'_, Data>, outgoing: &mut Vec<u8>) {
     let at = outgoing.len();
     outgoing.resize(at + OVERHEAD, 0);
     let mut written = data.encode(&mut outgoing[at..]);

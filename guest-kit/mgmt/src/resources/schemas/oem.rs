@@ -70,6 +70,8 @@ pub struct Schema {
     pub parts: &'static [(&'static str, &'static [Property])],
     /// Types that are one of some words.
     pub words: &'static [(&'static str, &'static [&'static str])],
+    /// The resource of the standard that actions are of.
+    pub of: &'static str,
     /// Actions.
     pub actions: &'static [(&'static str, &'static [Parameter])],
 }
@@ -82,6 +84,7 @@ const NONE: Schema = Schema {
     properties: &[],
     parts: &[],
     words: &[],
+    of: "ComputerSystem",
     actions: &[],
 };
 
@@ -105,6 +108,33 @@ pub const SCHEMAS: &[Schema] = &[
         ..NONE
     },
     Schema {
+        name: "SalpAggregationService",
+        of: "AggregationService",
+        properties: &[("MaxSystems", Number, Read, "How many systems one request may be about.")],
+        actions: &[(
+            "DeleteSystems",
+            &[
+                ("TargetURIs", "Collection(ComputerSystem.ComputerSystem)", "Which systems."),
+                ("Filter", "Edm.String", "A condition as in a query: the systems that it takes."),
+            ],
+        )],
+        ..NONE
+    },
+    Schema {
+        name: "SalpEventDestination",
+        properties: &[
+            ("UserName", Text, Read, "Who made it."),
+            ("LostEvents", Number, Read, "How many events it has missed."),
+            ("Filter", Text, Read, "What a listener that is connected asked for."),
+        ],
+        ..NONE
+    },
+    Schema {
+        name: "SalpMetricReport",
+        properties: &[("LeftOutValues", Number, Read, "How many values there was no room for.")],
+        ..NONE
+    },
+    Schema {
         name: "SalpManager",
         properties: &[("Statistics", Part("Statistics"), Read, "Memory of the machine.")],
         parts: &[(
@@ -119,6 +149,9 @@ pub const SCHEMAS: &[Schema] = &[
                 ("ImageBytes", Number, Read, "Images."),
                 ("VirtualMachines", Number, Read, "VMs and snapshots."),
                 ("WaitingForMemory", Number, Read, "VMs that stand still for want of memory."),
+                ("Cpus", Number, Read, "CPUs of the machine."),
+                ("UptimeNanoseconds", Number, Read, "Time since the hypervisor started."),
+                ("IdleNanoseconds", Number, Read, "Time that CPUs had nothing to do, all together."),
             ],
         )],
         ..NONE
@@ -169,6 +202,13 @@ pub const SCHEMAS: &[Schema] = &[
             (
                 "Statistics",
                 &[
+                    ("MemoryBytes", Number, Read, "RAM of the VM."),
+                    ("PromisedBytes", Number, Read, "Memory set aside for it."),
+                    ("Vcpus", Number, Read, "vCPUs of the VM."),
+                    ("SentFrames", Number, Read, "Frames that left its NICs."),
+                    ("SentBytes", Number, Read, "Bytes that left its NICs."),
+                    ("ReceivedFrames", Number, Read, "Frames that arrived at its NICs."),
+                    ("ReceivedBytes", Number, Read, "Bytes that arrived at its NICs."),
                     ("Exits", Number, Read, "Exits to the hypervisor."),
                     ("Faults", Number, Read, "Stage 2 faults."),
                     ("CopiedPages", Number, Read, "Pages copied for it."),

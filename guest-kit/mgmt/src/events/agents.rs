@@ -1,0 +1,67 @@
+//! Which guests and applications are up, as their agents tell. Before: [`agent`](crate::agent). After: [`journal`](super::journal).
+
+use alloc::collections::BTreeMap;
+
+use salp_hvc::calls::STATE_SNAPSHOT;
+
+use super::journal::{Journal, News};
+use crate::agent::{self, Life};
+use crate::hypervisor::{self, Hypervisor, name_text};
+use crate::resources::systems;
+
+/// How often it is looked, in seconds.
+const PERIOD: u64 = 2;
+
+/// What was seen last.
+#[derive(Debug, Default)]
+pub struct Agents {
+    lives: BTreeMap<u64, Life>,
+    looked: u64,
+}
+
+impl Agents {
+    /// Tells what has changed since the last look, if that was long enough ago.
+    pub fn look(&mut self, journal: &mut Journal, hypervisor: &dyn Hypervisor, now: u64) {
+        if now.saturating_sub(self.looked) < PERIOD {
+            return;
+        }
+        self.looked = now;
+        let mut lives = BTreeMap::new();
+        for info in hypervisor::all(hypervisor).filter(|info| info.state.get() != STATE_SNAPSHOT) {
+            let (vm, life) = (info.id.get(), agent::life(hypervisor, &info));
+            let before = self.lives.get(&vm).copied().unwrap_or_default();
+            for (was, is, keys) in [
+                (before.guest, life.guest, ["GuestSilent", "GuestUp"]),
+                (before.application, life.application, ["ApplicationDown", "ApplicationUp"]),
+            ] {
+                if was != is {
+                    let news = News::new(keys[usize::from(is)], &[name_text(&info.name)], &systems::path(vm));
+                    journal.tell(news, now);
+                }
+            }
+            if life != Life::default() {
+                lives.insert(vm, life);
+            }
+        }
+        self.lives = lives;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+    use alloc::vec::Vec;
+
+    #[test]
+    fn a_guest_that_comes_up_and_one_that_goes_are_told_once() {
+        let (mut fake, mut journal, mut agents) = (Fake::default(), Journal::default(), Agents::default());
+        agents.look(&mut journal, &fake, 10);
+        agents.look(&mut journal, &fake, 20);
+        fake.stop(2).unwrap();
+        agents.look(&mut journal, &fake, 21);
+        agents.look(&mut journal, &fake, 30);
+        let told: Vec<_> = journal.since(1).1.map(|event| (event.time, event.entry.key)).collect();
+        assert_eq!(told, [(10, "GuestUp"), (10, "ApplicationUp"), (30, "GuestSilent"), (30, "ApplicationDown")]);
+    }
+}
