@@ -51,6 +51,15 @@ pub struct Heard {
     pub end: u64,
 }
 
+/// What a VM has had of the CPUs, in nanoseconds, its vCPUs all together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// For how long it ran.
+    pub ran: u64,
+    /// For how long it waited for a CPU that it had to leave to others.
+    pub waited: u64,
+}
+
 /// The label of an image.
 pub type Label = [u8; LABEL];
 
@@ -119,6 +128,8 @@ pub trait Hypervisor {
     /// Reads a record, and returns how long it is; 0 if there is none.
     fn recall(&self, record: u64, bytes: &mut [u8]) -> Answer<usize>;
 
+    /// Tells what a VM has had of the CPUs.
+    fn usage(&self, id: u64) -> Answer<Usage>;
     /// Reads what became of VMs, from an event on; returns how many events, and the number to go on with.
     fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)>;
 

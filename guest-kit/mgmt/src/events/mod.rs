@@ -41,12 +41,12 @@ pub struct Events {
 
 impl Events {
     /// Takes note of what became of VMs.
-    pub fn look(&mut self, hypervisor: &dyn Hypervisor) {
+    pub fn look(&mut self, hypervisor: &dyn Hypervisor, now: u64) {
         if self.own.is_none() {
             let own = hypervisor.own_uuid();
             self.own = hypervisor::everything(hypervisor).find(|info| Some(info.uuid) == own).map(|info| info.id.get());
         }
-        source::look(&mut self.journal, hypervisor, self.own);
+        source::look(&mut self.journal, hypervisor, self.own, now);
     }
 
     /// Takes note of what a request that was carried out has changed.

@@ -21,7 +21,7 @@ use salp_hvc::status;
 use zerocopy::FromZeros;
 
 use crate::hypervisor::{
-    Answer, Cloning, Heard, Hypervisor, Label, Refused, Signal, is_config, is_name, name_text, padded,
+    Answer, Cloning, Heard, Hypervisor, Label, Refused, Signal, Usage, is_config, is_name, name_text, padded,
 };
 use images::Images;
 use machine::{Console, Machine};
@@ -420,6 +420,11 @@ impl Hypervisor for Fake {
         let Some(kept) = self.records.get(&record) else { return Ok(0) };
         bytes.get_mut(..kept.len()).ok_or(Refused(status::INVALID))?.copy_from_slice(kept);
         Ok(kept.len())
+    }
+
+    fn usage(&self, id: u64) -> Answer<Usage> {
+        // None of them runs.
+        self.entries.get(&id).map(|_| Usage::default()).ok_or(Refused(status::NOT_FOUND))
     }
 
     fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)> {
