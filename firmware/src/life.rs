@@ -28,6 +28,7 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         Request::Keep { record, from, size } => keep::keep(manager, record, from, size).map(|()| [0; 3]),
         Request::Recall { record, to, room } => keep::recall(manager, record, to, room).map(|size| [size, 0, 0]),
         Request::ReadEvents { from, to, room, intid } => events::read(manager, from, to, room, intid),
+        Request::Usage { vm } => return Some(operation::with(vm, |vm| Ok(vm.usage()))),
         Request::ReadConsole { vm, position, to, room } => read_console(manager, vm, position, to, room),
         Request::Signal { vm, signal: kind } => return Some(signal(vm, kind)),
         Request::WriteConsole { vm, from, size } => write_console(manager, vm, from, size),

@@ -86,13 +86,35 @@ pub struct Vcpu {
     pub answer: Mutex<Option<Answer>>,
     /// How often it came back to EL2. Written by the CPU that runs it.
     pub exits: AtomicU64,
+    /// For how long it ran, in ticks.
+    ran: AtomicU64,
+    /// For how long it waited for a CPU that it had to leave, in ticks.
+    waited: AtomicU64,
+    /// When it had to leave; 0 if it did not.
+    left: AtomicU64,
 }
 
 impl Vcpu {
     /// Returns a vCPU with these registers.
     #[inline(always)]
     pub fn new(context: Context) -> Self {
-        Self { context: Mutex::new(context), answer: Mutex::new(None), exits: AtomicU64::new(0) }
+        let zero = || AtomicU64::new(0);
+        let (exits, ran, waited, left) = (zero(), zero(), zero(), zero());
+        Self { context: Mutex::new(context), answer: Mutex::new(None), exits, ran, waited, left }
+    }
+
+    /// Notes that it comes to a CPU.
+    pub fn comes(&self, now: u64) {
+        let left = self.left.swap(0, Ordering::Relaxed);
+        if left != 0 {
+            self.waited.fetch_add(now.saturating_sub(left), Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that it leaves a CPU after so many ticks, though it would go on or not.
+    pub fn leaves(&self, now: u64, ran: u64, would_go_on: bool) {
+        self.ran.fetch_add(ran, Ordering::Relaxed);
+        self.left.store(if would_go_on { now.max(1) } else { 0 }, Ordering::Relaxed);
     }
 }
 
@@ -498,6 +520,15 @@ impl Vm {
     /// Returns how often its vCPUs came back to EL2.
     pub fn exits(&self) -> u64 {
         self.vcpus.iter().flatten().map(|vcpu| vcpu.exits.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Returns for how long its vCPUs ran, and waited for a CPU that they had to leave, all together, in nanoseconds.
+    pub fn usage(&self) -> [u64; 3] {
+        let sum = |of: fn(&Vcpu) -> &AtomicU64| {
+            let ticks = self.vcpus.iter().flatten().map(|vcpu| of(vcpu).load(Ordering::Relaxed)).sum();
+            machine::nanoseconds(ticks)
+        };
+        [sum(|vcpu| &vcpu.ran), sum(|vcpu| &vcpu.waited), 0]
     }
 
     /// Sets frames aside for it: so many per cent of its RAM.

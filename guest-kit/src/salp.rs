@@ -391,6 +391,11 @@ pub fn events(from: u64, room: &mut [EventRecord], intid: u32) -> Answer<(usize,
     Ok(((count as usize).min(room.len()), next))
 }
 
+/// Returns for how long the vCPUs of a VM ran, and waited for a CPU that they had to leave, in nanoseconds.
+pub fn vm_usage(id: u64) -> Answer<(u64, u64)> {
+    call(manager::VM_USAGE, [id]).map(|[ran, waited, ..]| (ran, waited))
+}
+
 fn address_of(bytes: &[u8]) -> u64 {
     bytes.as_ptr().expose_provenance() as u64
 }

@@ -93,6 +93,10 @@ pub const RECALL: u32 = BASE | 0x53;
 /// SPI and nothing is left to read, it becomes pending in the caller when there is one more event, once.
 pub const EVENT_READ: u32 = BASE | 0x54;
 
+/// Tells what the VM x1 has had of the CPUs. x1: for how long its vCPUs ran, all together, in nanoseconds; x2: for how long they
+/// waited for a CPU that they had to leave to others.
+pub const VM_USAGE: u32 = BASE | 0x55;
+
 /// [`CHECKPOINT`]: the manager crashed, or turned itself off.
 pub const RECOVERY_CRASH: u64 = 1;
 /// [`CHECKPOINT`]: its heartbeat did not come.

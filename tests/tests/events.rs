@@ -25,7 +25,7 @@ struct Listener {
 }
 
 /// Reads a request and returns its head and its body.
-fn read(stream: &mut impl Read) -> Option<(String, Value)> {
+fn read(stream: &mut (impl Read + ?Sized)) -> Option<(String, Value)> {
     let (mut reader, mut head) = (BufReader::new(stream), String::new());
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head).ok()? == 0 {

@@ -106,6 +106,8 @@ impl Vm {
     pub fn hold(&self, why: u32) -> bool {
         let mut scheduler = machine::get().scheduler.lock();
         self.control.fetch_or(why, Ordering::AcqRel);
+        // From here on it waits for somebody else than a CPU.
+        self.vcpus.iter().flatten().for_each(|vcpu| vcpu.left.store(0, Ordering::Relaxed));
         let kicks = scheduler.hold(self.slot);
         let quiet = scheduler.is_quiet(self.slot);
         drop(scheduler);

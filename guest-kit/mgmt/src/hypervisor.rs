@@ -72,6 +72,15 @@ pub enum MachinePower {
     Off = POWER_OFF,
 }
 
+/// What a VM has had of the CPUs, in nanoseconds, its vCPUs all together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// For how long it ran.
+    pub ran: u64,
+    /// For how long it waited for a CPU that it had to leave to others.
+    pub waited: u64,
+}
+
 /// The label of an image.
 pub type Label = [u8; LABEL];
 
@@ -157,6 +166,8 @@ pub trait Hypervisor {
     fn power(&mut self, how: MachinePower) -> Answer<()>;
     /// Returns a CPU of the machine.
     fn cpu(&self, index: u64) -> Answer<Cpu>;
+    /// Tells what a VM has had of the CPUs.
+    fn usage(&self, id: u64) -> Answer<Usage>;
     /// Reads what became of VMs, from an event on; returns how many events, and the number to go on with.
     fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)>;
 

@@ -96,7 +96,7 @@ impl Service {
         state::recall_keys(&*self.hypervisor, &mut self.keys);
         state::recall_audit(&*self.hypervisor, &mut self.audit);
         state::recall_events(&*self.hypervisor, &mut self.events, &mut self.tasks, &mut self.telemetry);
-        self.events.look(&*self.hypervisor);
+        self.events.look(&*self.hypervisor, now);
         state::recall_auth(&*self.hypervisor, &mut self.auth, now)
     }
 
@@ -140,7 +140,7 @@ impl Service {
     /// Takes note of what has happened, and does a little of what takes long; to be called on and on. Returns whether there is
     /// more to do at once.
     pub fn work(&mut self, now: u64) -> bool {
-        self.events.look(&*self.hypervisor);
+        self.events.look(&*self.hypervisor, now);
         self.tasks.work(&mut Tools { hypervisor: &mut *self.hypervisor, now }, &mut self.events.journal);
         self.telemetry.work(&*self.hypervisor, &mut self.events, now);
         self.keep();
@@ -416,7 +416,7 @@ impl Serve for Serving<'_> {
         let mut response = answer.unwrap_or_else(|failure| failure.response());
         if (200..300).contains(&response.status) && response.status != 202 {
             self.service.events.note(request, response.get("Location"), self.now);
-            self.service.events.look(&*self.service.hypervisor);
+            self.service.events.look(&*self.service.hypervisor, self.now);
         }
         // Who logs in is somebody from then on.
         if let Some(user) = user.or_else(|| self.service.user_of(response.get("X-Auth-Token")?, self.now)) {
@@ -455,7 +455,7 @@ impl Serving<'_> {
     /// Returns the answer that a job gives at its end, once.
     pub fn poll_job(&mut self, job: u64) -> Option<Response> {
         let outcome = self.service.jobs.take(job)?;
-        self.service.watch.look(&*self.service.hypervisor, self.now);
+        self.service.events.look(&*self.service.hypervisor, self.now);
         Some(outcome.map_or_else(|failure| failure.response(), |()| response(Outcome::Done)))
     }
 }

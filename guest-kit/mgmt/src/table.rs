@@ -12,8 +12,9 @@ use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
 use crate::openapi;
 use crate::resources::fields::{Field, NOTHING};
 use crate::resources::{
-    Handler, accounts, aggregation, boot, certificates, clones, console, events, hardware, images, logs, making, managers, media, metrics,
-    network, nics, power, registries, root, schemas, sessions, snapshots, systems, tasks, telemetry,
+    Handler, accounts, aggregation, boot, certificates, clones, console, events, hardware, images, logs, making,
+    managers, media, metrics, network, nics, power, registries, root, schemas, sessions, snapshots, systems, tasks,
+    telemetry,
 };
 
 /// One path.

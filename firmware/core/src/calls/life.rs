@@ -2,7 +2,9 @@
 //! console, its power button, what became of it. Before: [`super::manage`]; after: the machine, which carries a [`Request`] out.
 
 use crate::addr::Ipa;
-use salp_hvc::manager::{CHECKPOINT, CONSOLE_READ, CONSOLE_WRITE, EVENT_READ, HEARTBEAT, KEEP, RECALL, VM_SIGNAL};
+use salp_hvc::manager::{
+    CHECKPOINT, CONSOLE_READ, CONSOLE_WRITE, EVENT_READ, HEARTBEAT, KEEP, RECALL, VM_SIGNAL, VM_USAGE,
+};
 
 /// What a manager asks for. Addresses are in its RAM and not checked yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +20,8 @@ pub enum Request {
     Recall { record: u64, to: Ipa, room: u64 },
     /// Write what became of VMs from this event on, and pulse this SPI when there is one more; none if 0.
     ReadEvents { from: u64, to: Ipa, room: u64, intid: u64 },
+    /// Tell what the VM has had of the CPUs.
+    Usage { vm: u64 },
     /// Write what the VM wrote to its console from this position on.
     ReadConsole { vm: u64, position: u64, to: Ipa, room: u64 },
     /// Type these bytes at the VM's console.
@@ -33,6 +37,7 @@ pub const fn decode(id: u32, [a, b, c, d]: [u64; 4]) -> Option<Request> {
         HEARTBEAT => Request::Heartbeat { within: a },
         KEEP => Request::Keep { record: a, from: Ipa(b), size: c },
         RECALL => Request::Recall { record: a, to: Ipa(b), room: c },
+        VM_USAGE => Request::Usage { vm: a },
         EVENT_READ => Request::ReadEvents { from: a, to: Ipa(b), room: c, intid: d },
         CONSOLE_READ => Request::ReadConsole { vm: a, position: b, to: Ipa(c), room: d },
         CONSOLE_WRITE => Request::WriteConsole { vm: a, from: Ipa(b), size: c },
@@ -55,6 +60,7 @@ mod tests {
         assert_eq!(decode(RECALL, args), Some(Request::Recall { record: 1, to: Ipa(2), room: 3 }));
         let read = Request::ReadEvents { from: 1, to: Ipa(2), room: 3, intid: 4 };
         assert_eq!(decode(EVENT_READ, args), Some(read));
+        assert_eq!(decode(VM_USAGE, args), Some(Request::Usage { vm: 1 }));
         assert_eq!(decode(KEEP | 0x8, args), None);
     }
 }

@@ -35,8 +35,8 @@ impl Agents {
                 (before.application, life.application, ["ApplicationDown", "ApplicationUp"]),
             ] {
                 if was != is {
-                    let news = News::new(keys[usize::from(is)], &[name_text(&info.name)], &systems::path(vm));
-                    journal.tell(news, now);
+                    let (name, path) = (name_text(&info.name), systems::path(vm));
+                    journal.tell(News::new(keys[usize::from(is)], &[name], &path), now);
                 }
             }
             if life != Life::default() {

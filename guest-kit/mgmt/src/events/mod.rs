@@ -2,9 +2,10 @@
 //! [`service`](crate::service). After: [`logs`](crate::resources::logs), which shows it, and listeners.
 //!
 //! [`registry`] is what events mean, [`journal`] the one list of them, which everybody reads at a pace of their own: who is too
-//! slow learns how many were lost. [`source`] reads the hypervisor, [`choice`] is which events somebody wants, [`stream`] is a
+//! slow learns how many were lost. [`source`] reads the hypervisor, [`agents`] what guests tell, [`choice`] is which events somebody wants, [`stream`] is a
 //! listener that is connected (SSE), [`subscription`] one that events are sent to.
 
+pub mod agents;
 pub mod choice;
 pub mod journal;
 pub mod registry;
@@ -35,18 +36,21 @@ pub struct Events {
     pub streams: Streams,
     /// The last metric reports, by their paths, as they are sent.
     pub reports: BTreeMap<String, String>,
+    /// Which guests are up.
+    agents: agents::Agents,
     /// The identifier of this VM itself.
     own: Option<u64>,
 }
 
 impl Events {
     /// Takes note of what became of VMs.
-    pub fn look(&mut self, hypervisor: &dyn Hypervisor) {
+    pub fn look(&mut self, hypervisor: &dyn Hypervisor, now: u64) {
         if self.own.is_none() {
             let own = hypervisor.own_uuid();
             self.own = hypervisor::everything(hypervisor).find(|info| Some(info.uuid) == own).map(|info| info.id.get());
         }
-        source::look(&mut self.journal, hypervisor, self.own);
+        source::look(&mut self.journal, hypervisor, self.own, now);
+        self.agents.look(&mut self.journal, hypervisor, now);
     }
 
     /// Takes note of what a request that was carried out has changed.

@@ -43,7 +43,12 @@ fn after(detail: u32) -> &'static str {
 }
 
 /// Takes note of what became of VMs since the last look, but for `own`, this VM itself.
-pub fn look(journal: &mut Journal, hypervisor: &dyn Hypervisor, own: Option<u64>) {
+pub fn look(journal: &mut Journal, hypervisor: &dyn Hypervisor, own: Option<u64>, now: u64) {
+    // Where there is no clock below, things happen when they are seen.
+    let seconds = |record: &EventRecord| match record.time.get() / 1_000_000_000 {
+        0 => now,
+        seconds => seconds,
+    };
     let mut room = [EventRecord::new_zeroed(); PIECE];
     loop {
         let before = journal.source;
@@ -51,12 +56,12 @@ pub fn look(journal: &mut Journal, hypervisor: &dyn Hypervisor, own: Option<u64>
         let Ok((count, next)) = hypervisor.events(before, &mut room) else { return };
         let mut expected = before;
         for record in &room[..count] {
-            lose(journal, record.number.get().saturating_sub(expected), record.time.get());
+            lose(journal, record.number.get().saturating_sub(expected), seconds(record));
             expected = record.number.get() + 1;
-            note(journal, record, own);
+            note(journal, record, own, seconds(record));
         }
         if next != before {
-            let time = room[..count].last().map_or(0, |record| record.time.get());
+            let time = room[..count].last().map_or(now, seconds);
             lose(journal, next.saturating_sub(expected), time);
             journal.source = next;
             journal.mark_changed();
@@ -71,12 +76,12 @@ pub fn look(journal: &mut Journal, hypervisor: &dyn Hypervisor, own: Option<u64>
 fn lose(journal: &mut Journal, count: u64, time: u64) {
     // What was before the first look is not lost.
     if count > 0 && journal.source > 1 {
-        journal.tell(News::new("EventsLost", &[&format!("{count}")], SALP), time / 1_000_000_000);
+        journal.tell(News::new("EventsLost", &[&format!("{count}")], SALP), time);
     }
 }
 
-fn note(journal: &mut Journal, record: &EventRecord, own: Option<u64>) {
-    let (vm, time) = (record.vm.get(), record.time.get() / 1_000_000_000);
+fn note(journal: &mut Journal, record: &EventRecord, own: Option<u64>, time: u64) {
+    let vm = record.vm.get();
     let (kind, detail) = (record.kind.get(), record.detail.get());
     if kind == event::TAKEN_BACK {
         let how = if u64::from(detail) == RECOVERY_HANG { "did not answer" } else { "failed" };
@@ -122,7 +127,7 @@ mod tests {
     #[test]
     fn what_becomes_of_a_vm_is_told_once() {
         let (mut fake, mut journal) = (Fake::default(), Journal::default());
-        look(&mut journal, &fake, Some(1));
+        look(&mut journal, &fake, Some(1), 5);
         let before = journal.next();
         assert_eq!(told(&journal, 1)[0], ("ResourceCreated".into(), "/redfish/v1/Systems/2".into()));
         fake.freeze(2).unwrap();
@@ -130,8 +135,8 @@ mod tests {
         let snapshot = fake.snapshot(2, "s").unwrap();
         fake.destroy(snapshot).unwrap();
         fake.stop(2).unwrap();
-        look(&mut journal, &fake, Some(1));
-        look(&mut journal, &fake, Some(1));
+        look(&mut journal, &fake, Some(1), 5);
+        look(&mut journal, &fake, Some(1), 5);
         let (web, kept) = ("/redfish/v1/Systems/2", "/redfish/v1/Oem/Salp/Snapshots/4");
         let expected = [
             ("ResourcePaused", web),
@@ -146,13 +151,13 @@ mod tests {
     #[test]
     fn the_number_of_lost_events_is_told() {
         let (mut fake, mut journal) = (Fake::default(), Journal::default());
-        look(&mut journal, &fake, Some(1));
+        look(&mut journal, &fake, Some(1), 5);
         let before = journal.next();
         for _ in 0..event::KEPT {
             fake.freeze(2).unwrap();
             fake.unfreeze(2).unwrap();
         }
-        look(&mut journal, &fake, Some(1));
+        look(&mut journal, &fake, Some(1), 5);
         let (_, mut events) = journal.since(before);
         let first = events.next().unwrap();
         assert_eq!((first.entry.key, &*first.arguments[0]), ("EventsLost", &*event::KEPT.to_string()));

@@ -22,8 +22,8 @@ use salp_hvc::status;
 use zerocopy::FromZeros;
 
 use crate::hypervisor::{
-    Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Refused, Signal, is_config, is_name, name_text,
-    padded,
+    Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Refused, Signal, Usage, is_config, is_name,
+    name_text, padded,
 };
 use images::Images;
 use machine::{Console, Machine};
@@ -494,6 +494,11 @@ impl Hypervisor for Fake {
 
     fn cpu(&self, index: u64) -> Answer<Cpu> {
         if index == 0 { Ok(Cpu { model: 0x410f_d0c1, affinity: 0 }) } else { Err(Refused(status::NOT_FOUND)) }
+    }
+
+    fn usage(&self, id: u64) -> Answer<Usage> {
+        // None of them runs.
+        self.entries.get(&id).map(|_| Usage::default()).ok_or(Refused(status::NOT_FOUND))
     }
 
     fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)> {

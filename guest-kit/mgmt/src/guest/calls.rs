@@ -9,7 +9,9 @@ use salp_hvc::events::EventRecord;
 use salp_hvc::host;
 use salp_hvc::manager::{self, ImageInfo, NicChange, NicInfo};
 use salp_hvc::status;
-use salp_mgmt::hypervisor::{self, Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Signal, padded};
+use salp_mgmt::hypervisor::{
+    self, Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Signal, Usage, padded,
+};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::life;
@@ -185,6 +187,10 @@ impl Hypervisor for Calls {
 
     fn keep(&mut self, record: u64, bytes: &[u8]) -> Answer<()> {
         call(manager::KEEP, [record, from(bytes), bytes.len() as u64]).map(drop)
+    }
+
+    fn usage(&self, id: u64) -> Answer<Usage> {
+        answer(salp::vm_usage(id)).map(|(ran, waited)| Usage { ran, waited })
     }
 
     fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)> {

@@ -32,7 +32,7 @@ use super::nic::{self, Nic};
 use super::outbound::Outbound;
 use super::place::{Place, Progress};
 use super::wire::{Line, Working};
-use super::{clock, life};
+use super::{calls, clock, life};
 
 /// How many places are kept free for who comes.
 const SPARE: usize = 8;
@@ -212,7 +212,6 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
             looked = clock::milliseconds();
             service.go_on(clock::seconds());
         }
-        is_busy |= outbound.drive(&mut interface, &mut sockets, service);
         // Connections that there are go on with what they began with.
         if let Some(renewed) = service.keys.renewed().and_then(|identity| tls::server(identity, entropy).ok()) {
             config = renewed;

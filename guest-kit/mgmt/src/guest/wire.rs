@@ -10,7 +10,7 @@ use core::net::IpAddr;
 use rustls::ClientConfig;
 use salp_mgmt::media::fetch::{Link, Wire};
 use salp_mgmt::media::url::Url;
-use salp_mgmt::tls::client::Client;
+use salp_mgmt::tls::stream::Client;
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp;
 use smoltcp::time::Duration;

@@ -8,7 +8,7 @@ use salp_hvc::manager::NicInfo;
 
 use serde_json::Value;
 
-use crate::hypervisor::{Answer, Hypervisor};
+use crate::hypervisor::{Answer, Hypervisor, Usage};
 use crate::resources::managers::SALP;
 use crate::resources::systems;
 
@@ -21,6 +21,8 @@ pub enum Read {
     Vm(fn(&VmInfo) -> u64),
     /// All tables of a VM's memory, which takes longer the more there are: not in `/metrics`.
     Memory(fn(&VmMemory) -> u64),
+    /// What a VM has had of the CPUs.
+    Usage(fn(&Usage) -> u64),
     /// The NICs of a VM, all together.
     Nics(fn(&NicInfo) -> u64),
 }
@@ -117,6 +119,20 @@ pub const FIGURES: &[Figure] = &[
         Read::Vm(|info| info.promised.get()),
     ),
     gauge("SystemVcpus", ("salp_vm_vcpus", ""), ONES, "vCPUs of the VM.", Read::Vm(|info| info.vcpus.get().into())),
+    counter(
+        "SystemCpuNanoseconds",
+        "salp_vm_cpu_nanoseconds",
+        "ns",
+        "Time that the VM's vCPUs ran.",
+        Read::Usage(|usage| usage.ran),
+    ),
+    counter(
+        "SystemStealNanoseconds",
+        "salp_vm_steal_nanoseconds",
+        "ns",
+        "Time that the VM's vCPUs waited for a CPU that they had to leave to others.",
+        Read::Usage(|usage| usage.waited),
+    ),
     counter("SystemExits", "salp_vm_exits", ONES, "Exits to the hypervisor.", Read::Vm(|info| info.exits.get())),
     counter("SystemFaults", "salp_vm_faults", ONES, "Stage 2 faults.", Read::Vm(|info| info.faults.get())),
     counter(
@@ -213,7 +229,7 @@ pub fn of_machine(info: &MachineInfo) -> Value {
 
 /// Returns what is counted of a VM without looking at its memory, as the VM shows it.
 pub fn of_vm(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Value {
-    let own = FIGURES.iter().filter(|figure| matches!(figure.read, Read::Vm(_) | Read::Nics(_)));
+    let own = FIGURES.iter().filter(|figure| !matches!(figure.read, Read::Machine(_) | Read::Memory(_)));
     let one = |figure: &Figure| Some((figure.name().into(), figure.of_vm(hypervisor, info).ok()?.into()));
     Value::Object(own.filter_map(one).collect())
 }
@@ -241,7 +257,9 @@ impl Figure {
         match self.read {
             Read::Machine(_) => alloc::format!("{SALP}{}", statistic(name)),
             Read::Memory(_) => alloc::format!("{}/{system}/Oem/Salp/Memory#/Statistics/{name}", systems::SYSTEMS),
-            Read::Vm(_) | Read::Nics(_) => alloc::format!("{}/{system}{}", systems::SYSTEMS, statistic(name)),
+            Read::Vm(_) | Read::Usage(_) | Read::Nics(_) => {
+                alloc::format!("{}/{system}{}", systems::SYSTEMS, statistic(name))
+            }
         }
     }
 
@@ -256,6 +274,7 @@ impl Figure {
         match self.read {
             Read::Machine(_) => Ok(0),
             Read::Vm(read) => Ok(read(info)),
+            Read::Usage(read) => hypervisor.usage(id).map(|usage| read(&usage)),
             Read::Memory(read) => hypervisor.memory(id).map(|memory| read(&memory)),
             Read::Nics(read) => (0..u64::from(info.nics.get()))
                 .try_fold(0u64, |sum, index| Ok(sum.wrapping_add(read(&hypervisor.nic(id, index)?)))),

@@ -31,6 +31,7 @@ pub fn main() {
         who_has_no_power_button,
         what_becomes_of_vms_is_told,
         the_next_event_interrupts_who_waits,
+        who_stands_still_uses_no_cpu,
         a_restart_that_is_asked_for
     );
     all().filter(|info| Ok(Name(info.name)) != salp::name()).for_each(|info| destroy(info.id.get()));
@@ -257,5 +258,15 @@ fn the_next_event_interrupts_who_waits() -> Outcome {
     gic::write_bit(gic::ICPENDR, INTID);
     destroy(made.first);
     check!(!is_pending(), "it was told once");
+    Ok(())
+}
+
+fn who_stands_still_uses_no_cpu() -> Outcome {
+    let id = source().id.get();
+    let before = done("VM_USAGE", salp::vm_usage(id))?;
+    timer::sleep(50);
+    check_eq!(done("VM_USAGE", salp::vm_usage(id))?, before, "what the frozen source has had of the CPUs");
+    check!(before.0 > 0, "it has run before");
+    check_eq!(refused(salp::vm_usage(u64::MAX)), because(status::NOT_FOUND), "nobody");
     Ok(())
 }

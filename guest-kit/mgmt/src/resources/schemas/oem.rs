@@ -205,6 +205,8 @@ pub const SCHEMAS: &[Schema] = &[
                     ("MemoryBytes", Number, Read, "RAM of the VM."),
                     ("PromisedBytes", Number, Read, "Memory set aside for it."),
                     ("Vcpus", Number, Read, "vCPUs of the VM."),
+                    ("CpuNanoseconds", Number, Read, "Time that its vCPUs ran."),
+                    ("StealNanoseconds", Number, Read, "Time that its vCPUs waited for a CPU that they had to leave."),
                     ("SentFrames", Number, Read, "Frames that left its NICs."),
                     ("SentBytes", Number, Read, "Bytes that left its NICs."),
                     ("ReceivedFrames", Number, Read, "Frames that arrived at its NICs."),
