@@ -831,6 +831,11 @@ pub fn find(path: &str) -> Option<(&'static Route, Variables<'_>)> {
 }
 
 fn matches<'a>(pattern: &str, path: &'a str) -> Option<Variables<'a>> {
+    // Nearly all differ before the first variable.
+    let difference = pattern.bytes().zip(path.bytes()).find(|(expected, byte)| expected != byte);
+    if difference.is_some_and(|(expected, _)| expected != b'{') {
+        return None;
+    }
     let mut variables = [""; MAX_VARIABLES];
     let (mut free, mut segments) = (variables.iter_mut(), path.split('/'));
     for expected in pattern.split('/') {

@@ -83,6 +83,9 @@ struct Endpoint {
     farewell: Farewell,
     /// Who has a connection is not as it was kept.
     has_changed: bool,
+    /// The time by which peers are slow, in milliseconds, and when it was looked at.
+    time: u64,
+    seen: u64,
 }
 
 impl Endpoint {
@@ -110,22 +113,28 @@ impl Endpoint {
             place.abort(&mut self.sockets);
             // The peer is told before the socket forgets it.
             send(&mut self.interface, &mut self.nic, &mut self.sockets);
-            place.listen(&mut self.sockets, clock::milliseconds());
+            place.listen(&mut self.sockets);
         }
     }
 
     /// Moves bytes of each connection. Returns true if one goes on though nothing comes.
     fn drive(&mut self, config: &Arc<ServerConfig>, service: &mut Service) -> bool {
-        let (mut now, mut is_busy) = (clock::milliseconds(), false);
+        // A turn may take long when many come at once: that is not the slowness of those who wait for it.
+        let now = clock::milliseconds();
+        self.time += now.saturating_sub(self.seen).min(NAP);
+        self.seen = now;
+        let mut is_busy = false;
         for index in 0..self.places.len() {
-            let Some(place) = self.places.get_mut(index) else { continue };
+            // Most are free, and to look at more of them than that costs each request.
+            let Some(place) = self.places.get_mut(index).filter(|place| !place.is_free(&self.sockets)) else {
+                continue;
+            };
             let before = place.peer();
-            let progress = place.drive(&mut self.sockets, config, service, now);
+            let progress = place.drive(&mut self.sockets, config, service, self.time);
             self.has_changed |= place.peer() != before;
             if progress != Progress::Nothing {
                 life::beat();
                 is_busy |= self.poll() || progress == Progress::More;
-                now = clock::milliseconds();
             }
         }
         if core::mem::take(&mut self.has_changed) {
@@ -136,23 +145,28 @@ impl Endpoint {
     }
 }
 
-/// Sleeps until a device has something or so many milliseconds are over. Interrupts are masked: a pending one ends WFI, and is
-/// acknowledged here.
+/// Sleeps until a device has a packet or so many milliseconds are over. Interrupts are masked: a pending one ends WFI, and is
+/// acknowledged here. That something has left is no reason to get up.
 fn sleep(nic: &mut Nic, segments: &mut [Segment], milliseconds: u64) {
     sysreg::set_cntv_tval(timer::ticks(milliseconds * 1000));
     sysreg::set_cntv_ctl(timer::ENABLE);
-    sysreg::wfi();
-    sysreg::set_cntv_ctl(timer::MASKED);
-    loop {
-        let intid = gic::acknowledge();
-        if intid >= gic::SPURIOUS {
-            return;
+    while sysreg::cntv_ctl() & timer::STATUS == 0 && !nic.has_packet() && !segments.iter().any(Segment::has_packet) {
+        sysreg::wfi();
+        loop {
+            let intid = gic::acknowledge();
+            if intid >= gic::SPURIOUS {
+                break;
+            }
+            // Each time: the device may raise it again meanwhile, and a level that nobody lowers never ends.
+            nic.acknowledge();
+            segments.iter_mut().for_each(Segment::acknowledge);
+            if intid == timer::VIRTUAL_INTID {
+                sysreg::set_cntv_ctl(timer::MASKED);
+            }
+            gic::end(intid);
         }
-        // Each time: the device may raise it again meanwhile, and a level that nobody lowers never ends.
-        nic.acknowledge();
-        segments.iter_mut().for_each(Segment::acknowledge);
-        gic::end(intid);
     }
+    sysreg::set_cntv_ctl(timer::MASKED);
 }
 
 /// Serves for good.
@@ -187,8 +201,9 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut looked = 0;
     let places = (0..CONNECTIONS + SPARE).map(|_| Place::new(&mut sockets)).collect();
     let farewell = Farewell::new(service.recall_peers(), clock::milliseconds());
-    let mut endpoint = Endpoint { interface, nic, sockets, places, farewell, has_changed: false };
-    let mut tidied = clock::milliseconds();
+    let seen = clock::milliseconds();
+    let mut endpoint = Endpoint { interface, nic, sockets, places, farewell, has_changed: false, time: seen, seen };
+    let mut tidied = seen;
     loop {
         life::beat();
         let rest = endpoint.farewell.prepare(&endpoint.interface, &mut endpoint.sockets, clock::milliseconds());

@@ -39,6 +39,11 @@ impl Nic {
         self.0.mac_address()
     }
 
+    /// Returns true if a packet has come.
+    pub fn has_packet(&self) -> bool {
+        self.0.has_packet()
+    }
+
     /// Tells the device that its interrupt was seen.
     pub fn acknowledge(&mut self) {
         self.0.acknowledge();

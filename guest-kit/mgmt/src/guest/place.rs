@@ -43,8 +43,8 @@ pub struct Place {
     secure: Option<Secure>,
     /// Who is there.
     peer: Option<Peer>,
-    /// Since when TCP opens or closes.
-    since: u64,
+    /// Since when TCP opens or closes, if it is known yet.
+    since: Option<u64>,
 }
 
 impl Place {
@@ -59,7 +59,7 @@ impl Place {
         // A console may be silent for hours; a peer that is gone is found out all the same.
         socket.set_keep_alive(Some(KEEP_ALIVE));
         socket.set_timeout(Some(TIMEOUT));
-        Self { handle: sockets.add(socket), secure: None, peer: None, since: 0 }
+        Self { handle: sockets.add(socket), secure: None, peer: None, since: None }
     }
 
     /// Returns who is there.
@@ -81,7 +81,8 @@ impl Place {
     pub fn claim(&self, sockets: &SocketSet<'_>) -> Claim {
         let is_sending = sockets.get::<tcp::Socket>(self.handle).send_queue() > 0;
         match self.secure.as_ref().map(Secure::claim) {
-            None => Claim::New(self.since),
+            // Who has come this moment comes last.
+            None => Claim::New(self.since.unwrap_or(u64::MAX)),
             Some(Claim::Idle(_)) if is_sending => Claim::Busy,
             Some(claim) => claim,
         }
@@ -94,9 +95,9 @@ impl Place {
     }
 
     /// Waits for the next peer.
-    pub fn listen(&mut self, sockets: &mut SocketSet<'_>, now: u64) {
+    pub fn listen(&mut self, sockets: &mut SocketSet<'_>) {
         self.abort(sockets);
-        self.since = now;
+        self.since = None;
         // The port is no zero and the socket is closed.
         let _ = sockets.get_mut::<tcp::Socket>(self.handle).listen(PORT);
     }
@@ -110,24 +111,23 @@ impl Place {
         now: u64,
     ) -> Progress {
         let socket = sockets.get_mut::<tcp::Socket>(self.handle);
+        let waits = now.saturating_sub(self.since.unwrap_or(now));
         match socket.state() {
             tcp::State::Closed | tcp::State::TimeWait => {
                 // What a late packet of the old connection does to a new one, sequence numbers and TLS prevent.
-                self.listen(sockets, now);
+                self.listen(sockets);
                 return Progress::Nothing;
             }
-            tcp::State::Listen => {
-                self.since = now;
-                return Progress::Nothing;
-            }
-            tcp::State::Established if self.secure.is_none() && now.saturating_sub(self.since) <= IMPATIENCE => {
+            tcp::State::Listen => return Progress::Nothing,
+            tcp::State::Established if self.secure.is_none() && waits <= IMPATIENCE => {
                 self.secure = Secure::new(config.clone(), now).ok();
                 self.peer = socket.local_endpoint().zip(socket.remote_endpoint()).map(Peer::from);
             }
             _ => {}
         }
         let Some(secure) = &mut self.secure else {
-            if now.saturating_sub(self.since) > IMPATIENCE {
+            self.since.get_or_insert(now);
+            if waits > IMPATIENCE {
                 self.abort(sockets);
                 return Progress::More;
             }
@@ -161,7 +161,7 @@ impl Place {
         if secure.is_finished() || is_gone {
             socket.close();
             (self.secure, self.peer) = (None, None);
-            self.since = now;
+            self.since = Some(now);
             return Progress::More;
         }
         if secure.is_overdue(now) {
