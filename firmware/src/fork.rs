@@ -55,6 +55,24 @@ struct Birth<'a> {
     holds: u32,
 }
 
+impl Birth<'_> {
+    /// Returns what a copy is to be that keeps the state of a VM and does not run.
+    fn kept(source: &Vm, place: Place, name: Name, holds: u32) -> Self {
+        Self {
+            place,
+            name,
+            index: 0,
+            of: source.id,
+            epoch: source.identity.lock().epoch,
+            origin_runs_on: source.runs_on(),
+            config: &Config::EMPTY,
+            uuid: None,
+            is_disconnected: false,
+            holds,
+        }
+    }
+}
+
 /// Returns what the vCPUs of a VM that stands still would do.
 pub fn activities(vm: &Vm) -> Activities {
     let scheduler = machine::get().scheduler.lock();
@@ -198,18 +216,7 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     let place = machine::directory().lock().take(&name).map_err(|error| VmError::from(error).status())?;
     let activities = activities(source);
     let holds = hold::SNAPSHOT | source.control() & hold::FROZEN;
-    let birth = Birth {
-        place,
-        name,
-        index: 0,
-        of: source.id,
-        epoch: source.identity.lock().epoch,
-        origin_runs_on: source.runs_on(),
-        config: &Config::EMPTY,
-        uuid: None,
-        is_disconnected: false,
-        holds,
-    };
+    let birth = Birth::kept(source, place, name, holds);
     match copy(machine, source, &birth) {
         Ok(snapshot) => {
             events::tell(&snapshot, SNAPSHOT, 0);
@@ -235,19 +242,9 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
 ///
 /// A status; what was kept before is still there then.
 pub fn checkpoint(vm: &Vm) -> Result<(), i64> {
-    let birth = Birth {
-        // It is in no slot: nobody finds it but its VM, and it never runs.
-        place: Place { slot: vm.slot, id: 0 },
-        name: vm.full_name(),
-        index: 0,
-        of: vm.id,
-        epoch: vm.identity.lock().epoch,
-        origin_runs_on: vm.runs_on(),
-        config: &Config::EMPTY,
-        uuid: None,
-        is_disconnected: false,
-        holds: hold::SNAPSHOT,
-    };
+    // It is in no slot: nobody finds it but its VM, and it never runs.
+    let place = Place { slot: vm.slot, id: 0 };
+    let birth = Birth::kept(vm, place, vm.full_name(), hold::SNAPSHOT);
     let kept = copy(machine::get(), vm, &birth)?;
     vm.watch.replace_checkpoint(kept);
     if let Some(memory) = vm.memory.lock().as_mut() {

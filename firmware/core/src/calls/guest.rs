@@ -23,12 +23,9 @@ pub fn call(id: u32, argument: u64, identity: &mut Identity) -> Action {
         IDENTITY => match argument {
             IDENTITY_UUID => words([half(&identity.uuid, false), half(&identity.uuid, true), 0, 0]),
             IDENTITY_GENERATION => words([half(&identity.generation, false), half(&identity.generation, true), 0, 0]),
-            IDENTITY_MAC => words([
-                identity.mac().iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
-                identity.index.into(),
-                identity.epoch.into(),
-                identity.acknowledged.into(),
-            ]),
+            IDENTITY_MAC => {
+                words([identity.mac_word(), identity.index.into(), identity.epoch.into(), identity.acknowledged.into()])
+            }
             IDENTITY_NAME => words(core::array::from_fn(|n| identity.name.word(8 * n))),
             _ => Action::Return(status::INVALID as u64),
         },

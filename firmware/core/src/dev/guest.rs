@@ -32,7 +32,7 @@ pub fn read(identity: &Identity, world: &mut impl World, offset: u64, size: Acce
         0x28 => half(&identity.uuid, true),
         GENERATION => half(&identity.generation, false),
         0x38 => half(&identity.generation, true),
-        MAC => identity.mac().iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+        MAC => identity.mac_word(),
         TIME => world.time(),
         RANDOM => world.random(),
         NAME..0x80 => identity.name.word((register - NAME) as usize),

@@ -435,8 +435,9 @@ mod tests {
     use super::super::virtq::Breach;
     use super::super::virtq::tests::{Driver, Mem, RAM};
     use super::*;
-    use crate::net::packet::{Checksum, ETHERNET, Offload, Segments};
+    use crate::net::packet::{BEGINNING, Checksum, ETHERNET, Offload, Segments};
     use crate::net::port::Rules;
+    use proptest::prelude::*;
 
     const MAC: Mac = [2, 0, 0, 0, 0, 1];
     const WRITE: u16 = 2;
@@ -615,23 +616,105 @@ mod tests {
         assert_eq!((deliver(&mut world, true), deliver(&mut world, true)), (Delivery::Full, Delivery::Over));
     }
 
-    #[test]
-    fn a_receiver_without_segments_gets_them_cut() {
+    /// Returns a frame of TCP with so many bytes, to be cut, and what its sender has left to others.
+    fn large(bytes: usize) -> (Vec<u8>, Offload) {
         let mut frame = frame(ETHERNET);
         frame.truncate(12);
         frame.extend([8, 0, 0x45, 0, 0x10, 0, 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
         frame.extend([0, 80, 0, 81, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
-        frame.extend(vec![7; 4000]);
+        frame.extend((0..bytes).map(|at| (at * 31 >> 3) as u8));
         let segments = Segments { version: 4, size: 1460, tcp: 34, payload: 54 };
-        let offload = Offload { checksum: Some(Checksum { start: 34, offset: 16 }), segments: Some(segments) };
-        for (features, expected) in [(0, vec![1514, 1514, 1134]), (GUEST_CSUM | GUEST_TSO4 | MERGE_BUFFERS, vec![4054])]
-        {
+        (frame, Offload { checksum: Some(Checksum { start: 34, offset: 16 }), segments: Some(segments) })
+    }
+
+    const TAKES_SEGMENTS: u64 = GUEST_CSUM | GUEST_TSO4 | MERGE_BUFFERS;
+
+    #[test]
+    fn a_receiver_without_segments_gets_them_cut() {
+        let (frame, offload) = large(4000);
+        for (features, expected) in [(0, vec![1514, 1514, 1134]), (TAKES_SEGMENTS, vec![4054])] {
             let mut world = world(features);
             world.offer(8, 1600);
             world.put_packet(offload, &frame);
             world.deliver().unwrap();
             assert_eq!(world.arrived(1600).iter().map(|(frame, _)| frame.len()).collect::<Vec<_>>(), expected);
         }
+    }
+
+    impl World {
+        /// Sends a large frame, of which the most part stays where it is.
+        fn send_large(&mut self, frame: &[u8], offload: Offload) {
+            let mut header = [0; HEADER];
+            offload.put(&mut header);
+            assert!(matches!(self.send(header, frame), Ok(Taken::Frame(..))));
+            assert_eq!(self.packet.frame(), &frame[..BEGINNING - HEADER]);
+            assert_eq!(self.nic.port.counters.sent_bytes, frame.len() as u64);
+        }
+    }
+
+    #[test]
+    fn a_large_frame_goes_from_memory_to_memory() {
+        let (frame, offload) = large(30_000);
+        let mut world = world(TAKES_SEGMENTS);
+        world.send_large(&frame, offload);
+        world.offer(20, 1600);
+        world.deliver().unwrap();
+        assert_eq!(world.arrived(1600), [(frame.clone(), 19)]);
+        assert_eq!(world.nic.port.counters.received_bytes, frame.len() as u64);
+    }
+
+    proptest! {
+        #[test]
+        fn a_large_frame_arrives_as_it_was_whatever_buffers_it_is_in(
+            bytes in 1500usize..30_000, cuts in proptest::collection::vec(1u32..9000, 0..12), size in 600u32..4096,
+        ) {
+            let (frame, offload) = large(bytes);
+            let mut world = world(TAKES_SEGMENTS);
+            let mut header = [0; HEADER];
+            offload.put(&mut header);
+            world.mem.put(DATA, &[&header, &frame[..]].concat());
+            let (mut at, mut left) = (DATA, (HEADER + frame.len()) as u32);
+            let mut buffers = Vec::new();
+            for cut in cuts.into_iter().chain([u32::MAX]) {
+                let cut = cut.min(left);
+                if cut != 0 {
+                    buffers.push((at, cut, 0));
+                }
+                (at, left) = (at + u64::from(cut), left - cut);
+            }
+            world.transmit.chain(&mut world.mem, 0, &buffers);
+            world.transmit.offer(&mut world.mem, 0);
+            let taken = world.nic.take(&mut world.mem, &mut world.packet, 0);
+            prop_assert!(matches!(taken, Ok(Taken::Frame(..))));
+            world.offer((0x2_0000 / size).min(64) as u16, size);
+            prop_assert_eq!(world.deliver(), Ok(Delivery::Over));
+            let arrived = world.arrived(size);
+            prop_assert_eq!(&arrived[0].0, &frame);
+        }
+    }
+
+    #[test]
+    fn a_large_frame_is_cut_for_a_receiver_without_segments() {
+        let (frame, offload) = large(14_600);
+        let mut world = world(0);
+        world.send_large(&frame, offload);
+        world.offer(10, 1600);
+        world.deliver().unwrap();
+        let payload: Vec<u8> = world.arrived(1600).iter().flat_map(|(frame, _)| frame[54..].to_vec()).collect();
+        assert_eq!(payload, frame[54..]);
+    }
+
+    #[test]
+    fn a_sender_that_rewrites_a_frame_on_its_way_changes_nothing_that_was_looked_at() {
+        let (frame, offload) = large(20_000);
+        let mut world = world(TAKES_SEGMENTS);
+        world.send_large(&frame, offload);
+        world.mem.put(DATA, &[0xff; 20_066]);
+        world.offer(20, 1600);
+        world.deliver().unwrap();
+        let [(arrived, _)] = &world.arrived(1600)[..] else { panic!("one frame") };
+        assert_eq!(arrived[..BEGINNING - HEADER], frame[..BEGINNING - HEADER]);
+        assert!(arrived[BEGINNING - HEADER..].iter().all(|&byte| byte == 0xff));
     }
 
     #[test]

@@ -262,7 +262,7 @@ impl Virtq {
     /// # Errors
     ///
     /// The driver broke the rules.
-    #[inline]
+    #[inline(always)] // A large frame takes many buffers.
     pub fn pop(&mut self, mem: &mut impl GuestMem) -> Result<Option<Chain>, QueueError> {
         if self.next_available == self.seen_available && !self.look(mem)? {
             return Ok(None);
@@ -304,7 +304,7 @@ impl Virtq {
     /// # Errors
     ///
     /// The ring is not in memory, or there is no memory for it.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, mem: &mut impl GuestMem, head: u16, written: u32) -> Result<(), QueueError> {
         let entry = u64::from(self.next_used & (self.size - 1));
         let [a, b, c, d] = u32::from(head).to_le_bytes();
@@ -406,6 +406,7 @@ pub struct Chain {
 
 impl Chain {
     /// Goes to the next buffer. Returns false behind the last.
+    #[inline(always)]
     fn advance(&mut self, mem: &mut impl GuestMem) -> Result<bool, QueueError> {
         loop {
             let Some(index) = self.next else { return Ok(false) };
