@@ -8,6 +8,7 @@
 //! - [`make`]: VMs that managers describe, their power, and the [`images`] that they are made from.
 //! - [`life`]: what managers ask for their own lives, and at VMs' consoles; [`keep`]: what outlives them;
 //!   [`watch`]: bringing back managers that fail.
+//! - [`update`]: the flash and its slots.
 //! - [`net`]: NICs, and frames from one VM to others.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -40,6 +41,8 @@ mod monitor;
 mod net;
 #[cfg(target_os = "none")]
 mod operation;
+#[cfg(target_os = "none")]
+mod update;
 #[cfg(target_os = "none")]
 mod vcpu;
 #[cfg(target_os = "none")]

@@ -17,6 +17,7 @@ pub mod make;
 pub mod manage;
 pub mod psci;
 pub mod trng;
+pub mod update;
 pub mod vendor;
 
 use crate::identity::Identity;
