@@ -7,6 +7,7 @@ use crate::exits;
 use crate::keep;
 use crate::manage;
 use crate::operation::{self, Answer, Asker, What};
+use crate::update;
 use crate::vm::{Fate, Vm, hold};
 use core::sync::atomic::Ordering;
 use salp_core::addr::Ipa;
@@ -23,6 +24,7 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         Request::Checkpoint => return operation::submit(manager.id, What::Checkpoint, asker),
         Request::Heartbeat { within } => {
             manager.watch.heartbeat(within);
+            update::write_records();
             Ok([0; 3])
         }
         Request::Keep { record, from, size } => keep::keep(manager, record, from, size).map(|()| [0; 3]),

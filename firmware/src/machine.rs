@@ -9,6 +9,7 @@ use crate::merge;
 use crate::monitor;
 use crate::net;
 use crate::operation::{self, Answer, Asker};
+use crate::update;
 use crate::vcpu;
 use crate::vm::{self, Fate, Vm, VmError};
 use crate::watch;
@@ -315,6 +316,7 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
     }
     let stats = Store.with(|frames| frames.stats());
     let free = stats.frames(Kind::Free) as u64 * PAGE_SIZE;
+    update::recall_all();
     log!("{} MiB free for VMs, boot set of {} KiB", free >> 20, set.size() >> 10);
     let mut first = None;
     if !machine.wide_vmid {

@@ -10,6 +10,7 @@
 //! - [`life`]: what managers ask for their own lives, and at VMs' consoles; [`keep`]: what outlives them;
 //!   [`watch`]: bringing back managers that fail.
 //! - [`events`]: what becomes of VMs, told to managers.
+//! - [`update`]: the flash and its slots.
 //! - [`net`]: NICs, and frames from one VM to others.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -48,6 +49,8 @@ mod monitor;
 mod net;
 #[cfg(target_os = "none")]
 mod operation;
+#[cfg(target_os = "none")]
+mod update;
 #[cfg(target_os = "none")]
 mod vcpu;
 #[cfg(target_os = "none")]

@@ -8,6 +8,7 @@ use crate::machine::{self, Store};
 use crate::make;
 use crate::net;
 use crate::operation::{self, Answer, Asker, What};
+use crate::update;
 use crate::vm::{Fate, Vm, hold};
 use core::sync::atomic::Ordering;
 use salp_core::addr::{Ipa, PAGE_SIZE};
@@ -52,6 +53,7 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         Request::Make(request) => return make::carry_out(manager, request, asker),
         Request::Life(request) => return life::carry_out(manager, request, asker),
         Request::Host(request) => return Some(host::carry_out(manager, request)),
+        Request::Update(request) => return Some(update::carry_out(manager, request)),
         Request::Machine { to } => write(manager, to, machine_info().as_bytes()).map(|()| [0; 3]),
         Request::Agent { vm, to } => agent(vm).and_then(|info| write(manager, to, info.as_bytes())).map(|()| [0; 3]),
         Request::Nic { vm, index, to } => {

@@ -15,6 +15,7 @@ use crate::rt::freeze;
 use crate::timer;
 
 pub mod make;
+pub mod update;
 
 /// FEATURES of the vendor's service.
 const FEATURES: u32 = 0x8600_0000;

@@ -39,12 +39,21 @@ pub fn build_signed(signer: &Signer) -> Result<PathBuf> {
 }
 
 fn make_of(image: &Image, signer: &Signer) -> Result<PathBuf> {
-    let elf = image::build_stage(signer)?;
-    let stage = flatten(&fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?)?;
+    let stage = build_stage(signer)?;
     let bundle = fs::read(&image.bundle).with_context(|| format!("cannot read {}", image.bundle.display()))?;
     let flash = make(&stage, &bundle, &[image.key])?;
     paths::write_whole(&path(), &flash)?;
     Ok(path())
+}
+
+/// Builds the first stage with this key, as it lies in the flash.
+///
+/// # Errors
+///
+/// What cargo says.
+pub fn build_stage(signer: &Signer) -> Result<Vec<u8>> {
+    let elf = image::build_stage(signer)?;
+    flatten(&fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?)
 }
 
 /// Makes a flash image.

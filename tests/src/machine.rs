@@ -12,6 +12,7 @@ use salp_qemu::monitor::{Monitor, Reply};
 use salp_qemu::pack;
 use salp_qemu::setup::Qemu;
 use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,8 @@ pub struct Setup {
     management: Option<String>,
     /// The segments on which it gives out addresses.
     leases: Vec<Leases>,
+    /// What it starts from instead of an image of the host's.
+    flash: Option<PathBuf>,
     limit: Duration,
     vms: Vec<Vm>,
 }
@@ -78,6 +81,7 @@ impl Setup {
             uplink: None,
             management: None,
             leases: Vec::new(),
+            flash: None,
             limit: LIMIT,
             vms: Vec::new(),
         }
@@ -169,6 +173,12 @@ impl Setup {
         self
     }
 
+    /// Starts it from a flash, and again after each reset.
+    pub fn flash(mut self, file: &Path) -> Self {
+        self.flash = Some(file.into());
+        self
+    }
+
     /// Limits how long the machine may take.
     pub fn seconds(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
@@ -181,6 +191,9 @@ impl Setup {
     ///
     /// If it cannot be started.
     pub fn start(&self) -> Running {
+        if let Some(file) = &self.flash {
+            return self.start_payload(Payload::Flash(file.clone()), 1 << 30, None);
+        }
         let mut vms: Vec<_> = self.vms.iter().map(Vm::place).collect();
         if let Some(append) = &self.management {
             vms.push(management::guest_on_qemu(append, &self.leases).unwrap_or_else(|error| panic!("{error:#}")));

@@ -31,6 +31,7 @@ pub mod sched;
 pub mod scrollback;
 pub mod slots;
 pub mod stage2;
+pub mod store;
 #[cfg(test)]
 mod testing;
 pub mod update;

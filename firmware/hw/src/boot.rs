@@ -99,8 +99,8 @@ pub const MAX_VMS: usize = 1024;
 const NODES: usize = MAX_VMS * VCPUS_PER_VM;
 const NODES_BYTES: u64 = (NODES * size_of::<Node>()) as u64;
 
-/// What is set aside for EL2's own large data: the switch, the directory, the log; and a packet for each CPU.
-const ROOM_BYTES: u64 = 144 << 10;
+/// What is set aside for EL2's own large data: the switch, the directory, the log, the flash; and a packet for each CPU.
+const ROOM_BYTES: u64 = 176 << 10;
 const ROOM_BYTES_PER_CPU: u64 = 66 << 10;
 
 /// For how many frames merging remembers one page.

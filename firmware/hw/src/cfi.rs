@@ -30,6 +30,7 @@ pub struct Nor {
     /// How much is programmed at once, in bytes.
     buffer: usize,
     is_busy: bool,
+    has_failed: bool,
 }
 
 impl Nor {
@@ -39,7 +40,7 @@ impl Nor {
     ///
     /// `size` bytes from `base` are a bank of flash or nothing, mapped as device memory, and nothing else drives it.
     pub unsafe fn new(base: Va, size: u64) -> Option<Self> {
-        let mut flash = Self { base: base.0, block: 0, buffer: 0, is_busy: false };
+        let mut flash = Self { base: base.0, block: 0, buffer: 0, is_busy: false, has_failed: false };
         flash.write(0x55 * WORD, QUERY);
         // JESD68: tables of bytes, one a word; both chips answer.
         let byte = |at: u64| flash.load(at * WORD) as u8;
@@ -118,6 +119,7 @@ impl Flash for Nor {
     }
 
     fn erase(&mut self, at: u64) {
+        self.has_failed = false;
         self.write(at, CLEAR_STATUS);
         self.write(at, ERASE);
         self.write(at, CONFIRM);
@@ -125,6 +127,7 @@ impl Flash for Nor {
     }
 
     fn program(&mut self, at: u64, bytes: &[u8]) {
+        self.has_failed = false;
         self.write(at, CLEAR_STATUS);
         let parts = bytes.chunks(self.buffer).zip((at..).step_by(self.buffer));
         for (index, (part, at)) in parts.enumerate() {
@@ -138,7 +141,7 @@ impl Flash for Nor {
 
     fn poll(&mut self) -> Progress {
         if !self.is_busy {
-            return Progress::Ready;
+            return if self.has_failed { Progress::Failed } else { Progress::Ready };
         }
         self.write(0, STATUS);
         let status = self.load(0);
@@ -148,6 +151,7 @@ impl Flash for Nor {
         self.write(0, CLEAR_STATUS);
         self.write(0, READ_ARRAY);
         self.is_busy = false;
-        if status & FAILED == 0 { Progress::Ready } else { Progress::Failed }
+        self.has_failed = status & FAILED != 0;
+        self.poll()
     }
 }

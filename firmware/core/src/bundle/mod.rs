@@ -249,7 +249,12 @@ fn padded<const N: usize>(text: &str) -> Result<[u8; N], Refusal> {
 }
 
 impl Manifest {
-    fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
+    /// Reads a manifest, whoever signed it.
+    ///
+    /// # Errors
+    ///
+    /// It makes no sense.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
         let mut map = Decoder::new(bytes);
         expect(map.map()? == Some(8))?;
         expect(map.u64()? == MANIFEST_VERSION && map.u64()? == 1)?;

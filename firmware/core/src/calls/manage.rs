@@ -1,7 +1,7 @@
 //! Management calls ([`salp_hvc::calls`]): what a manager asks for, taken out of its registers and memory and checked.
 //! Before: [`super::vendor`]; after: the machine, which carries a [`Request`] out.
 
-use super::{host, life, make};
+use super::{host, life, make, update};
 use crate::addr::Ipa;
 use crate::bootset::{MAX_RATE, MAX_VLAN, padded};
 use crate::identity::{Config, Name};
@@ -48,6 +48,8 @@ pub enum Request {
     Host(host::Request),
     /// Do this for the manager's own life, or for a VM's console or power button.
     Life(life::Request),
+    /// Do this with the slots of the flash.
+    Update(update::Request),
 }
 
 /// Returns what a management call asks for, or `None` if there is no such call.
@@ -72,7 +74,10 @@ pub const fn decode(id: u32, args: [u64; 4]) -> Option<Request> {
                 Some(request) => Request::Life(request),
                 None => match host::decode(id, args) {
                     Some(request) => Request::Host(request),
-                    None => return None,
+                    None => match update::decode(id, args) {
+                        Some(request) => Request::Update(request),
+                        None => return None,
+                    },
                 },
             },
         },

@@ -18,6 +18,7 @@ pub mod make;
 pub mod manage;
 pub mod psci;
 pub mod trng;
+pub mod update;
 pub mod vendor;
 
 use crate::addr::Ipa;

@@ -20,6 +20,8 @@ pub const MAX_STEP: usize = HEAD;
 pub enum UpdateError {
     /// The flash is not ready yet.
     Busy,
+    /// The machine has no flash that Salp knows.
+    NoFlash,
     /// The slots are in no state for it.
     WrongState,
     /// The bundle is refused, and the upload ended.
@@ -31,6 +33,7 @@ impl UpdateError {
     pub fn status(self) -> i64 {
         match self {
             Self::Busy => status::BUSY,
+            Self::NoFlash => status::NOT_FOUND,
             Self::WrongState => status::WRONG_STATE,
             Self::Refused(_) => status::REFUSED,
         }

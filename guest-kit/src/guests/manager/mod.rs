@@ -14,6 +14,7 @@
 //! | `tour` | `frozen then=wait` | every call, and every refusal: see [`tour`] |
 //! | `life` | `frozen then=wait` | the calls about what outlives a manager: see [`life`] |
 //! | `watched` | `spin` | fails in every way, and is brought back: see [`watched`] |
+//! | `flash` | | updates the machine: see [`flash`] |
 //! | `plug` | | what is done to NICs: see [`plug`] |
 //! | `denied` | | the same without the capability |
 //!
@@ -21,6 +22,7 @@
 //! long the call took as its caller sees it; the rest is [`test`]'s protocol. What was made is destroyed at the end, the
 //! source too.
 
+mod flash;
 mod life;
 mod measure;
 mod memory;
@@ -57,6 +59,7 @@ pub fn main() {
         "storm" => storm::main(),
         "power" => return power::main(),
         "tour" => return tour::main(),
+        "flash" => flash::main(),
         "life" => return life::main(),
         "watched" => watched::main(),
         "plug" => return plug::main(),
