@@ -6,7 +6,7 @@
 //! [`systems`], [`media`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
 //! (accounts and sessions), [`audit`] (who changed what), [`events`] (what became of VMs), [`flow`] (bodies and answers that are
 //! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
-//! guest), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
+//! guest), [`appliance`] and [`sntp`] (names, addresses and the clock), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod appliance;
 pub mod audit;
 pub mod auth;
 pub mod console;
@@ -30,6 +31,7 @@ pub mod message;
 pub mod query;
 pub mod resources;
 pub mod service;
+pub mod sntp;
 pub mod state;
 pub mod systems;
 pub mod table;

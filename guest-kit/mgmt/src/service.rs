@@ -10,13 +10,14 @@ use alloc::vec::Vec;
 
 use serde_json::Value;
 
+use crate::appliance::Appliance;
 use crate::audit::Audit;
 use crate::auth::{Auth, Right, Stranger, Who};
 use crate::entropy::Entropy;
 use crate::events::Watch;
 use crate::flow::{Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Answer, Hypervisor};
 use crate::images::{self, Library};
 use crate::media::fetch::Wire;
 use crate::media::jobs::Jobs;
@@ -55,6 +56,8 @@ pub struct Service {
     watch: Watch,
     /// Media under way.
     pub jobs: Jobs,
+    /// The appliance itself.
+    pub appliance: Appliance,
     facts: Facts,
     requests: u64,
 }
@@ -75,6 +78,7 @@ impl Service {
             audit: Audit::default(),
             watch: Watch::default(),
             jobs: Jobs::default(),
+            appliance: Appliance::default(),
             facts,
             requests: 0,
         }
@@ -84,6 +88,7 @@ impl Service {
     pub fn recall(&mut self, now: u64) -> bool {
         state::recall_keys(&*self.hypervisor, &mut self.keys);
         state::recall_audit(&*self.hypervisor, &mut self.audit);
+        self.appliance.recall(&*self.hypervisor);
         self.watch.look(&*self.hypervisor, now);
         state::recall_auth(&*self.hypervisor, &mut self.auth, now)
     }
@@ -114,9 +119,33 @@ impl Service {
         self.watch.look(&*self.hypervisor, now);
     }
 
-    /// Starts VMs that were asked to shut down for that; returns true if others are still to come.
-    pub fn go_on(&mut self, now: u64) -> bool {
-        boot::go_on(&mut *self.hypervisor, now)
+    /// Goes on with what takes longer than a request: VMs that are to start when they are off, a machine that is to go when they
+    /// are.
+    pub fn go_on(&mut self, now: u64) {
+        if self.appliance.is_leaving() {
+            return self.appliance.go_on(&mut *self.hypervisor, now);
+        }
+        boot::go_on(&mut *self.hypervisor, now);
+    }
+
+    /// Sets the machine's clock, which shows `now`, to a time in nanoseconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// If the hypervisor refuses.
+    pub fn set_clock(&mut self, time: u64, now: u64) -> Answer<()> {
+        self.hypervisor.clock(Some(time))?;
+        self.auth.shift((time / 1_000_000_000) as i64 - now as i64);
+        Ok(())
+    }
+
+    /// Returns what the machine's clock shows, in nanoseconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// If the hypervisor refuses.
+    pub fn clock(&mut self) -> Answer<u64> {
+        self.hypervisor.clock(None)
     }
 
     /// Lets the medium at this place go on over its wire; `now` in milliseconds, `seconds` since 1970.
@@ -180,6 +209,7 @@ impl Service {
             watch: &self.watch,
             library,
             jobs: &mut self.jobs,
+            appliance: &mut self.appliance,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
@@ -284,6 +314,7 @@ impl Service {
             watch: &self.watch,
             library,
             jobs: &mut self.jobs,
+            appliance: &mut self.appliance,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,

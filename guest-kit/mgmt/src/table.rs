@@ -72,8 +72,18 @@ pub const ROUTES: &[Route] = &[
     Route { pattern: "/redfish/v1/AccountService/Roles", methods: &[(Get, Login, accounts::roles)] },
     Route { pattern: "/redfish/v1/AccountService/Roles/{}", methods: &[(Get, Login, accounts::role)] },
     Route { pattern: "/redfish/v1/Managers", methods: &[(Get, Login, managers::list)] },
-    Route { pattern: "/redfish/v1/Managers/salp", methods: &[(Get, Login, managers::salp)] },
-    Route { pattern: "/redfish/v1/Managers/salp/NetworkProtocol", methods: &[(Get, Login, network::protocol)] },
+    Route {
+        pattern: "/redfish/v1/Managers/salp",
+        methods: &[(Get, Login, managers::salp), (Patch, ConfigureManager, managers::patch)],
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/Actions/Manager.Reset",
+        methods: &[(Post, ConfigureManager, managers::reset)],
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/NetworkProtocol",
+        methods: &[(Get, Login, network::protocol), (Patch, ConfigureManager, network::patch_protocol)],
+    },
     Route {
         pattern: "/redfish/v1/Managers/salp/NetworkProtocol/HTTPS/Certificates",
         methods: &[(Get, Login, certificates::list)],
@@ -83,7 +93,10 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Get, Login, certificates::certificate)],
     },
     Route { pattern: "/redfish/v1/Managers/salp/EthernetInterfaces", methods: &[(Get, Login, network::list)] },
-    Route { pattern: "/redfish/v1/Managers/salp/EthernetInterfaces/{}", methods: &[(Get, Login, network::nic)] },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/EthernetInterfaces/{}",
+        methods: &[(Get, Login, network::nic), (Patch, ConfigureManager, network::patch)],
+    },
     Route { pattern: "/redfish/v1/CertificateService", methods: &[(Get, Login, certificates::service)] },
     Route {
         pattern: "/redfish/v1/CertificateService/CertificateLocations",
@@ -107,8 +120,25 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/Managers/salp/LogServices/Audit/Entries/{}",
         methods: &[(Get, ConfigureManager, logs::audit_entry)],
     },
+    Route { pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor", methods: &[(Get, Login, logs::hypervisor)] },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor/Actions/LogService.ClearLog",
+        methods: &[(Post, ConfigureManager, logs::clear_hypervisor)],
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor/Entries",
+        methods: &[(Get, Login, logs::hypervisor_entries)],
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor/Entries/{}",
+        methods: &[(Get, Login, logs::hypervisor_entry)],
+    },
     Route { pattern: "/redfish/v1/Chassis", methods: &[(Get, Login, hardware::chassis_list)] },
     Route { pattern: "/redfish/v1/Chassis/1", methods: &[(Get, Login, hardware::chassis)] },
+    Route { pattern: "/redfish/v1/Chassis/1/Processors", methods: &[(Get, Login, hardware::cpus)] },
+    Route { pattern: "/redfish/v1/Chassis/1/Processors/{}", methods: &[(Get, Login, hardware::cpu)] },
+    Route { pattern: "/redfish/v1/Chassis/1/Memory", methods: &[(Get, Login, hardware::machine_memories)] },
+    Route { pattern: "/redfish/v1/Chassis/1/Memory/1", methods: &[(Get, Login, hardware::machine_memory)] },
     Route { pattern: "/redfish/v1/Registries", methods: &[(Get, Login, registries::list)] },
     Route { pattern: "/redfish/v1/Registries/{}", methods: &[(Get, Login, registries::registry)] },
     Route { pattern: "/redfish/v1/JsonSchemas", methods: &[(Get, Login, registries::files)] },

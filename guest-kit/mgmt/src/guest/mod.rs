@@ -1,7 +1,7 @@
 //! The machine's side of the management guest. Before: guest-kit's runtime. After: the service of this package's library.
 //!
 //! [`network`] moves bytes, over [`nic`]s with [`addresses`], and [`leases`] serves addresses to others; [`wire`] are connections
-//! to servers, by their [`names`]; [`calls`] is the
+//! to servers, by their [`names`], [`time`] asks servers for it; [`calls`] is the
 //! hypervisor, [`life`] is how this guest outlives its own death, [`random`] and [`clock`] are what they say.
 //!
 //! Boot arguments: `address=A.B.C.D/N` and `gateway=A.B.C.D` instead of DHCP; `address6=` and `gateway6=` besides what routers
@@ -16,6 +16,7 @@ mod names;
 mod network;
 mod nic;
 mod random;
+mod time;
 mod wire;
 
 use alloc::boxed::Box;

@@ -27,6 +27,7 @@ use super::addresses::{self, Addresses};
 use super::leases::{self, Segment};
 use super::names::Names;
 use super::nic::{self, Nic};
+use super::time::Time;
 use super::wire::{Line, Working};
 use super::{clock, life};
 
@@ -50,6 +51,8 @@ const NAP: u64 = life::BEAT;
 const DOZE: u64 = 20;
 /// How often VMs are looked after that are to start when they are off, in milliseconds.
 const LOOK: u64 = 500;
+/// How long an answer has to leave before what it answers is carried out, in milliseconds.
+const GRACE: u64 = 1000;
 /// How often it is tidied up, in milliseconds.
 const TIDY: u64 = 60_000;
 
@@ -176,6 +179,11 @@ fn sleep(nic: &mut Nic, segments: &mut [Segment], milliseconds: u64) {
     }
 }
 
+/// Returns after how many milliseconds settings are carried out: those that there were at once, others when the answer is gone.
+fn delay_of(version: u64) -> u64 {
+    if version == 0 { 0 } else { GRACE }
+}
+
 /// Serves for good.
 ///
 /// # Panics
@@ -202,7 +210,8 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut names = Names::new(&mut sockets);
     let mut lines: Vec<Line> =
         (0..jobs::MOST as u64).map(|place| Line::new(&mut sockets, seed >> (16 * place))).collect();
-    let mut looked = 0;
+    let mut time = Time::new(&mut sockets);
+    let (mut version, mut due, mut looked) = (0, None, 0);
     let mut places: Vec<Place> = (0..PLACES).map(|_| Place::new(&mut sockets)).collect();
     let mut tidied = clock::milliseconds();
     loop {
@@ -213,7 +222,15 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
             life::beat();
             is_busy |= place.drive(&mut sockets, &config, service);
         }
-        names.set_servers(&mut sockets, &addresses.name_servers());
+        if service.appliance.version() != version
+            && clock::milliseconds() >= *due.get_or_insert(clock::milliseconds() + delay_of(version))
+        {
+            (version, due) = (service.appliance.version(), None);
+            addresses.apply(service.appliance.settings(), &mut interface, &mut sockets);
+        }
+        service.appliance.reached = addresses.reached(&interface);
+        names.set_servers(&mut sockets, addresses.name_servers());
+        time.drive(&mut interface, &mut sockets, &mut names, service, entropy);
         for (place, line) in lines.iter_mut().enumerate() {
             if service.jobs.is_empty() {
                 break;

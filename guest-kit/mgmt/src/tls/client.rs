@@ -6,20 +6,32 @@
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
-use super::{NoTime, provider};
+use super::provider;
 use crate::entropy::Entropy;
 
 /// The greatest record, with its head.
 const MAX_RECORD: usize = 16384 + 256 + 5;
 /// How much more a piece becomes when it is encrypted.
 const OVERHEAD: usize = 64;
+
+/// A moment: rustls asks for one, and nothing is compared with it.
+#[derive(Debug)]
+struct AnyTime;
+
+impl TimeProvider for AnyTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::ZERO))
+    }
+}
 
 /// Takes everybody for who they say they are.
 #[derive(Debug)]
@@ -74,7 +86,7 @@ impl ServerCertVerifier for Anybody {
 ///
 /// If rustls finds the provider incomplete.
 pub fn config(entropy: &'static dyn Entropy) -> Result<Arc<ClientConfig>, Error> {
-    let builder = ClientConfig::builder_with_details(Arc::new(provider::new(entropy)), Arc::new(NoTime));
+    let builder = ClientConfig::builder_with_details(Arc::new(provider::new(entropy)), Arc::new(AnyTime));
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?;
     let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody)).with_no_client_auth();
     config.alpn_protocols = Vec::from([b"http/1.1".to_vec()]);
