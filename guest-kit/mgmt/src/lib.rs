@@ -7,7 +7,8 @@
 //! (accounts and sessions), [`audit`] (who changed what), [`events`] (what has happened, and who is told), [`agent`] (what
 //! guests tell), [`client`] (requests to others), [`tasks`] (what takes long), [`telemetry`] (figures), [`flow`] (bodies and
 //! answers that are streamed), [`tls`], [`entropy`], [`state`] (what outlives this
-//! guest), [`peers`] (who had a connection then), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
+//! guest), [`appliance`] and [`sntp`] (names, addresses and the clock), [`peers`] (who had a connection then), [`dhcp`] (for
+//! segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod agent;
+pub mod appliance;
 pub mod audit;
 pub mod auth;
 pub mod client;
@@ -35,6 +37,7 @@ pub mod peers;
 pub mod query;
 pub mod resources;
 pub mod service;
+pub mod sntp;
 pub mod state;
 pub mod systems;
 pub mod table;

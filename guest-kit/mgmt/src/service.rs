@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use serde_json::Value;
 
+use crate::appliance::Appliance;
 use crate::audit::Audit;
 use crate::auth::{Auth, Right, Stranger, Who};
 use crate::entropy::Entropy;
@@ -18,7 +19,7 @@ use crate::events::journal::News;
 use crate::events::subscription::Delivery;
 use crate::flow::{Heard, Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Answer, Hypervisor};
 use crate::images::{self, Library};
 use crate::media::fetch::Wire;
 use crate::media::jobs::Jobs;
@@ -64,6 +65,8 @@ pub struct Service {
     pub telemetry: Telemetry,
     /// Media under way.
     pub jobs: Jobs,
+    /// The appliance itself.
+    pub appliance: Appliance,
     facts: Facts,
     requests: u64,
 }
@@ -86,6 +89,7 @@ impl Service {
             tasks: Tasks::default(),
             telemetry: Telemetry::default(),
             jobs: Jobs::default(),
+            appliance: Appliance::default(),
             facts,
             requests: 0,
         }
@@ -95,6 +99,7 @@ impl Service {
     pub fn recall(&mut self, now: u64) -> bool {
         state::recall_keys(&*self.hypervisor, &mut self.keys);
         state::recall_audit(&*self.hypervisor, &mut self.audit);
+        self.appliance.recall(&*self.hypervisor);
         state::recall_events(&*self.hypervisor, &mut self.events, &mut self.tasks, &mut self.telemetry);
         self.events.look(&*self.hypervisor, now);
         state::recall_auth(&*self.hypervisor, &mut self.auth, now)
@@ -169,9 +174,33 @@ impl Service {
         self.keep();
     }
 
-    /// Starts VMs that were asked to shut down for that; returns true if others are still to come.
-    pub fn go_on(&mut self, now: u64) -> bool {
-        boot::go_on(&mut *self.hypervisor, now)
+    /// Goes on with what takes longer than a request: VMs that are to start when they are off, a machine that is to go when they
+    /// are.
+    pub fn go_on(&mut self, now: u64) {
+        if self.appliance.is_leaving() {
+            return self.appliance.go_on(&mut *self.hypervisor, now);
+        }
+        boot::go_on(&mut *self.hypervisor, now);
+    }
+
+    /// Sets the machine's clock, which shows `now`, to a time in nanoseconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// If the hypervisor refuses.
+    pub fn set_clock(&mut self, time: u64, now: u64) -> Answer<()> {
+        self.hypervisor.clock(Some(time))?;
+        self.auth.shift((time / 1_000_000_000) as i64 - now as i64);
+        Ok(())
+    }
+
+    /// Returns what the machine's clock shows, in nanoseconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// If the hypervisor refuses.
+    pub fn clock(&mut self) -> Answer<u64> {
+        self.hypervisor.clock(None)
     }
 
     /// Lets the medium at this place go on over its wire; `now` in milliseconds, `seconds` since 1970.
@@ -237,6 +266,7 @@ impl Service {
             telemetry: &mut self.telemetry,
             library,
             jobs: &mut self.jobs,
+            appliance: &mut self.appliance,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
@@ -345,6 +375,7 @@ impl Service {
             telemetry: &mut self.telemetry,
             library,
             jobs: &mut self.jobs,
+            appliance: &mut self.appliance,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,

@@ -32,6 +32,8 @@ const HAPPENED: u64 = 5;
 const LISTENERS: u64 = 6;
 /// From where VMs start ([`Boots`](crate::systems::boot::Boots)).
 pub const BOOTS: u64 = 7;
+/// What the appliance is set to ([`Settings`](crate::appliance::Settings)).
+pub const SETTINGS: u64 = 8;
 /// Where media were fetched from ([`media`](crate::media)).
 pub const MEDIA: u64 = 9;
 

@@ -204,16 +204,25 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         pattern: "/redfish/v1/Managers/salp",
-        methods: &[(Get, Login, managers::salp)],
+        methods: &[(Get, Login, managers::salp), (Patch, ConfigureManager, managers::patch)],
         kind: "Manager",
-        summary: "the host; memory of the machine",
+        summary: "the host; memory of the machine; `DateTime` sets the clock",
+        takes: &[(Patch, managers::FIELDS)],
         ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Managers/salp/NetworkProtocol",
-        methods: &[(Get, Login, network::protocol)],
+        methods: &[(Get, Login, network::protocol), (Patch, ConfigureManager, network::patch_protocol)],
         kind: "ManagerNetworkProtocol",
-        summary: "what is spoken",
+        summary: "what is spoken; `HostName`, `NTP`",
+        takes: &[(Patch, network::PROTOCOL_FIELDS)],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/Actions/Manager.Reset",
+        methods: &[(Post, ConfigureManager, managers::reset)],
+        summary: "`ResetType`: see below",
+        takes: &[(Post, managers::RESET)],
         ..ROUTE
     },
     Route {
@@ -239,9 +248,10 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         pattern: "/redfish/v1/Managers/salp/EthernetInterfaces/{}",
-        methods: &[(Get, Login, network::nic)],
+        methods: &[(Get, Login, network::nic), (Patch, ConfigureManager, network::patch)],
         kind: "EthernetInterface",
-        summary: "one of them",
+        summary: "one of them; the addresses of the first",
+        takes: &[(Patch, network::FIELDS)],
         ..ROUTE
     },
     Route {
@@ -552,6 +562,62 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/Registries/{}/{}",
         methods: &[(Get, Login, registries::messages)],
         summary: "messages that only Salp has",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor",
+        methods: &[(Get, Login, logs::hypervisor)],
+        kind: "LogService",
+        summary: "EL2's own log",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor/Actions/LogService.ClearLog",
+        methods: &[(Post, ConfigureManager, logs::clear_hypervisor)],
+        summary: "forgets what is older",
+        takes: &[(Post, NOTHING)],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor/Entries",
+        methods: &[(Get, Login, logs::hypervisor_entries)],
+        kind: "LogEntryCollection",
+        summary: "its lines",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor/Entries/{}",
+        methods: &[(Get, Login, logs::hypervisor_entry)],
+        kind: "LogEntry",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Chassis/1/Processors",
+        methods: &[(Get, Login, hardware::cpus)],
+        kind: "ProcessorCollection",
+        summary: "the machine's CPUs",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Chassis/1/Processors/{}",
+        methods: &[(Get, Login, hardware::cpu)],
+        kind: "Processor",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Chassis/1/Memory",
+        methods: &[(Get, Login, hardware::machine_memories)],
+        kind: "MemoryCollection",
+        summary: "the machine's RAM, in one entry",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Chassis/1/Memory/1",
+        methods: &[(Get, Login, hardware::machine_memory)],
+        kind: "Memory",
+        summary: "that entry",
         ..ROUTE
     },
     Route {

@@ -2,7 +2,7 @@
 //!
 //! [`network`] moves bytes, over [`nic`]s with [`addresses`], between [`place`]s and their peers ([`farewell`] to those that
 //! were lost), and [`leases`] serves addresses to others; [`outbound`] tells listeners, [`wire`] are connections to servers, by
-//! their [`names`]; [`calls`] is the
+//! their [`names`], [`time`] asks servers for it; [`calls`] is the
 //! hypervisor, [`life`] is how this guest outlives its own death, [`random`] and [`clock`] are what they say.
 //!
 //! Boot arguments: `address=A.B.C.D/N` and `gateway=A.B.C.D` instead of DHCP; `address6=` and `gateway6=` besides what routers
@@ -20,6 +20,7 @@ mod nic;
 mod outbound;
 mod place;
 mod random;
+mod time;
 mod wire;
 
 use alloc::boxed::Box;

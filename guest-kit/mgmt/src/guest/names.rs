@@ -1,4 +1,4 @@
-//! Addresses of names (DNS). Before: [`wire`](super::wire). After: smoltcp.
+//! Addresses of names (DNS). Before: [`wire`](super::wire), [`time`](super::time). After: smoltcp.
 //!
 //! Servers are those that an operator has set, or DHCP has told, or the boot arguments name.
 
@@ -50,11 +50,6 @@ impl Names {
             let most = servers.len().min(smoltcp::config::DNS_MAX_SERVER_COUNT);
             sockets.get_mut::<Socket<'_>>(self.handle).update_servers(&servers[..most]);
         }
-    }
-
-    /// Returns the servers that are asked.
-    pub fn servers(&self) -> &[IpAddress] {
-        &self.servers
     }
 
     /// Returns the address of a name. To be called again as long as it is to be waited for.

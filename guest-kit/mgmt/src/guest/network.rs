@@ -31,6 +31,7 @@ use super::names::Names;
 use super::nic::{self, Nic};
 use super::outbound::Outbound;
 use super::place::{Place, Progress};
+use super::time::Time;
 use super::wire::{Line, Working};
 use super::{calls, clock, life};
 
@@ -46,6 +47,8 @@ const NAP: u64 = life::BEAT;
 const DOZE: u64 = 20;
 /// How often VMs are looked after that are to start when they are off, in milliseconds.
 const LOOK: u64 = 500;
+/// How long an answer has to leave before what it answers is carried out, in milliseconds.
+const GRACE: u64 = 1000;
 /// How often it is tidied up, in milliseconds.
 const TIDY: u64 = 60_000;
 
@@ -169,6 +172,11 @@ fn sleep(nic: &mut Nic, segments: &mut [Segment], milliseconds: u64) {
     sysreg::set_cntv_ctl(timer::MASKED);
 }
 
+/// Returns after how many milliseconds settings are carried out: those that there were at once, others when the answer is gone.
+fn delay_of(version: u64) -> u64 {
+    if version == 0 { 0 } else { GRACE }
+}
+
 /// Serves for good.
 ///
 /// # Panics
@@ -198,7 +206,8 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut lines: Vec<Line> =
         (0..jobs::MOST as u64).map(|place| Line::new(&mut sockets, seed >> (16 * place))).collect();
     let mut outbound = Outbound::new(&mut sockets, tls, seed);
-    let mut looked = 0;
+    let mut time = Time::new(&mut sockets);
+    let (mut version, mut due, mut looked) = (0, None, 0);
     let places = (0..CONNECTIONS + SPARE).map(|_| Place::new(&mut sockets)).collect();
     let farewell = Farewell::new(service.recall_peers(), clock::milliseconds());
     let seen = clock::milliseconds();
@@ -212,7 +221,15 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
         // What has happened is told in this turn.
         is_busy |= service.work(clock::seconds());
         is_busy |= endpoint.drive(&config, service);
-        names.set_servers(&mut endpoint.sockets, &addresses.name_servers());
+        if service.appliance.version() != version
+            && clock::milliseconds() >= *due.get_or_insert(clock::milliseconds() + delay_of(version))
+        {
+            (version, due) = (service.appliance.version(), None);
+            addresses.apply(service.appliance.settings(), &mut endpoint.interface, &mut endpoint.sockets);
+        }
+        service.appliance.reached = addresses.reached(&endpoint.interface);
+        names.set_servers(&mut endpoint.sockets, addresses.name_servers());
+        time.drive(&mut endpoint.interface, &mut endpoint.sockets, &mut names, service, entropy);
         is_busy |= outbound.drive(&mut names, &mut endpoint.interface, &mut endpoint.sockets, service);
         for (place, line) in lines.iter_mut().enumerate() {
             if service.jobs.is_empty() {

@@ -1,4 +1,5 @@
-//! Logs: what a VM wrote to its console, line by line, what became of it, and who changed what. Before: [`table`](crate::table). After:
+//! Logs: what a VM wrote to its console, line by line, what became of it, who changed what, and what
+//! the hypervisor says. Before: [`table`](crate::table). After:
 //! [`console`](crate::console), [`events`](crate::events), [`audit`](crate::audit).
 
 use alloc::format;
@@ -8,6 +9,7 @@ use alloc::vec::Vec;
 use salp_hvc::manager::CONSOLE_SIZE;
 use serde_json::{Value, json};
 
+use super::body::Body;
 use super::managers::SALP;
 use super::{Call, Outcome, collection, systems, time};
 use crate::audit::Entry;
@@ -152,7 +154,73 @@ pub fn event_entry(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 
 /// Lists the logs of the host.
 pub fn of_manager(_: &mut Call<'_>) -> Result<Outcome, Failure> {
-    Ok(services(SALP, &["Audit"]))
+    Ok(services(SALP, &["Audit", "Hypervisor"]))
+}
+
+/// Answers the hypervisor's own log.
+pub fn hypervisor(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let Outcome::Resource(mut value) = service(SALP, "Hypervisor", "What the hypervisor says", "OEM") else {
+        return Err(call.missing());
+    };
+    let target = format!("{}/Hypervisor/Actions/LogService.ClearLog", path(SALP));
+    value["Actions"] = json!({ "#LogService.ClearLog": { "target": target } });
+    Ok(Outcome::Resource(value))
+}
+
+/// Returns what is kept of the hypervisor's log and was not cleared, and the position behind it.
+fn told(call: &Call<'_>) -> Result<(Vec<Value>, u64), Failure> {
+    let refused = |refused| Failure::refused(refused, &call.request.path);
+    let (mut bytes, mut piece) = (Vec::new(), alloc::vec![0; PIECE]);
+    let mut first = call.appliance.settings().cleared;
+    loop {
+        let heard = call.hypervisor.read_log(first + bytes.len() as u64, &mut piece).map_err(refused)?;
+        if bytes.is_empty() {
+            first = heard.first;
+        }
+        if heard.count == 0 || heard.first != first + bytes.len() as u64 {
+            break;
+        }
+        bytes.extend_from_slice(&piece[..heard.count]);
+    }
+    let mut at = first;
+    let mut members = Vec::new();
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        let text: String = String::from_utf8_lossy(line).chars().filter(|character| !character.is_control()).collect();
+        // Of a line that was dropped in part there is no time.
+        if let Some((seconds, text)) = text.split_once(' ')
+            && let Ok(seconds) = seconds.parse()
+        {
+            let mut entry = entry(SALP, "Hypervisor", at, "Oem", "Salp.Hypervisor", text);
+            (entry["OemRecordFormat"], entry["Created"]) = ("Salp log line".into(), time(seconds).into());
+            let is_bad = ["crashed", "does not answer", "stopped the VM", "no memory left", "stands still"];
+            if is_bad.iter().any(|words| text.contains(words)) {
+                entry["Severity"] = "Warning".into();
+            }
+            members.push(entry);
+        }
+        at += line.len() as u64;
+    }
+    Ok((members, at))
+}
+
+/// Lists what the hypervisor says.
+pub fn hypervisor_entries(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    told(call).map(|(members, _)| entries(SALP, "Hypervisor", members))
+}
+
+/// Answers one thing that the hypervisor says.
+pub fn hypervisor_entry(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let (members, _) = told(call)?;
+    one(call, call.variables[0], members)
+}
+
+/// Clears the hypervisor's log: what was in it is not shown any more.
+pub fn clear_hypervisor(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    Body::of_action(call.request, "LogService.ClearLog")?.finish()?;
+    let (_, end) = told(call)?;
+    let refused = |refused| Failure::refused(refused, &call.request.path);
+    call.appliance.change(call.hypervisor, |settings| settings.cleared = end).map_err(refused)?;
+    Ok(Outcome::Done)
 }
 
 /// Answers the log of who changed what.
@@ -206,6 +274,19 @@ mod tests {
         assert_eq!((entry(1), &entries["Members@odata.count"]), ((json!("19"), json!("# ")), &json!(2)));
         assert_eq!(client.read("/redfish/v1/Systems/2/LogServices/Console/Entries/19")["Message"], "# ");
         assert_eq!(client.get("/redfish/v1/Systems/2/LogServices/Console/Entries/1").status, 404);
+    }
+
+    #[test]
+    fn the_hypervisor_tells_what_it_logged_until_that_is_cleared() {
+        let mut client = Client::new(Role::Administrator);
+        let path = "/redfish/v1/Managers/salp/LogServices/Hypervisor";
+        let entries = client.read(&alloc::format!("{path}/Entries"));
+        let entry = &entries["Members"][1];
+        assert_eq!(entry["Message"], "mgmt: crashed: taken back to its checkpoint (1)");
+        assert_eq!((&entry["Created"], &entry["Severity"]), (&json!("1970-01-01T00:00:08Z"), &json!("Warning")));
+        assert_eq!(client.read(entry["@odata.id"].as_str().unwrap())["Id"], entry["Id"]);
+        assert_eq!(client.post(&alloc::format!("{path}/Actions/LogService.ClearLog"), "{}").status, 204);
+        assert_eq!(client.read(&alloc::format!("{path}/Entries"))["Members@odata.count"], 0);
     }
 
     #[test]

@@ -38,6 +38,12 @@ pub fn list(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     Ok(Outcome::Resource(collection(SYSTEMS, "ComputerSystemCollection", "Virtual machines", members)))
 }
 
+/// Returns links to all VMs.
+pub fn links(hypervisor: &dyn Hypervisor) -> Vec<Value> {
+    let vms = hypervisor::all(hypervisor).filter(|info| info.state.get() != STATE_SNAPSHOT);
+    vms.map(|info| json!({ "@odata.id": path(info.id.get()) })).collect()
+}
+
 /// Returns the VM of the path.
 pub fn find(call: &Call<'_>) -> Result<VmInfo, Failure> {
     hypervisor::vm(call.hypervisor, call.id()?).map_err(|refused| Failure::refused(refused, &call.request.path))

@@ -272,9 +272,8 @@ fn stop(hypervisor: &mut dyn Hypervisor, id: u64, is_on: bool) -> Answer<()> {
     if is_on { hypervisor.stop(id) } else { Ok(()) }
 }
 
-/// Starts VMs that were asked to shut down for that, and are off. Returns true if others are still to come.
-pub fn go_on(hypervisor: &mut dyn Hypervisor, now: u64) -> bool {
-    let mut is_any_left = false;
+/// Starts VMs that were asked to shut down for that, and are off.
+pub fn go_on(hypervisor: &mut dyn Hypervisor, now: u64) {
     for id in Boots::recall(hypervisor).waiting() {
         match hypervisor.find(id) {
             Ok(info) if info.state.get() == STATE_OFF => {
@@ -283,11 +282,10 @@ pub fn go_on(hypervisor: &mut dyn Hypervisor, now: u64) -> bool {
                     let _ = change(hypervisor, id, |boot| boot.waits = false);
                 }
             }
-            Ok(_) => is_any_left = true,
+            Ok(_) => {}
             Err(_) => {
                 let _ = change(hypervisor, id, |boot| boot.waits = false);
             }
         }
     }
-    is_any_left
 }
