@@ -49,6 +49,9 @@ pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
                 "ImageBytes": machine.images.get(),
                 "VirtualMachines": machine.vms.get(),
                 "WaitingForMemory": machine.starved.get(),
+                "Processors": machine.cpus.get(),
+                "UptimeNanoseconds": machine.uptime.get(),
+                "IdleNanoseconds": machine.idle.get(),
             },
         } },
     })))

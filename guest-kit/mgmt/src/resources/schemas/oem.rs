@@ -119,6 +119,9 @@ pub const SCHEMAS: &[Schema] = &[
                 ("ImageBytes", Number, Read, "Images."),
                 ("VirtualMachines", Number, Read, "VMs and snapshots."),
                 ("WaitingForMemory", Number, Read, "VMs that stand still for want of memory."),
+                ("Processors", Number, Read, "CPUs of the machine."),
+                ("UptimeNanoseconds", Number, Read, "For how long the hypervisor runs."),
+                ("IdleNanoseconds", Number, Read, "For how long its CPUs had nothing to do, all together."),
             ],
         )],
         ..NONE
