@@ -109,8 +109,10 @@ fn install() -> Result<PathBuf> {
         Ok(())
     };
     run(Command::new("python3").args(["-m", "venv"]).arg(&place))?;
-    let list = paths::checkout().join("tests/stock/requirements.txt");
-    run(Command::new(place.join("bin/pip")).args(["install", "--quiet", "--requirement"]).arg(list))?;
+    let own = paths::checkout().join("tests/stock");
+    let list = own.join("requirements.txt");
+    run(Command::new(place.join("bin/pip")).args(["install", "--quiet", "--no-compile", "--requirement"]).arg(list))?;
+    run(Command::new(place.join("bin/python")).arg(own.join("install.py")))?;
     paths::write_whole(&mark, REQUIREMENTS.as_bytes())?;
     Ok(place)
 }

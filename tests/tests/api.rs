@@ -194,7 +194,7 @@ fn everybody_may_over_the_network_what_is_published_and_nothing_else() {
     });
     let mut refused = 0;
     for (pattern, methods) in document["paths"].as_object().expect("paths") {
-        let path = pattern.replace("{SystemId}", "1").replace('{', "").replace('}', "");
+        let path = pattern.replace("{SystemId}", "1").replace(['{', '}'], "");
         for (method, operation) in
             methods.as_object().expect("methods").iter().filter(|(name, _)| *name != "parameters")
         {
@@ -207,7 +207,7 @@ fn everybody_may_over_the_network_what_is_published_and_nothing_else() {
                 refused += u32::from(status == 403);
                 // What is one's own is looked at first.
                 let is_own = privilege == "ConfigureSelf" && *role != "Administrator";
-                assert!((status == 403) == !has(role, privilege) || is_own, "{role} {place}: {status}");
+                assert!((status == 403) != has(role, privilege) || is_own, "{role} {place}: {status}");
             }
         }
     }
