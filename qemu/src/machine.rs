@@ -52,6 +52,9 @@ pub struct Config {
     pub model: Option<String>,
     /// Whether time counts instructions: the same run each time, on one host thread.
     pub icount: bool,
+    /// Whether such time goes on as the host's does while nothing runs, rather than to whatever comes next: clients of the host
+    /// cannot keep pace with that.
+    pub waits: bool,
     /// What is started.
     pub payload: Payload,
     /// Where the serial line is copied to.
@@ -123,6 +126,7 @@ impl Config {
             memory: 1 << 30,
             model: None,
             icount: false,
+            waits: false,
             payload,
             serial_log: None,
             monitor: false,
@@ -180,7 +184,7 @@ impl Config {
         add("-cpu", model);
         if self.icount {
             add("-accel", "tcg,thread=single".into());
-            add("-icount", "shift=0,sleep=off".into());
+            add("-icount", format!("shift=0,sleep={}", if self.waits { "on" } else { "off" }));
             add("-seed", "1".into());
         } else {
             add("-accel", "tcg,thread=multi".into());

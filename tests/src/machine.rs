@@ -228,6 +228,7 @@ impl Setup {
         config.memory = self.memory.unwrap_or(memory);
         config.model.clone_from(&self.model);
         config.icount = self.icount;
+        config.waits = self.management.is_some();
         config.monitor = self.monitor;
         config.uplink = self.uplink.clone().or(uplink);
         let https = config
@@ -314,11 +315,20 @@ impl Running {
     ///
     /// If it does not before the time is up, or [`Setup::managed`] was not called.
     pub fn api(&mut self) -> Api {
+        Api::new(&self.contact())
+    }
+
+    /// Returns how the management endpoint is reached, when the management guest has told.
+    ///
+    /// # Panics
+    ///
+    /// If it does not before the time is up, or [`Setup::managed`] was not called.
+    pub fn contact(&mut self) -> Contact {
         let port = self.https.unwrap_or_else(|| panic!("`Setup::managed` was not called"));
         loop {
             let found = Contact::find(self.console.text().as_bytes(), port, &self.machine.ca_file());
             match found.unwrap_or_else(|error| panic!("{error:#}")) {
-                Some(contact) => return Api::new(&contact),
+                Some(contact) => return contact,
                 None => drop(self.expect(&format!("{}| ", management::NAME))),
             }
         }

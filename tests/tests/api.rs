@@ -195,6 +195,49 @@ fn a_script_learns_from_the_runner_how_to_log_in() {
     runner.wait().unwrap_or_else(|error| panic!("{error}"));
 }
 
+/// Returns whether a role has a privilege of the standard.
+fn has(role: &str, privilege: &str) -> bool {
+    match privilege {
+        "ConfigureManager" => role == "Administrator",
+        "ConfigureComponents" => role != "ReadOnly",
+        _ => true,
+    }
+}
+
+#[test]
+fn everybody_may_over_the_network_what_is_published_and_nothing_else() {
+    let mut machine = Setup::of(guest("spin")).managed().start();
+    let api = machine.api();
+    let document = api.get("/redfish/v1/openapi.yaml").is(200).json();
+    let stranger = api.with_login("nobody", "wrong");
+    let who = ["ReadOnly", "Operator", "Administrator"].map(|role| {
+        let account = json!({ "UserName": role, "Password": "a long password", "RoleId": role });
+        api.post("/redfish/v1/AccountService/Accounts", &account).is(201);
+        (role, api.with_login(role, "a long password"))
+    });
+    let mut refused = 0;
+    for (pattern, methods) in document["paths"].as_object().expect("paths") {
+        let path = pattern.replace("{SystemId}", "1").replace(['{', '}'], "");
+        for (method, operation) in
+            methods.as_object().expect("methods").iter().filter(|(name, _)| *name != "parameters")
+        {
+            let Some(privilege) = operation["x-redfish-privilege"].as_str() else { continue };
+            let (method, fields) = (method.to_uppercase(), [("Content-Type", "application/json")]);
+            let place = format!("{method} {path}");
+            assert_eq!(stranger.send(&method, &path, &fields, []).status, 401, "{place}");
+            for (role, api) in who.iter().filter(|(role, _)| method == "GET" || !has(role, privilege)) {
+                let status = api.send(&method, &path, &fields, []).status;
+                refused += u32::from(status == 403);
+                // What is one's own is looked at first.
+                let is_own = privilege == "ConfigureSelf" && *role != "Administrator";
+                assert!((status == 403) != has(role, privilege) || is_own, "{role} {place}: {status}");
+            }
+        }
+    }
+    assert!(refused > 30, "{refused}");
+    machine.stop();
+}
+
 #[test]
 fn strangers_learn_nothing() {
     let mut machine = Setup::of(guest("spin")).managed().start();
