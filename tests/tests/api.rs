@@ -173,9 +173,10 @@ fn packets_of_many_clients_at_once_find_buffers() {
     });
     let nics = machine.monitor("net mgmt");
     let count = |key: &str| nics.rows.first().and_then(|row| row.number(key)).unwrap_or_else(|| panic!("{nics:?}"));
-    // TCP waits a second for each. A few come before there is a driver, or while the VM's memory is at work.
+    // TCP waits a second for each. A few come before there is a driver, or while EL2 is at work on the VM's memory, which a
+    // busy host can make long; a ring that is too small loses one in twenty.
     let (missed, received) = (count("missed"), count("received"));
-    assert!(missed * 200 <= received, "of {received} packets {missed} found no buffer");
+    assert!(missed * 50 <= received, "of {received} packets {missed} found no buffer");
     machine.stop();
 }
 
