@@ -130,7 +130,7 @@ mod tests {
     use super::*;
     use crate::fake::Fake;
     use proptest::prelude::*;
-    use smoltcp::wire::{Ipv4Packet, Ipv4Repr, Ipv6Packet};
+    use smoltcp::wire::{IpAddress, Ipv4Packet, Ipv4Repr, Ipv6Packet};
 
     fn peer(local: &str, remote: &str) -> Peer {
         Peer { local: local.parse().unwrap(), remote: remote.parse().unwrap() }
@@ -158,7 +158,7 @@ mod tests {
         let tcp = TcpPacket::new_checked(ip.payload()).unwrap();
         let (from, to) = (head.src_addr.into(), head.dst_addr.into());
         let segment = TcpRepr::parse(&tcp, &from, &to, &sums).unwrap();
-        assert_eq!((from, to), (smoltcp::wire::IpAddress::v4(10, 0, 2, 9), smoltcp::wire::IpAddress::v4(10, 0, 2, 2)));
+        assert_eq!((from, to), (IpAddress::v4(10, 0, 2, 9), IpAddress::v4(10, 0, 2, 2)));
         assert_eq!((segment.src_port, segment.dst_port, segment.seq_number.0), (443, 50000, 7));
         assert!(segment.ack_number.is_some() && segment.control == TcpControl::None && segment.payload.is_empty());
         let packet = peer("[fd00::9]:443", "[fd00::1]:1").probe(7).unwrap();

@@ -16,8 +16,8 @@ const ORDERS: usize = 32;
 
 /// Blocks up to 2^11 bytes are small.
 const SMALL: usize = 12;
-/// How many of a size wait at most.
-const WAITING: usize = 64;
+/// How many bytes of a size wait at most.
+const WAITING: usize = 64 << 10;
 
 /// The start of a block that waits.
 struct Waiting {
@@ -45,10 +45,11 @@ static HEAP: Locked =
     Locked(SpinMutex::new(Blocks { heap: Heap::empty(), shelves: [const { Shelf { first: None, count: 0 } }; SMALL] }));
 
 impl Blocks {
-    /// Returns where blocks of the size that the heap has for a layout wait, if that is small.
-    fn shelf(&mut self, layout: Layout) -> Option<&mut Shelf> {
+    /// Returns where blocks of the size that the heap has for a layout wait, if that is small, and that size.
+    #[inline]
+    fn shelf(&mut self, layout: Layout) -> Option<(&mut Shelf, usize)> {
         let size = layout.size().max(layout.align()).max(size_of::<usize>()).next_power_of_two();
-        self.shelves.get_mut(size.trailing_zeros() as usize)
+        Some((self.shelves.get_mut(size.trailing_zeros() as usize)?, size))
     }
 }
 
@@ -57,7 +58,7 @@ impl Blocks {
 unsafe impl GlobalAlloc for Locked {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let mut blocks = self.0.lock();
-        if let Some(shelf) = blocks.shelf(layout)
+        if let Some((shelf, _)) = blocks.shelf(layout)
             && let Some(block) = shelf.first
         {
             // SAFETY: a block on a shelf has its link, and nobody else writes to it.
@@ -71,8 +72,8 @@ unsafe impl GlobalAlloc for Locked {
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         let Some(pointer) = NonNull::new(pointer) else { return };
         let mut blocks = self.0.lock();
-        if let Some(shelf) = blocks.shelf(layout)
-            && shelf.count < WAITING
+        if let Some((shelf, size)) = blocks.shelf(layout)
+            && shelf.count < WAITING / size
         {
             let block = pointer.cast::<Waiting>();
             // SAFETY: the block is at least a pointer in size and aligned to its size, and its owner has given it up.
