@@ -4,9 +4,10 @@
 //! [`uplink`] is the way out of the machine, [`wait`] has the senders that wait for a receiver.
 //!
 //! A frame is copied out of its sender into a buffer of this CPU's, and from there into each receiver. Of a large frame only
-//! the beginning is: the rest goes from memory to memory if one VM gets it. Only then two VMs' memory is locked at once, the
-//! receiver's by trying: no CPU waits long for another VM. A receiver that is busy, or stands still, misses the frame, and
-//! that is counted. An exit carries so much and no more; then the guest's store is done again, after whatever else is due.
+//! the beginning is: the rest goes from memory to memory if one VM gets it. Only then two VMs' memory is locked at once, in the
+//! order of slots, the receiver's by trying: no CPU waits long for another VM. A receiver that is busy, or stands still, misses
+//! the frame, and that is counted. An exit carries so much and no more; then the guest's store is done again, after whatever
+//! else is due.
 
 pub mod uplink;
 pub mod view;
@@ -61,8 +62,8 @@ fn packet_of(cpu: usize) -> &'static Mutex<Packet> {
 /// How much one exit carries, in units of a small frame; each 4 KiB count as one more.
 const WORK: usize = 128;
 
-/// How often a receiver's lock is tried.
-const PATIENCE: u32 = 1000;
+/// How often a receiver's lock is tried: for about as long as a large frame takes.
+const PATIENCE: u32 = 4000;
 
 /// What an access to a NIC's registers gave.
 pub enum Access {
@@ -422,11 +423,9 @@ fn with_port(port: u16, sender: Option<&Vm>, act: &mut Act<'_>) -> bool {
     let (slot, index) = (usize::from(port) / NICS, usize::from(port) % NICS);
     let guard = machine::slot(slot).read();
     let Some(vm) = guard.as_deref() else { return false };
-    let sender = sender.filter(|sender| sender.id != vm.id).map(|sender| sender.memory.lock());
-    if matches!(sender.as_deref(), Some(None)) {
-        return false;
-    }
-    // Whoever has two has the second by trying: nobody waits for ever.
+    // In the order of slots: two VMs that send to each other do not each wait for the other.
+    let sender = sender.filter(|sender| sender.id != vm.id);
+    let first = sender.filter(|sender| sender.slot < vm.slot).map(|sender| sender.memory.lock());
     let memory = (0..PATIENCE).find_map(|_| {
         let memory = vm.memory.try_lock();
         if memory.is_none() {
@@ -435,6 +434,11 @@ fn with_port(port: u16, sender: Option<&Vm>, act: &mut Act<'_>) -> bool {
         memory
     });
     let Some(mut memory) = memory.filter(|_| vm.control() == 0) else { return false };
+    let second = sender.filter(|sender| sender.slot > vm.slot).map(|sender| sender.memory.lock());
+    let sender = first.or(second);
+    if matches!(sender.as_deref(), Some(None)) {
+        return false;
+    }
     // The line is set before the memory is let go: a fork sees both or neither.
     let beside = sender.as_deref().and_then(Option::as_ref);
     let told = with_nic_beside(vm, &mut memory, beside, index, act);

@@ -622,7 +622,7 @@ mod tests {
         frame.truncate(12);
         frame.extend([8, 0, 0x45, 0, 0x10, 0, 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
         frame.extend([0, 80, 0, 81, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
-        frame.extend((0..bytes).map(|at| (at * 31 >> 3) as u8));
+        frame.extend((0..bytes).map(|at| (at * 31 / 8) as u8));
         let segments = Segments { version: 4, size: 1460, tcp: 34, payload: 54 };
         (frame, Offload { checksum: Some(Checksum { start: 34, offset: 16 }), segments: Some(segments) })
     }
