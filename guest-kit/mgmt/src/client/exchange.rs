@@ -190,3 +190,102 @@ impl Exchange {
         goes_on && self.result.is_none()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::{Request, Response};
+    use crate::testing::{Answering, Counting};
+    use crate::tls;
+    use crate::tls::certificate::Identity;
+    use crate::tls::client::Tls;
+    use crate::tls::secure::Secure;
+    use alloc::string::String;
+    use proptest::prelude::*;
+
+    const REQUEST: &[u8] =
+        b"POST /events HTTP/1.1\r\nHost: salp\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+
+    fn exchange(url: &str, trust: &Trust) -> Exchange {
+        let tls = Tls::new(&Counting);
+        Exchange::new(&Url::new(url).unwrap(), trust, &tls, REQUEST.to_vec(), 1_000_000).unwrap()
+    }
+
+    /// Lets an exchange talk with a server of this identity through pieces of `piece` bytes.
+    fn talk(identity: &Identity, trust: &Trust, piece: usize) -> (Option<Result<u16, &'static str>>, String) {
+        let mut secure = Secure::new(tls::server(identity, &Counting).unwrap(), 0).unwrap();
+        let (mut exchange, mut heard) = (exchange("https://salp/", trust), String::new());
+        for _ in 0..10_000 {
+            let said = exchange.outgoing().len().min(piece).min(secure.room());
+            secure.receive(&exchange.outgoing()[..said]);
+            exchange.sent(said);
+            let answer = |request: &Request| {
+                heard += str::from_utf8(&request.body).unwrap();
+                Response::new(202)
+            };
+            secure.drive(0, &mut Answering(answer));
+            let sent = secure.outgoing().len().min(piece);
+            exchange.receive(&secure.outgoing()[..sent]);
+            secure.sent(sent, 0);
+            if exchange.result().is_some() || said + sent == 0 {
+                break;
+            }
+        }
+        (exchange.result(), heard)
+    }
+
+    fn identity() -> Identity {
+        Identity::new(&Counting, 0, &["salp"], &[])
+    }
+
+    #[test]
+    fn a_server_is_asked_over_tls_whatever_the_pieces_are() {
+        let server = identity();
+        for trust in [Trust::Any, Trust::These(Vec::from([server.certificate.clone()]))] {
+            for piece in [7, 1000, 100_000] {
+                assert_eq!(talk(&server, &trust, piece), (Some(Ok(202)), "hello".into()), "{piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_server_with_another_certificate_hears_nothing() {
+        let trust = Trust::These(Vec::from([identity().certificate]));
+        let (result, heard) = talk(&identity(), &trust, 1000);
+        assert_eq!((result, &*heard), (Some(Err("the certificate of the listener is not one that is trusted")), ""));
+        let nobody = Trust::These(Vec::new());
+        let tls = Tls::new(&Counting);
+        assert!(Exchange::new(&Url::new("https://x/").unwrap(), &nobody, &tls, Vec::new(), 0).is_err());
+    }
+
+    #[test]
+    fn without_tls_the_answer_comes_as_it_is() {
+        let mut exchange = exchange("http://salp/", &Trust::Any);
+        assert_eq!(exchange.outgoing(), REQUEST);
+        exchange.sent(REQUEST.len());
+        exchange.receive(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 20");
+        assert_eq!(exchange.result(), None);
+        exchange.receive(b"4 No Content\r\n\r\n");
+        assert_eq!(exchange.result(), Some(Ok(204)));
+        let mut silent = self::exchange("http://salp/", &Trust::Any);
+        silent.end();
+        assert!(matches!(silent.result(), Some(Err(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_ends_or_is_waited_for(
+            is_secure in any::<bool>(),
+            bytes in proptest::collection::vec(any::<u8>(), 0..2000),
+            cut in 1usize..500,
+        ) {
+            let mut exchange = exchange(if is_secure { "https://salp/" } else { "http://salp/" }, &Trust::Any);
+            for piece in bytes.chunks(cut) {
+                exchange.receive(piece);
+                exchange.sent(exchange.outgoing().len());
+            }
+            exchange.end();
+            prop_assert!(exchange.result().is_some());
+        }
+    }
+}

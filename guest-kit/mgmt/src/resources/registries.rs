@@ -65,7 +65,6 @@ pub fn messages(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         let message = json!({
             "Description": entry.text,
             "Message": entry.text,
-            "Severity": entry.severity,
             "MessageSeverity": entry.severity,
             "NumberOfArgs": count,
             "ParamTypes": alloc::vec!["string"; count],
@@ -133,7 +132,7 @@ mod tests {
         let file = client.read("/redfish/v1/Registries/Salp.1.0");
         let registry = client.read(file["Location"][0]["Uri"].as_str().unwrap());
         let message = &registry["Messages"]["SystemCrashed"];
-        assert_eq!((&message["NumberOfArgs"], &message["Severity"]), (&json!(2), &json!("Critical")));
+        assert_eq!((&message["NumberOfArgs"], &message["MessageSeverity"]), (&json!(2), &json!("Critical")));
         assert_eq!(client.get("/redfish/v1/Registries/Salp.1.0/Salp.1.0.1.json").status, 404);
         assert_eq!(client.get("/redfish/v1/Registries/Base.1.19/Base.1.19.0.json").status, 404);
     }

@@ -393,7 +393,7 @@ pub fn test(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     body.finish()?;
     let name = name.unwrap_or_default();
     let path = format!("{REPORTS}/{name}");
-    let report = report(&name, &name, 0, values.unwrap_or_default(), 0, call.now);
+    let report = report(&name, &name, values.unwrap_or_default(), 0, call.now);
     call.events.reports.insert(path.clone(), report.to_string());
     // It is read before the next one is made, or at least told of.
     call.events.journal.tell(News::new("ResourceChanged", &[], &path), call.now);
@@ -451,12 +451,12 @@ mod tests {
         let report = format!("{REPORTS}/mine");
         let properties: Vec<Value> = values(&mut client, &report).into_iter().map(|(property, _)| property).collect();
         assert_eq!(properties, ["/redfish/v1/Systems/3#/Oem/Salp/Statistics/Exits"]);
-        let sequence = |client: &mut Client| client.read(&report)["ReportSequence"].clone();
-        let first = sequence(&mut client);
+        let made = |client: &mut Client| client.read(&report)["Timestamp"].clone();
+        let first = made(&mut client);
         client.service.work(client.now + 9);
-        assert_eq!(sequence(&mut client), first);
+        assert_eq!(made(&mut client), first);
         client.service.work(client.now + 10);
-        assert_ne!(sequence(&mut client), first);
+        assert_ne!(made(&mut client), first);
         let told = client.service.events.journal.since(1).1.filter(|event| event.report() == Some(&*report)).count();
         assert_eq!(told, 2);
         client.forget();

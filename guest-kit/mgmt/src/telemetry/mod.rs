@@ -128,7 +128,6 @@ pub struct Telemetry {
     /// Thresholds that are reached, by trigger, property and level.
     reached: BTreeSet<(String, String, usize)>,
     compared: u64,
-    sequence: u64,
     is_changed: bool,
 }
 
@@ -145,7 +144,6 @@ impl Default for Telemetry {
             triggers: BTreeMap::new(),
             reached: BTreeSet::new(),
             compared: 0,
-            sequence: 0,
             is_changed: false,
         }
     }
@@ -198,7 +196,7 @@ impl Telemetry {
     }
 
     /// Makes the report of a definition.
-    pub fn make(&mut self, id: &str, hypervisor: &dyn Hypervisor, now: u64) -> Option<Value> {
+    pub fn make(&self, id: &str, hypervisor: &dyn Hypervisor, now: u64) -> Option<Value> {
         let definition = self.definitions.get(id)?;
         let (mut values, mut left_out) = (Vec::new(), 0u64);
         definition.scope.each(hypervisor, |figure, property, value| {
@@ -213,8 +211,7 @@ impl Telemetry {
                 left_out += 1;
             }
         });
-        self.sequence += 1;
-        Some(report(id, &definition.name, self.sequence, values, left_out, now))
+        Some(report(id, &definition.name, values, left_out, now))
     }
 
     fn compare(&mut self, hypervisor: &dyn Hypervisor, events: &mut Events, now: u64) {
@@ -287,13 +284,12 @@ impl Telemetry {
 }
 
 /// Returns a report.
-pub fn report(id: &str, name: &str, sequence: u64, values: Vec<Value>, left_out: u64, now: u64) -> Value {
+pub fn report(id: &str, name: &str, values: Vec<Value>, left_out: u64, now: u64) -> Value {
     json!({
         "@odata.id": alloc::format!("{REPORTS}/{id}"),
         "@odata.type": "#MetricReport.v1_5_2.MetricReport",
         "Id": id,
         "Name": name,
-        "ReportSequence": sequence.to_string(),
         "Timestamp": time(now),
         "MetricReportDefinition": { "@odata.id": alloc::format!("/redfish/v1/TelemetryService/MetricReportDefinitions/{id}") },
         "MetricValues": values,
