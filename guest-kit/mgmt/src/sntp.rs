@@ -102,7 +102,7 @@ fn read(message: &[u8], random: u64) -> Option<u64> {
     // The count begins anew in 2036.
     let seconds = if seconds < 1 << 31 { seconds + (1 << 32) } else { seconds };
     let seconds = seconds.checked_sub(EPOCH).filter(|seconds| (EARLIEST..LATEST).contains(seconds))?;
-    (is_good && repeats).then_some(seconds * 1_000_000_000 + (part * 1_000_000_000 >> 32))
+    (is_good && repeats).then_some(seconds * 1_000_000_000 + ((part * 1_000_000_000) >> 32))
 }
 
 #[cfg(test)]

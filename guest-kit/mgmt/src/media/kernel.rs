@@ -48,7 +48,9 @@ const SECTOR: u64 = 2048;
 /// The longest configuration that is looked at, in bytes.
 const MAX_CONFIGURATION: u64 = 64 << 10;
 /// How much of a medium is read to find something: its directories are what it says they are.
-const MAX_LOOKS: u64 = 32 << 20;
+const MAX_LOOKS: u64 = 1 << 20;
+/// The largest directory, in bytes: it is read whole.
+const MAX_DIRECTORY: usize = 256 << 10;
 
 /// What was found, as images of their own that go when nobody uses them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +110,9 @@ fn find(iso: &IsoImage<Reader<'_>>, path: &str) -> Option<Extents> {
     let mut directory: DirectoryRef = iso.root_dir().dir_ref();
     let mut names = path.split('/').filter(|name| !name.is_empty()).peekable();
     while let Some(name) = names.next() {
+        if directory.size > MAX_DIRECTORY {
+            return None;
+        }
         let entries = iso.open_dir(directory).read_entries().ok()?;
         let entry = entries.into_iter().find(|entry| !entry.is_special() && entry.matches_name(name))?;
         if names.peek().is_some() {
@@ -237,4 +242,150 @@ pub fn extract(hypervisor: &mut dyn Hypervisor, medium: &ImageInfo, now: u64) ->
         CONFIGURATIONS[0], PLACES[0].0
     );
     Err(Failure::because(409, &why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+    use crate::hypervisor;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    /// Returns a directory's record of a file or directory (ECMA-119 section 9.1).
+    fn record(name: &[u8], sector: usize, length: usize, is_directory: bool) -> Vec<u8> {
+        let both = |number: usize| [(number as u32).to_le_bytes(), (number as u32).to_be_bytes()].concat();
+        let flags = [0, 0, 0, 0, 0, 0, 0, if is_directory { 2 } else { 0 }, 0, 0, 1, 0, 0, 1, name.len() as u8];
+        let mut record = [&[0, 0][..], &both(sector), &both(length), &flags, name].concat();
+        record.resize(record.len().next_multiple_of(2), 0);
+        record[0] = record.len() as u8;
+        record
+    }
+
+    /// Returns a medium with these files.
+    fn iso(content: &[(&str, &[u8])]) -> Vec<u8> {
+        const BYTES: usize = SECTOR as usize;
+        let parent = |path: &str| -> String { path.rsplit_once('/').map_or("", |(parent, _)| parent).into() };
+        let mut directories = BTreeSet::from([String::new()]);
+        for (path, _) in content {
+            let mut path = parent(path);
+            while directories.insert(path.clone()) {
+                path = parent(&path);
+            }
+        }
+        let sector_of = |path: &str| 18 + directories.iter().position(|known| known == path).unwrap();
+        let mut bytes = vec![0; BYTES * (18 + directories.len())];
+        let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_uppercase().into_bytes();
+        let mut children: Vec<(String, Vec<u8>)> = Vec::new();
+        for path in directories.iter().filter(|path| !path.is_empty()) {
+            children.push((parent(path), record(&name(path), sector_of(path), BYTES, true)));
+        }
+        for (path, contents) in content {
+            let name = [&name(path)[..], b";1"].concat();
+            children.push((parent(path), record(&name, bytes.len() / BYTES, contents.len(), false)));
+            bytes.extend_from_slice(contents);
+            bytes.resize(bytes.len().next_multiple_of(BYTES), 0);
+        }
+        for path in &directories {
+            let (own, above) = (sector_of(path), sector_of(&parent(path)));
+            let dots = [record(&[0], own, BYTES, true), record(&[1], above, BYTES, true)];
+            let all = dots.iter().chain(children.iter().filter(|(at, _)| at == path).map(|(_, record)| record));
+            let all = all.cloned().collect::<Vec<_>>().concat();
+            bytes[own * BYTES..][..all.len()].copy_from_slice(&all);
+        }
+        let sectors = (bytes.len() / BYTES) as u32;
+        let descriptor = &mut bytes[16 * BYTES..18 * BYTES];
+        descriptor[..7].copy_from_slice(b"\x01CD001\x01");
+        descriptor[80..84].copy_from_slice(&sectors.to_le_bytes());
+        descriptor[84..88].copy_from_slice(&sectors.to_be_bytes());
+        for at in [120, 124] {
+            descriptor[at..at + 4].copy_from_slice(&[1, 0, 0, 1]);
+        }
+        descriptor[128..132].copy_from_slice(&[0, 8, 8, 0]);
+        descriptor[156..190].copy_from_slice(&record(&[0], 18, BYTES, true));
+        descriptor[881] = 1;
+        descriptor[BYTES..BYTES + 7].copy_from_slice(b"\xffCD001\x01");
+        bytes
+    }
+
+    fn medium(fake: &mut Fake, bytes: &[u8]) -> ImageInfo {
+        let id = fake.create_image(bytes.len() as u64, &Label::new(Kind::Raw, "cd", 0).bytes()).unwrap();
+        for (index, piece) in bytes.chunks(MAX_COPY as usize).enumerate() {
+            fake.write_image(id, index as u64 * MAX_COPY, piece).unwrap();
+        }
+        fake.finish_image(id).unwrap();
+        hypervisor::image(fake, id).unwrap()
+    }
+
+    fn bytes(fake: &Fake, id: u64) -> Vec<u8> {
+        let info = hypervisor::image(fake, id).unwrap();
+        let mut bytes = vec![0; info.size.get() as usize];
+        assert!(Stored::new(fake, &info).read(0, &mut bytes));
+        bytes
+    }
+
+    const GRUB: &str = "set timeout=5\nmenuentry 'Install' {\n  set gfx=1\n  linux /install.a64/vmlinuz-6.1 --- quiet root=$r x=1\n  \
+        initrd /install.a64/initrd.gz\n}\nmenuentry 'Other' {\n linux /other\n}\n";
+
+    #[test]
+    fn the_first_entry_of_a_boot_loader_is_what_starts() {
+        let kernel: Vec<u8> = (0..70_000).map(|at| (at / 5) as u8).collect();
+        let content: [(&str, &[u8]); 3] = [
+            ("boot/grub/grub.cfg", GRUB.as_bytes()),
+            ("install.a64/vmlinuz-6.1", &kernel),
+            ("install.a64/initrd.gz", b"initrd"),
+        ];
+        let mut fake = Fake::default();
+        let medium = medium(&mut fake, &iso(&content));
+        let found = extract(&mut fake, &medium, 0).unwrap();
+        assert_eq!(found.command_line, "--- quiet x=1");
+        assert_eq!(bytes(&fake, found.kernel), kernel);
+        assert_eq!(bytes(&fake, found.initrd.unwrap()), b"initrd");
+    }
+
+    #[test]
+    fn without_a_boot_loader_a_kernel_is_where_distributions_have_it() {
+        let mut fake = Fake::default();
+        let content: [(&str, &[u8]); 2] = [("casper/vmlinuz", b"kernel"), ("casper/initrd", b"initrd")];
+        let medium = medium(&mut fake, &iso(&content));
+        let found = extract(&mut fake, &medium, 0).unwrap();
+        assert_eq!((bytes(&fake, found.kernel), found.command_line), (b"kernel".to_vec(), String::new()));
+    }
+
+    #[test]
+    fn a_medium_may_be_a_kernel_itself_or_nothing() {
+        let mut fake = Fake::default();
+        let head = [&b"MZ"[..], &[0; 14], &0x10_0000u64.to_le_bytes(), &[0; 32], b"ARM\x64", &[0; 900]].concat();
+        let kernel = medium(&mut fake, &head);
+        assert_eq!(extract(&mut fake, &kernel, 0).unwrap().kernel, kernel.id.get());
+        for nothing in [&[0; 40_000][..], b"x", &iso(&[("readme.txt", b"hello")])] {
+            let medium = medium(&mut fake, nothing);
+            assert_eq!(extract(&mut fake, &medium, 0).unwrap_err().status, 409);
+        }
+        assert_eq!(hypervisor::images(&fake).count(), 4, "nothing is left of it");
+    }
+
+    #[test]
+    fn an_entry_is_read_as_its_boot_loader_would() {
+        let entry = |text: &'static str| first_entry(text);
+        assert_eq!(entry("linux /k a b\ninitrd /i"), Some(("/k", "a b".into(), Some("/i"))));
+        assert_eq!(entry("linux /k\n}\nmenuentry x {\ninitrd /i"), Some(("/k", "".into(), None)));
+        assert_eq!(entry("linux ($root)/k\nlinux /l"), Some(("/l", "".into(), None)));
+        assert_eq!(entry("# nothing"), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_medium_is_borne(changes in proptest::collection::vec((0usize..60_000, any::<u8>()), 1..20), cut in 0usize..70_000) {
+            let mut bytes = iso(&[("boot/grub/grub.cfg", GRUB.as_bytes()), ("install.a64/vmlinuz-6.1", b"k")]);
+            bytes.truncate(70_000);
+            changes.iter().for_each(|&(at, byte)| if let Some(place) = bytes.get_mut(at) { *place = byte });
+            bytes.truncate(cut.max(1));
+            let mut fake = Fake::default();
+            let medium = medium(&mut fake, &bytes);
+            let _ = extract(&mut fake, &medium, 0);
+        }
+    }
 }

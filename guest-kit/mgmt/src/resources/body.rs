@@ -240,6 +240,33 @@ impl Body {
         })
     }
 
+    /// Takes a list of texts that fit, at most so many, in place of what is there: null removes what is at its place, an empty
+    /// object leaves it as it is (DSP0266).
+    pub fn texts_over(
+        &mut self,
+        name: &str,
+        most: usize,
+        there: &[String],
+        fits: impl Fn(&str) -> bool,
+    ) -> Option<Vec<String>> {
+        self.take(name, |value| {
+            let mut texts = Vec::new();
+            for (index, item) in value.as_array().ok_or("type")?.iter().enumerate() {
+                match item {
+                    Value::Null => {}
+                    Value::Object(nothing) if nothing.is_empty() => texts.extend(there.get(index).cloned()),
+                    item => texts.push(item.as_str().filter(|text| fits(text)).ok_or("format")?.to_string()),
+                }
+            }
+            if texts.len() <= most { Ok(texts) } else { Err("format") }
+        })
+    }
+
+    /// Returns true if nothing was said here: what is there stays as it is.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// Takes a link.
     pub fn link(&mut self, name: &str) -> Option<String> {
         self.take(name, |value| link(value).ok_or("type"))

@@ -82,9 +82,10 @@ pub fn protocol(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 pub fn patch_protocol(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let mut body = Body::of_resource(call.request)?;
     let name = body.text("HostName", |text| is_host_name(text) && !text.contains('.'));
+    let there = call.appliance.settings().time_servers.clone();
     let ntp = body.inside("NTP", |body| {
         let is_server = |text: &str| is_host_name(text) || text.parse::<IpAddr>().is_ok();
-        (body.flag("ProtocolEnabled"), body.texts("NTPServers", SERVERS, is_server))
+        (body.flag("ProtocolEnabled"), body.texts_over("NTPServers", SERVERS, &there, is_server))
     });
     let ignored = body.finish_change()?;
     let (is_enabled, servers) = ntp.unwrap_or_default();
@@ -185,13 +186,20 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     }
     let mut body = Body::of_resource(call.request)?;
     let dhcp = body.inside("DHCPv4", |body| body.flag("DHCPEnabled")).flatten();
+    let now = call.appliance.settings();
     let ipv4 = body.each("IPv4StaticAddresses", 1, |body| {
+        if body.is_empty() {
+            return now.ipv4;
+        }
         let read = |text: &str| text.parse::<Ipv4Addr>().ok().filter(|address| is_host(*address));
         let (address, prefix) = (body.needed_parsed("Address", read), body.needed_parsed("SubnetMask", read_mask));
         let gateway = body.parsed("Gateway", read);
         address.zip(prefix).map(|(address, prefix)| Set { address, prefix, gateway })
     });
     let ipv6 = body.each("IPv6StaticAddresses", 1, |body| {
+        if body.is_empty() {
+            return now.ipv6;
+        }
         let is_host =
             |address: &Ipv6Addr| !address.is_unspecified() && !address.is_multicast() && !address.is_loopback();
         let address = body.needed_parsed("Address", |text| text.parse::<Ipv6Addr>().ok().filter(is_host));
@@ -200,10 +208,10 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         // The range above fits.
         address.zip(prefix).map(|(address, prefix)| Set { address, prefix: prefix as u8, gateway: None })
     });
-    let servers = body.texts("StaticNameServers", SERVERS, |text| text.parse::<IpAddr>().is_ok());
+    let there: Vec<String> = now.name_servers.iter().map(ToString::to_string).collect();
+    let servers = body.texts_over("StaticNameServers", SERVERS, &there, |text| text.parse::<IpAddr>().is_ok());
     let name = body.text("FQDN", is_host_name);
     let host_name = body.text("HostName", |text| is_host_name(text) && !text.contains('.'));
-    let now = call.appliance.settings();
     let has_address = ipv4.as_ref().map_or(now.ipv4.is_some(), |all| !all.is_empty());
     if dhcp == Some(false) && !has_address {
         body.refuse("DHCPv4/DHCPEnabled", "Without DHCP there has to be an address in IPv4StaticAddresses.");
@@ -297,6 +305,9 @@ mod tests {
             (status, &protocol["NTP"]["NTPServers"][1], &protocol["HostName"]),
             (200, &json!("10.0.0.1"), &json!("b"))
         );
+        let servers = |answer: (u16, serde_json::Value)| answer.1["NTP"]["NTPServers"].clone();
+        assert_eq!(servers(patch(r#"{"NTP":{"NTPServers":[{},"c"]}}"#)), json!(["time.example.org", "c"]));
+        assert_eq!(servers(patch(r#"{"NTP":{"NTPServers":[null,{}]}}"#)), json!(["c"]));
         assert_eq!(patch(r#"{"NTP":{"NTPServers":["a b"]}}"#).0, 400);
         assert_eq!(patch(r#"{"HostName":"a.b"}"#).0, 400);
     }
