@@ -121,7 +121,7 @@ fn first_member(api: &Api) {
     let vm = first.expect("an identifier").to_string();
     for (kind, state) in [("ForceOff", "Off"), ("On", "On")] {
         let action = format!("/redfish/v1/Systems/{vm}/Actions/ComputerSystem.Reset");
-        api.post(&action, &json!({ "Action": "Reset", "ResetType": kind }));
+        api.post(&action, &json!({ "Action": "Reset", "ResetType": kind })).is(204);
         assert_eq!(power(api, &vm), state, "{kind}");
     }
 }

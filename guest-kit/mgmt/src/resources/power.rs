@@ -4,7 +4,7 @@ use salp_hvc::calls::{STATE_FROZEN, STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING, V
 use salp_hvc::status;
 
 use super::body::Body;
-use super::fields::{Field, Shape, needed};
+use super::fields::{Field, Shape, field, needed};
 use super::systems::{act, find, path};
 use super::{Call, Outcome, media};
 use crate::hypervisor::{Answer, Hypervisor, Refused, Signal};
@@ -57,12 +57,16 @@ pub const RESET_TYPES: [&str; RESETS.len()] = {
 };
 
 /// What a change of power is told.
-pub const RESET: &[Field] = &[needed("ResetType", Shape::Word(&RESET_TYPES))];
+pub const RESET: &[Field] = &[needed("ResetType", Shape::Word(&RESET_TYPES)), field("Action", Shape::Word(&ACTIONS))];
+
+/// MAAS says once more which action it is.
+const ACTIONS: [&str; 1] = ["Reset"];
 
 /// Changes a VM's power.
 pub fn reset(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let mut body = Body::of_action(call.request, "ComputerSystem.Reset")?;
     let kind = body.needed_word("ResetType", &RESET_TYPES);
+    body.word("Action", &ACTIONS);
     body.finish()?;
     let kind = kind.unwrap_or_default();
     let info = find(call)?;
@@ -151,7 +155,7 @@ mod tests {
     fn pausing_and_resuming_follow_each_other() {
         let mut client = Client::new(Role::Operator);
         let reset = "/redfish/v1/Systems/2/Actions/ComputerSystem.Reset";
-        assert_eq!(client.post(reset, r#"{"ResetType":"Pause"}"#).status, 204);
+        assert_eq!(client.post(reset, r#"{"Action":"Reset","ResetType":"Pause"}"#).status, 204);
         assert_eq!(client.read("/redfish/v1/Systems/2")["PowerState"], "Paused");
         assert_eq!(client.post(reset, r#"{"ResetType":"Pause"}"#).status, 409);
         assert_eq!(client.post(reset, r#"{"ResetType":"Resume"}"#).status, 204);
