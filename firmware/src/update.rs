@@ -17,7 +17,7 @@ use salp_core::keys::Keys;
 use salp_core::store::{KEYS, Store};
 use salp_core::update::{MAX_STEP, UpdateError, Updater};
 use salp_hvc::status;
-use salp_hvc::update::{FORMATS, PHASE_NONE, UpdateInfo};
+use salp_hvc::update::{FORMATS, PHASE_NONE, UpdateInfo, layout};
 use salp_hw::boot;
 use salp_hw::cfi::Nor;
 use salp_hw::lock::Mutex;
@@ -45,7 +45,12 @@ const STEPS: usize = 8;
 fn chip() -> &'static Mutex<Chip> {
     static CHIP: Once<&'static Mutex<Chip>> = Once::new();
     CHIP.call_once(|| {
-        let chip = boot::get().keep(const { Mutex::new(Chip { flash: None, updater: None, store: Store::EMPTY }) });
+        let chip = boot::get().keep(
+            const {
+                let store = Store::new(layout::STORE, layout::STORE_SIZE);
+                Mutex::new(Chip { flash: None, updater: None, store })
+            },
+        );
         chip.lock().flash = boot::flash();
         chip
     })

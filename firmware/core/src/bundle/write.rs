@@ -45,10 +45,10 @@ impl From<Error<EndOfSlice>> for Full {
 type Writer<'a, 'b> = Encoder<&'a mut Cursor<&'b mut [u8]>>;
 
 /// Writes into `buffer`, and returns what was written.
-fn filled<'b>(
-    buffer: &'b mut [u8],
+fn filled(
+    buffer: &mut [u8],
     fill: impl FnOnce(&mut Writer<'_, '_>) -> Result<(), Error<EndOfSlice>>,
-) -> Result<&'b [u8], Full> {
+) -> Result<&[u8], Full> {
     let mut cursor = Cursor::new(&mut *buffer);
     fill(&mut Encoder::new(&mut cursor))?;
     let length = cursor.position();

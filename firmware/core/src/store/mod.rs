@@ -11,7 +11,6 @@
 
 use crate::digest;
 use crate::flash::{Flash, PAGE, Progress, Worn};
-use salp_hvc::update::layout;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -134,6 +133,9 @@ enum Work {
 
 /// The store.
 pub struct Store {
+    /// Where the halves are in the flash, and how large each is, in bytes: room for all records at once, and more.
+    halves: [u64; 2],
+    size: u64,
     /// Which half counts, and its number.
     half: usize,
     generation: u64,
@@ -164,26 +166,30 @@ pub enum StoreError {
 }
 
 impl Store {
-    /// An empty one: it is large, and so made in place.
-    pub const EMPTY: Self = Self {
-        half: 0,
-        generation: 0,
-        index: [Place { at: 0, size: 0 }; KEYS],
-        end: 0,
-        erased: 0,
-        // A half without a header is not written to: the first record moves to the other.
-        is_torn: true,
-        work: Work::Nothing,
-        moved: [Place { at: 0, size: 0 }; KEYS],
-        buffer: [0; MAX + ENTRY + ALIGN as usize],
-        filled: 0,
-        written: 0,
-        waiting: None,
-    };
+    /// Returns an empty one with these halves.
+    pub const fn new(halves: [u64; 2], size: u64) -> Self {
+        Self {
+            halves,
+            size,
+            half: 0,
+            generation: 0,
+            index: [Place { at: 0, size: 0 }; KEYS],
+            end: 0,
+            erased: 0,
+            // A half without a header is not written to: the first record moves to the other.
+            is_torn: true,
+            work: Work::Nothing,
+            moved: [Place { at: 0, size: 0 }; KEYS],
+            buffer: [0; MAX + ENTRY + ALIGN as usize],
+            filled: 0,
+            written: 0,
+            waiting: None,
+        }
+    }
 
     /// Reads the log into an empty store. One that is not there is empty.
     pub fn load(&mut self, flash: &impl Flash) {
-        let generations = layout::STORE.map(|at| Header::read(flash, at));
+        let generations = self.halves.map(|at| Header::read(flash, at));
         self.half = usize::from(generations[1] > generations[0]);
         if let Some(generation) = generations.into_iter().flatten().max() {
             self.generation = generation;
@@ -192,11 +198,11 @@ impl Store {
     }
 
     fn base(&self) -> u64 {
-        layout::STORE[self.half % 2]
+        self.halves[self.half % 2]
     }
 
     fn limit(&self) -> u64 {
-        self.base() + layout::STORE_SIZE
+        self.base() + self.size
     }
 
     /// Finds the last record of each key, and the end.
@@ -257,9 +263,7 @@ impl Store {
         }
         let bytes = self.buffer.get_mut(ENTRY..ENTRY + size).filter(|_| key < KEYS && size <= MAX);
         fill(bytes.ok_or(StoreError::Invalid)?);
-        let live = self.index.iter().map(|place| room(place.size)).sum::<u64>();
         if self.is_torn || self.end + room(size) > self.limit() {
-            debug_assert!(live + room(MAX) < layout::STORE_SIZE - PAGE as u64);
             self.waiting = Some((key, size));
             self.begin_moving();
         } else {

@@ -5,13 +5,15 @@ use std::vec;
 use std::vec::Vec;
 
 const BLOCK: u64 = 4096;
+const HALF: u64 = 32 * BLOCK;
+const HALVES: [u64; 2] = [0, HALF];
 
 fn fresh() -> Simulated {
-    Simulated::new(layout::SIZE, BLOCK)
+    Simulated::new(2 * HALF, BLOCK)
 }
 
 fn open(flash: &Simulated) -> Store {
-    let mut store = Store::EMPTY;
+    let mut store = Store::new(HALVES, HALF);
     store.load(flash);
     store
 }
@@ -72,7 +74,7 @@ fn a_full_half_gives_way_to_the_other_and_nothing_is_lost() {
     let mut flash = fresh();
     let mut store = open(&flash);
     put(&mut store, &mut flash, 0, b"for ever");
-    let rounds = 2 * layout::STORE_SIZE as usize / MAX + 10;
+    let rounds = 2 * HALF as usize / MAX + 10;
     for round in 0..rounds {
         put(&mut store, &mut flash, 1 + round % 3, &[round as u8; MAX]);
     }
@@ -158,7 +160,7 @@ proptest! {
         let mut flash = fresh();
         let mut store = open(&flash);
         put(&mut store, &mut flash, 2, b"two");
-        let start = layout::STORE[store.half] as usize + at;
+        let start = HALVES[store.half] as usize + at;
         flash.bytes[start..start + bytes.len()].copy_from_slice(&bytes);
         let store = open(&flash);
         (0..KEYS).for_each(|key| assert!(get(&store, &flash, key).len() <= MAX));
