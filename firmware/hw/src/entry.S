@@ -69,8 +69,9 @@ first_cpu:
     add     x7, x21, #(3 * 4096)
     orr     x4, x7, #TABLE
     str     x4, [x3]
-    orr     x4, x22, x6                 // the image starts at a multiple of 2 MiB, and is no larger
-    str     x4, [x7]
+    orr     x4, x22, x6                 // the image starts at a multiple of 2 MiB, and has two of them
+    add     x5, x4, #(2 << 20)
+    stp     x4, x5, [x7]
 
     dmb     sy
     mov     x2, x21

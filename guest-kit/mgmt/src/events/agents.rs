@@ -15,7 +15,8 @@ const PERIOD: u64 = 2;
 /// What was seen last.
 #[derive(Debug, Default)]
 pub struct Agents {
-    lives: BTreeMap<u64, Life>,
+    /// None before the first look: what was up then may have been told before this guest was taken back.
+    lives: Option<BTreeMap<u64, Life>>,
     looked: u64,
 }
 
@@ -29,7 +30,7 @@ impl Agents {
         let mut lives = BTreeMap::new();
         for info in hypervisor::all(hypervisor).filter(|info| info.state.get() != STATE_SNAPSHOT) {
             let (vm, life) = (info.id.get(), agent::life(hypervisor, &info));
-            let before = self.lives.get(&vm).copied().unwrap_or_default();
+            let before = self.lives.as_ref().map_or(life, |lives| lives.get(&vm).copied().unwrap_or_default());
             for (was, is, keys) in [
                 (before.guest, life.guest, ["GuestSilent", "GuestUp"]),
                 (before.application, life.application, ["ApplicationDown", "ApplicationUp"]),
@@ -43,7 +44,7 @@ impl Agents {
                 lives.insert(vm, life);
             }
         }
-        self.lives = lives;
+        self.lives = Some(lives);
     }
 }
 
@@ -54,14 +55,14 @@ mod tests {
     use alloc::vec::Vec;
 
     #[test]
-    fn a_guest_that_comes_up_and_one_that_goes_are_told_once() {
+    fn a_guest_that_is_silent_from_now_on_is_told_once() {
         let (mut fake, mut journal, mut agents) = (Fake::default(), Journal::default(), Agents::default());
         agents.look(&mut journal, &fake, 10);
-        agents.look(&mut journal, &fake, 20);
         fake.stop(2).unwrap();
-        agents.look(&mut journal, &fake, 21);
+        agents.look(&mut journal, &fake, 11);
+        agents.look(&mut journal, &fake, 20);
         agents.look(&mut journal, &fake, 30);
         let told: Vec<_> = journal.since(1).1.map(|event| (event.time, event.entry.key)).collect();
-        assert_eq!(told, [(10, "GuestUp"), (10, "ApplicationUp"), (30, "GuestSilent"), (30, "ApplicationDown")]);
+        assert_eq!(told, [(20, "GuestSilent"), (20, "ApplicationDown")]);
     }
 }

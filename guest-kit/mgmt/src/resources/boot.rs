@@ -97,7 +97,7 @@ pub fn wish(body: &mut Body) -> Wish {
                 .word("BootSourceOverrideTarget", &names(&Target::ALL))
                 .and_then(|word| named(&Target::ALL, &word)),
             address: body.text("HttpBootUri", |text| text.is_empty() || Url::parse(text).is_some()),
-            is_cd_first: order.map(|order| order[0] == OPTIONS[1].0),
+            is_cd_first: order.map(|order| order.first().is_some_and(|first| first == OPTIONS[1].0)),
         }
     });
     wish.unwrap_or_default()
@@ -242,6 +242,7 @@ mod tests {
         assert_eq!(bad(r#"{"BootSourceOverrideMode":"Legacy"}"#), not_in_list);
         assert_eq!(bad(r#"{"BootOrder":["Cd","Cd"]}"#).0, 400);
         assert_eq!(bad(r#"{"BootOrder":["Cd"]}"#).0, 400);
+        assert_eq!(bad(r#"{"BootOrder":[]}"#).0, 400);
         assert_eq!(bad(r#"{"HttpBootUri":"ftp://x"}"#).0, 400);
     }
 
