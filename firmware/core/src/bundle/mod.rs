@@ -3,7 +3,7 @@
 //! has been found. Before: an upload, or a slot of the flash; after: [`crate::slots`].
 //!
 //! Commands of the manifest are compared, not interpreted: there is one way to install an image here, and a manifest that wants
-//! another is refused. [`write`](mod@write) is the other side, for whoever makes bundles.
+//! another is refused. `write` is the other side, for whoever makes bundles.
 
 mod write;
 

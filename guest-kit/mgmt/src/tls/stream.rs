@@ -198,7 +198,7 @@ mod tests {
             client.sent(count);
             server.drive(0, &mut service);
             let count = client.room().min(server.outgoing().len());
-            client.feed(&server.outgoing()[..count].to_vec());
+            client.feed(&server.outgoing()[..count]);
             server.sent(count, 0);
             client.drive();
             let most = read.len() + 5000;
