@@ -40,6 +40,14 @@ static EVENTS: Mutex<Events> = Mutex::new(Events { ring: Ring::EMPTY, waiters: h
 /// Somebody who waits has not been told yet.
 static IS_NEWS: AtomicBool = AtomicBool::new(false);
 
+/// Sets memory aside. Called once, before there are VMs.
+pub fn prepare() {
+    EVENTS.lock().ring.prepare(|| {
+        let frame = Store.with(|frames| frames.alloc(Kind::Hyp)).ok()?;
+        Some(Own::new(frame, [EventRecord::new_zeroed(); RECORDS]))
+    });
+}
+
 /// Tells what became of a VM.
 pub fn tell(vm: &Vm, kind: u32, detail: u32) {
     let event = EventRecord {
@@ -50,12 +58,8 @@ pub fn tell(vm: &Vm, kind: u32, detail: u32) {
         detail: detail.into(),
         name: *vm.full_name().padded(),
     };
-    let page = || {
-        let frame = Store.with(|frames| frames.alloc(Kind::Hyp)).ok()?;
-        Some(Own::new(frame, [EventRecord::new_zeroed(); RECORDS]))
-    };
     let mut events = EVENTS.lock();
-    events.ring.push(&event, page);
+    events.ring.push(&event);
     if !events.waiters.is_empty() {
         IS_NEWS.store(true, Ordering::Release);
     }

@@ -198,6 +198,7 @@ pub fn main(index: usize) -> ! {
     if index == 0 {
         machine.gic.lock().enable_shared(boot.board.uart.interrupt);
         monitor::init(machine);
+        events::prepare();
         net::uplink::init(machine);
         start_other_cpus(boot);
         start_vms(boot, machine);

@@ -244,6 +244,6 @@ fn an_agent_tells_of_its_guest_and_a_clone_s_tells_for_itself() {
     api.post(&reset, &json!({ "ResetType": "ForceOff" })).is(204);
     assert_eq!(shows(&api, &clone, |system| system["PowerState"] == "Off").get("HostName"), None);
     let events = api.get(&format!("{source}/LogServices/Events/Entries")).is(200).text();
-    assert!(events.contains("is guest up") && events.contains("is application up"), "{events}");
+    assert!(events.contains("Salp.1.0.GuestUp") && events.contains("Salp.1.0.ApplicationUp"), "{events}");
     machine.stop();
 }

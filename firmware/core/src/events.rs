@@ -39,16 +39,17 @@ const fn place(number: u64) -> (usize, usize) {
 }
 
 impl<P: DerefMut<Target = [EventRecord; RECORDS]>> Ring<P> {
-    /// Gives an event its number and puts it in place of the oldest one. If it needs a page, `take` is asked for one; the event is
-    /// lost if there is none.
-    pub fn push(&mut self, event: &EventRecord, take: impl FnOnce() -> Option<P>) {
+    /// Gives the ring its pages, as many as there are. Events that would be in others are lost.
+    pub fn prepare(&mut self, mut take: impl FnMut() -> Option<P>) {
+        self.pages.iter_mut().for_each(|page| *page = take());
+    }
+
+    /// Gives an event its number and puts it in place of the oldest one.
+    pub fn push(&mut self, event: &EventRecord) {
         self.last += 1;
         let (page, index) = place(self.last);
-        let Some(page) = self.pages.get_mut(page) else { return };
-        if page.is_none() {
-            *page = take();
-        }
-        if let Some(record) = page.as_deref_mut().and_then(|page| page.get_mut(index)) {
+        let page = self.pages.get_mut(page).and_then(Option::as_deref_mut);
+        if let Some(record) = page.and_then(|page| page.get_mut(index)) {
             *record = EventRecord { number: self.last.into(), ..*event };
         }
     }
@@ -80,9 +81,17 @@ mod tests {
 
     type Page = Box<[EventRecord; RECORDS]>;
 
-    fn push(ring: &mut Ring<Page>, vm: u64, has_memory: bool) {
-        let event = EventRecord { vm: vm.into(), ..EventRecord::new_zeroed() };
-        ring.push(&event, || has_memory.then(|| Box::new([EventRecord::new_zeroed(); RECORDS])));
+    fn ring(pages: usize) -> Ring<Page> {
+        let (mut ring, mut left) = (Ring::EMPTY, pages);
+        ring.prepare(|| {
+            left = left.checked_sub(1)?;
+            Some(Box::new([EventRecord::new_zeroed(); RECORDS]))
+        });
+        ring
+    }
+
+    fn push(ring: &mut Ring<Page>, vm: u64) {
+        ring.push(&EventRecord { vm: vm.into(), ..EventRecord::new_zeroed() });
     }
 
     fn read(ring: &Ring<Page>, from: u64, room: usize) -> (Vec<u64>, u64) {
@@ -93,9 +102,9 @@ mod tests {
 
     #[test]
     fn events_are_read_in_their_order_and_in_parts() {
-        let mut ring = Ring::EMPTY;
+        let mut ring = ring(PAGES);
         assert_eq!(read(&ring, 0, 4), (vec![], 1));
-        (1..=5).for_each(|vm| push(&mut ring, vm, true));
+        (1..=5).for_each(|vm| push(&mut ring, vm));
         assert_eq!(read(&ring, 0, 3), (vec![1, 2, 3], 4));
         assert_eq!(read(&ring, 4, 3), (vec![4, 5], 6));
         assert_eq!(read(&ring, 6, 3), (vec![], 6));
@@ -104,17 +113,18 @@ mod tests {
 
     #[test]
     fn what_was_lost_for_want_of_memory_is_missing() {
-        let mut ring = Ring::EMPTY;
-        push(&mut ring, 1, false);
-        push(&mut ring, 2, true);
-        assert_eq!(read(&ring, 1, 4), (vec![2], 3));
+        let mut ring = ring(1);
+        let most = RECORDS as u64;
+        (1..=most).for_each(|vm| push(&mut ring, vm));
+        // The first number is 1, the first place is for 0.
+        assert_eq!(read(&ring, most - 2, 4), (vec![most - 2, most - 1], most + 1));
     }
 
     proptest! {
         #[test]
         fn the_last_ones_are_there_however_many_there_were(count in 0u64..4000, from in 0u64..5000) {
-            let mut ring = Ring::EMPTY;
-            (1..=count).for_each(|vm| push(&mut ring, vm, true));
+            let mut ring = ring(PAGES);
+            (1..=count).for_each(|vm| push(&mut ring, vm));
             let (numbers, next) = read(&ring, from, 5000);
             prop_assert_eq!(next, count + 1);
             let oldest = from.max(count.saturating_sub(ROOM - 1)).max(1);
