@@ -291,17 +291,20 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         identity,
         source: birth.of,
         family: source.family,
-        own: source.own,
         kin: source.kin,
         counter_offset: source.counter_offset(),
         holds: birth.holds,
         // Kept until it starts: it may be copied first.
         freezer,
     };
-    let copy = frames.fill(Vm::put_together(machine, birth.place, &source.spec, parts));
+    let mut copy = frames.fill(Vm::put_together(machine, birth.place, &source.spec, parts));
     frames.give_back();
     images::count_user(&source.spec, true);
-    source.own.iter().for_each(|(own, _)| images::count_user(own, true));
+    if let Some((own, _)) = &source.own {
+        // Rare and large: it is copied only where there is one.
+        images::count_user(own, true);
+        copy.own = source.own;
+    }
     drive::was_copied(&copy);
     Ok(copy)
 }

@@ -200,8 +200,6 @@ pub struct Parts {
     pub source: u64,
     /// As said.
     pub family: u64,
-    /// What it is by itself, if not this: see [`Vm::own`].
-    pub own: Option<(VmSpec, bool)>,
     /// Where the members of the family are counted.
     pub kin: usize,
     /// What is subtracted from the counter.
@@ -357,7 +355,6 @@ impl Vm {
             identity,
             source: 0,
             family: place.id,
-            own: None,
             kin: 0,
             counter_offset: salp_hw::cpu::counter(),
             holds: match () {
@@ -411,7 +408,7 @@ impl Vm {
             kin: parts.kin,
             name: parts.identity.name,
             spec: *spec,
-            own: parts.own,
+            own: None,
             memory: Mutex::new(parts.memory),
             vgic: parts.vgic,
             power: Mutex::new(parts.power),

@@ -70,7 +70,7 @@ fn work(api: &Api) -> u64 {
     let manager = api.get("/redfish/v1/Managers/salp").is(200).json();
     let figure =
         |name: &str| manager["Oem"]["Salp"]["Statistics"][name].as_u64().unwrap_or_else(|| panic!("{manager}"));
-    figure("UptimeNanoseconds") * figure("Processors") - figure("IdleNanoseconds")
+    figure("UptimeNanoseconds") * figure("Cpus") - figure("IdleNanoseconds")
 }
 
 #[test]
