@@ -225,6 +225,10 @@ fn everybody_may_over_the_network_what_is_published_and_nothing_else() {
             methods.as_object().expect("methods").iter().filter(|(name, _)| *name != "parameters")
         {
             let Some(privilege) = operation["x-redfish-privilege"].as_str() else { continue };
+            // What does not end is not read to its end.
+            if operation["responses"]["200"]["content"]["text/event-stream"].is_object() {
+                continue;
+            }
             let (method, fields) = (method.to_uppercase(), [("Content-Type", "application/json")]);
             let place = format!("{method} {path}");
             assert_eq!(stranger.send(&method, &path, &fields, []).status, 401, "{place}");

@@ -65,7 +65,7 @@ fn utilities(stock: &Stock, api: &Api, vm: &str) {
         assert_eq!(power(api, vm), state, "{kind}");
     }
     run("rf_sys_inventory.py", "");
-    assert!(run("rf_logs.py", "-m salp").contains("POST"));
+    assert!(run("rf_logs.py", "-m salp -l Audit").contains("POST"));
     run("rf_logs.py", &format!("-s {vm} -l Events"));
     run("rf_manager_config.py", "-m salp info");
     run("rf_certificates.py", "info");

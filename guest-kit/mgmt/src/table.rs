@@ -63,6 +63,8 @@ pub const ROUTE: Route = Route {
 pub const JSON: &str = "application/json";
 const XML: &str = "application/xml";
 const TEXT: &str = "text/plain";
+/// The media type of an answer that does not end.
+pub const EVENTS: &str = "text/event-stream";
 
 /// The greatest number of `{}` in a pattern.
 pub const MAX_VARIABLES: usize = 2;
@@ -365,6 +367,7 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/EventService/SSE",
         methods: &[(Get, Login, events::stream)],
         summary: "events as they come (SSE)",
+        media: &[EVENTS],
         ..ROUTE
     },
     Route {
