@@ -200,7 +200,9 @@ impl Setup {
         }
         let boot_set = (!vms.is_empty()).then(|| pack::pack(&vms).unwrap_or_else(|error| panic!("{error:#}")));
         let needed = pack::memory_needed(&vms, boot_set.as_deref().unwrap_or_default());
-        let mut options = vec!["idle=poweroff".to_string()];
+        // One that is managed may have all its VMs off.
+        let idle = self.management.is_none().then(|| "idle=poweroff".to_string());
+        let mut options: Vec<_> = idle.into_iter().collect();
         options.extend(self.attach.iter().map(|name| format!("attach={name}")));
         options.extend(self.option.clone());
         let payload = Payload::Firmware { image: image().bin.clone(), boot_set, options: options.join(" ") };

@@ -11,7 +11,7 @@ use salp_hvc::calls::{STATE_SNAPSHOT, VmInfo, state_word};
 use super::{Call, Outcome};
 use crate::hypervisor::{self, name_text};
 use crate::message::Failure;
-use crate::telemetry::figures::{FIGURES, Figure, Read};
+use crate::telemetry::figures::{FIGURES, Figure, NANOSECONDS, Read};
 
 /// The media type of OpenMetrics.
 pub const OPEN_METRICS: &str = "application/openmetrics-text";
@@ -29,13 +29,14 @@ struct Text {
 }
 
 impl Text {
-    /// Writes the head of a family, and returns the name of its samples; what is counted in bytes says so.
+    /// Writes the head of a family, and returns the name of its samples; what is counted in bytes or seconds says so.
     fn family(&mut self, name: &str, kind: &str, help: &str) -> String {
         let samples = if kind == "counter" { format!("{name}_total") } else { name.into() };
         let name = if self.is_open { name } else { &samples };
-        if self.is_open && name.ends_with("_bytes") {
+        let unit = ["bytes", "seconds"].into_iter().find(|unit| name.ends_with(unit));
+        if let Some(unit) = unit.filter(|_| self.is_open) {
             // A string takes everything.
-            let _ = writeln!(self.text, "# UNIT {name} bytes");
+            let _ = writeln!(self.text, "# UNIT {name} {unit}");
         }
         let _ = write!(self.text, "# TYPE {name} {kind}\n# HELP {name} {help}\n");
         samples
@@ -49,6 +50,16 @@ impl Text {
 
     fn sample(&mut self, name: &str, labels: &str, value: u64) {
         let _ = writeln!(self.text, "{name}{labels} {value}");
+    }
+
+    /// Writes a sample of a figure: seconds, where it is in nanoseconds.
+    fn figure(&mut self, name: &str, labels: &str, figure: &Figure, value: u64) {
+        if figure.unit == NANOSECONDS {
+            let (seconds, rest) = (value / 1_000_000_000, value % 1_000_000_000);
+            let _ = writeln!(self.text, "{name}{labels} {seconds}.{rest:09}");
+        } else {
+            self.sample(name, labels, value);
+        }
     }
 
     fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
@@ -67,7 +78,7 @@ pub fn metrics(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         let samples = text.figures(&figures[0]);
         for figure in figures {
             let labels = if figure.label.is_empty() { "".into() } else { format!("{{use=\"{}\"}}", figure.label) };
-            text.sample(&samples, &labels, figure.of_machine(&machine).unwrap_or_default());
+            text.figure(&samples, &labels, figure, figure.of_machine(&machine).unwrap_or_default());
         }
     }
     text.one("salp_api_requests", "counter", "Requests to the management endpoint.", call.requests);
@@ -89,7 +100,7 @@ pub fn metrics(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         for (labels, info) in &vms {
             // One that has just gone has no NICs.
             if let Ok(value) = figures[0].of_vm(call.hypervisor, info) {
-                text.sample(&samples, &format!("{{{labels}}}"), value);
+                text.figure(&samples, &format!("{{{labels}}}"), &figures[0], value);
             }
         }
     }
@@ -135,7 +146,7 @@ mod tests {
                     let suffix = if kinds[&family] == "counter" { counted } else { "" };
                     let name = line.split(['{', ' ']).next().unwrap();
                     assert_eq!(name, format!("{family}{suffix}"), "{line}");
-                    assert!(line.rsplit(' ').next().unwrap().parse::<u64>().is_ok(), "{line}");
+                    assert!(line.rsplit(' ').next().unwrap().parse::<f64>().is_ok(), "{line}");
                 }
             }
             assert!(body.contains("salp_vm_state{id=\"2\",name=\"web\",state=\"running\"} 1"), "{body}");

@@ -31,7 +31,7 @@ pub enum Read {
 pub struct Figure {
     /// Its identifier as a metric.
     pub id: &'static str,
-    /// The family of `/metrics` that it is in.
+    /// The family of `/metrics` that it is in; one in seconds is shown as such.
     pub family: &'static str,
     /// What tells it from others of the family.
     pub label: &'static str,
@@ -47,6 +47,8 @@ pub struct Figure {
 
 const BYTES: &str = "By";
 const ONES: &str = "{count}";
+/// The unit of times.
+pub const NANOSECONDS: &str = "ns";
 
 const fn gauge(
     id: &'static str,
@@ -92,15 +94,15 @@ pub const FIGURES: &[Figure] = &[
     gauge("MachineCpus", ("salp_cpus", ""), ONES, "CPUs of the machine.", Read::Machine(|info| info.cpus.get().into())),
     counter(
         "MachineUptimeNanoseconds",
-        "salp_uptime_nanoseconds",
-        "ns",
+        "salp_uptime_seconds",
+        NANOSECONDS,
         "Time since the hypervisor started.",
         Read::Machine(|info| info.uptime.get()),
     ),
     counter(
         "MachineIdleNanoseconds",
-        "salp_idle_nanoseconds",
-        "ns",
+        "salp_idle_seconds",
+        NANOSECONDS,
         "Time that CPUs had nothing to do, all together.",
         Read::Machine(|info| info.idle.get()),
     ),
@@ -121,15 +123,15 @@ pub const FIGURES: &[Figure] = &[
     gauge("SystemVcpus", ("salp_vm_vcpus", ""), ONES, "vCPUs of the VM.", Read::Vm(|info| info.vcpus.get().into())),
     counter(
         "SystemCpuNanoseconds",
-        "salp_vm_cpu_nanoseconds",
-        "ns",
+        "salp_vm_cpu_seconds",
+        NANOSECONDS,
         "Time that the VM's vCPUs ran.",
         Read::Usage(|usage| usage.ran),
     ),
     counter(
         "SystemStealNanoseconds",
-        "salp_vm_steal_nanoseconds",
-        "ns",
+        "salp_vm_steal_seconds",
+        NANOSECONDS,
         "Time that the VM's vCPUs waited for a CPU that they had to leave to others.",
         Read::Usage(|usage| usage.waited),
     ),
@@ -158,8 +160,8 @@ pub const FIGURES: &[Figure] = &[
     ),
     gauge(
         "SystemLastPauseNanoseconds",
-        ("salp_vm_last_pause_nanoseconds", ""),
-        "ns",
+        ("salp_vm_last_pause_seconds", ""),
+        NANOSECONDS,
         "How long the VM stood still for the last operation on it.",
         Read::Vm(|info| info.pause.get()),
     ),
