@@ -70,6 +70,8 @@ pub struct Machine {
     exit_when_idle: bool,
     families: AtomicUsize,
     running: AtomicUsize,
+    /// It was said that none of these is left.
+    has_said_so: AtomicBool,
     all_ended_well: AtomicBool,
     /// The counter when this began.
     pub started: u64,
@@ -261,6 +263,7 @@ fn first_cpu(boot: &'static Boot) {
         families: AtomicUsize::new(0),
         exit_when_idle: boot.board.option("idle") == Some("poweroff"),
         running: AtomicUsize::new(0),
+        has_said_so: AtomicBool::new(false),
         all_ended_well: AtomicBool::new(true),
         started: cpu::counter(),
         idle_ticks: AtomicU64::new(0),
@@ -546,7 +549,8 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
     if !matches!(fate, Fate::Off | Fate::Destroyed | Fate::Stopped) {
         machine.all_ended_well.store(false, Ordering::Relaxed);
     }
-    if machine.running.load(Ordering::Acquire) == 0 {
+    // Two that end at the same time both find that none is left.
+    if machine.running.load(Ordering::Acquire) == 0 && !machine.has_said_so.swap(true, Ordering::AcqRel) {
         let stats = Store.with(|frames| frames.stats());
         log!("all VMs are off, {} KiB in use by guests", (stats.frames(Kind::Guest) + stats.frames(Kind::Node)) * 4);
         machine.idle();
@@ -587,6 +591,7 @@ impl Machine {
         net::plug_in(vm);
         if counts(vm) {
             self.running.fetch_add(1, Ordering::Relaxed);
+            self.has_said_so.store(false, Ordering::Release);
         }
         self.want_merging();
     }
