@@ -10,7 +10,9 @@ use alloc::vec::Vec;
 use rustls::ClientConfig;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
+
+use super::secure::encode;
 
 /// The greatest record, with its head.
 const MAX_RECORD: usize = 16384 + 256 + 5;
@@ -116,19 +118,8 @@ impl Client {
                 }
                 true
             }
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                let at = self.outgoing.len();
-                let mut size = OVERHEAD;
-                loop {
-                    self.outgoing.resize(at + size, 0);
-                    match data.encode(&mut self.outgoing[at..]) {
-                        Ok(written) => break self.outgoing.truncate(at + written),
-                        Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
-                            size = required_size
-                        }
-                        Err(EncodeError::AlreadyEncoded) => break self.outgoing.truncate(at),
-                    }
-                }
+            Ok(ConnectionState::EncodeTlsData(data)) => {
+                encode(data, &mut self.outgoing);
                 true
             }
             Ok(ConnectionState::TransmitTlsData(data)) => {
