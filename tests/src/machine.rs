@@ -464,6 +464,15 @@ fn tail(text: &str) -> String {
     format!("---- the last lines of the console\n{}\n----", lines[lines.len().saturating_sub(TAIL)..].join("\n"))
 }
 
+impl Drop for Running {
+    /// Shows what a machine said of whose test something else has failed.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", tail(&self.console.text()));
+        }
+    }
+}
+
 /// The right to run a machine.
 #[derive(Debug)]
 struct Permit;
