@@ -18,12 +18,17 @@ pub const MAX_RESERVED: usize = 16;
 /// The greatest number of virtio devices that EL2 looks at.
 pub const MAX_VIRTIO: usize = 32;
 
+/// The greatest number of names of a board.
+pub const MAX_MODELS: usize = 4;
+
 /// A range of physical addresses, in bytes.
 pub type PhysRange = Range<u64>;
 
 /// What EL2 knows of the machine that it runs on.
 #[derive(Clone, Debug)]
 pub struct Board<'a> {
+    /// What the board is called, the most precise name first (`compatible` of the root).
+    pub models: Vec<&'a str, MAX_MODELS>,
     /// RAM, by bank.
     pub ram: Vec<PhysRange, MAX_BANKS>,
     /// Ranges of RAM that belong to somebody else: `/reserved-memory` and the memory reservation block.
@@ -47,6 +52,8 @@ pub struct Board<'a> {
     /// Places of virtio devices, in the order of the tree. Most are empty on a board that has a place for each device
     /// that it might get: the registers say.
     pub virtio: Vec<Virtio, MAX_VIRTIO>,
+    /// The first bank of NOR flash (binding `cfi-flash`), 32 bits wide, if there is one.
+    pub flash: Option<PhysRange>,
 }
 
 /// Where the interrupt controller is (binding `arm,gic-v3`).
@@ -129,6 +136,10 @@ impl<'a> Board<'a> {
             push_range(&mut found.reserved, start, reservation.size() as u64, "memory reservations")?;
         }
         let root = tree.find_node("/").ok_or(BoardError::Missing("root node"))?;
+        if let Some(names) = root.compatible() {
+            // Those for which there is no room say less and less.
+            found.models.extend(names.all().take(MAX_MODELS));
+        }
         for node in root.children() {
             found.visit(node)?;
         }
@@ -136,6 +147,7 @@ impl<'a> Board<'a> {
             return Err(BoardError::Missing("memory"));
         }
         Ok(Self {
+            models: found.models,
             ram: found.ram,
             reserved: found.reserved,
             cpus: found.cpus,
@@ -147,6 +159,7 @@ impl<'a> Board<'a> {
             seed: found.seed,
             rtc: found.rtc,
             virtio: found.virtio,
+            flash: found.flash,
         })
     }
 
@@ -161,6 +174,7 @@ impl<'a> Board<'a> {
 
 #[derive(Default)]
 struct Found<'a> {
+    models: Vec<&'a str, MAX_MODELS>,
     ram: Vec<PhysRange, MAX_BANKS>,
     reserved: Vec<PhysRange, MAX_RESERVED>,
     cpus: Vec<u64, MAX_CPUS>,
@@ -172,6 +186,7 @@ struct Found<'a> {
     seed: &'a [u8],
     rtc: Option<u64>,
     virtio: Vec<Virtio, MAX_VIRTIO>,
+    flash: Option<PhysRange>,
 }
 
 impl<'a> Found<'a> {
@@ -242,6 +257,10 @@ impl<'a> Found<'a> {
             self.uart = registers.zip(interrupt).map(|(registers, interrupt)| Uart { registers, interrupt });
         } else if self.rtc.is_none() && is("arm,pl031") {
             self.rtc = ranges(node).next().map(|(start, _)| start);
+        } else if self.flash.is_none() && is("cfi-flash") {
+            const WIDTH: u64 = 4;
+            let width = node.property("bank-width").and_then(|width| integer(width.value));
+            self.flash = ranges(node).next().and_then(to_range).filter(|_| width == Some(WIDTH));
         } else if is("virtio,mmio") {
             let registers = ranges(node).next().and_then(to_range);
             let interrupt = node.property("interrupts").and_then(|property| spi(property.value));

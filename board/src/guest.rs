@@ -11,7 +11,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
-use salp_hvc::bootset::{VIRTIO_BASE, VIRTIO_INTID, VIRTIO_SIZE};
+use salp_hvc::bootset::{DRIVE, VIRTIO_BASE, VIRTIO_INTID, VIRTIO_SIZE};
 use salp_hvc::device;
 use vm_fdt::FdtWriter;
 
@@ -116,7 +116,7 @@ pub struct Guest<'a> {
     pub bootargs: &'a str,
     /// Where the initial RAM disk lies, as guest physical addresses.
     pub initrd: Option<Range<u64>>,
-    /// How many virtio devices it has: at most [`MAX_VIRTIO`].
+    /// How many virtio devices it has besides its drive: at most [`DRIVE`].
     pub virtio: u32,
 }
 
@@ -305,9 +305,9 @@ fn power_button(tree: &mut FdtWriter) -> Result<(), GuestError> {
     Ok(())
 }
 
-/// Writes the nodes of virtio devices, as on `virt`.
+/// Writes the nodes of virtio devices, as on `virt`; the last one is the drive.
 fn virtio(tree: &mut FdtWriter, count: u32) -> Result<(), GuestError> {
-    for index in 0..count.min(MAX_VIRTIO) {
+    for index in (0..count.min(DRIVE)).chain([DRIVE]) {
         let at = VIRTIO_BASE + u64::from(index) * VIRTIO_SIZE;
         let node = tree.begin_node(&format!("virtio_mmio@{at:x}"))?;
         tree.property_string("compatible", "virtio,mmio")?;
@@ -411,6 +411,7 @@ mod tests {
         let second = fdt.find_node("/virtio_mmio@a000200").expect("a node");
         assert_eq!(second.property("interrupts").expect("interrupts").value, [0, 0, 0, 0, 0, 0, 0, 17, 0, 0, 0, 1]);
         assert!(fdt.find_node("/virtio_mmio@a000400").is_none());
+        assert!(fdt.find_node("/virtio_mmio@a000800").is_some(), "the drive");
     }
 
     #[test]

@@ -4,14 +4,19 @@
 //! bytes go both ways as they are, and nobody else's are shown. One key goes round these. Another one opens the monitor, where
 //! a person types commands; the same key leaves it.
 
-use crate::vm::Vm;
+use crate::vm::{Records, Vm};
 use crate::{commands, exits, machine};
 use core::fmt::{self, Write};
 use heapless::Deque;
+use salp_core::handover::Full;
 use salp_core::monitor::editor::{Editor, EditorEvent};
+use salp_core::ring::Ring;
+use salp_hvc::handover::{self, LOG_TEXT, kind};
+use salp_hw::boot;
 use salp_hw::lock::Mutex;
 use salp_hw::uart::Pl011;
 use spin::Once;
+use zerocopy::IntoBytes;
 
 /// Ctrl-^: shows the next VM's console, and after the last one the log.
 pub const SWITCH_KEY: u8 = 0x1e;
@@ -106,12 +111,66 @@ impl Write for Console {
     }
 }
 
-/// Writes a line of EL2's log.
+/// Writes a line of EL2's log, and keeps it with its time, in seconds since 1970, before it.
 pub fn write_log(text: fmt::Arguments<'_>) {
     let Some(console) = CONSOLE.get() else { return };
     let mut console = console.lock();
     console.fresh_line();
     let _ = write!(console, "salp| {text}\r\n");
+    let _ = writeln!(Kept(&mut kept().lock()), "{} {text}", machine::wall_clock());
+}
+
+/// How much of the log is kept, in bytes.
+pub const LOG: usize = 16 << 10;
+
+fn kept() -> &'static Mutex<Ring<LOG>> {
+    static KEPT: Once<&Mutex<Ring<LOG>>> = Once::new();
+    KEPT.call_once(|| boot::get().keep(const { Mutex::new(Ring::EMPTY) }))
+}
+
+struct Kept<'a>(&'a mut Ring<LOG>);
+
+impl Write for Kept<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.push(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Writes what a hand-over has of the log.
+///
+/// # Errors
+///
+/// There is no frame for it.
+pub fn write_records(out: &mut Records<'_>) -> Result<(), Full> {
+    let mut position = 0;
+    loop {
+        let mut log = handover::Log { used: 0, text: [0; LOG_TEXT] };
+        let (first, count, end) = read_log(position, &mut log.text);
+        log.used = count as u64;
+        out.write(kind::LOG, first, &[log.as_bytes()])?;
+        position = first + log.used;
+        if position >= end {
+            return Ok(());
+        }
+    }
+}
+
+/// Takes over a part of the log of before. What was kept so far that does not go on from there is given up.
+pub fn resume_log(position: u64, text: &[u8]) {
+    let mut kept = kept().lock();
+    if kept.end() != position {
+        kept.resume(position);
+    }
+    kept.push(text);
+}
+
+/// Reads what is kept of the log from this position on. Returns the position of the first byte, how many there were, and the
+/// position behind the last one written.
+pub fn read_log(position: u64, to: &mut [u8]) -> (u64, usize, u64) {
+    let kept = kept().lock();
+    let (first, count) = kept.read(position, to);
+    (first, count, kept.end())
 }
 
 /// Writes a line of EL2's log.

@@ -1,6 +1,7 @@
 //! What a guest asked for, carried out: core decides, this file moves the answer to where it belongs.
 
 use crate::console;
+use crate::drive;
 use crate::machine::{self, ENOUGH, Store};
 use crate::manage;
 use crate::merge;
@@ -10,6 +11,7 @@ use crate::vcpu::Resident;
 use crate::vm::{Fate, Freezer, Vm};
 use core::sync::atomic::Ordering;
 use salp_core::addr::{Ipa, Va};
+use salp_core::agent::{self, Agent};
 use salp_core::calls::psci::Wake;
 use salp_core::calls::{self, Action, Callee};
 use salp_core::context::Context;
@@ -21,6 +23,7 @@ use salp_core::exit::inject::{self, Cause, Source};
 use salp_core::exit::skip::{condition_holds, skip, skip_a64};
 use salp_core::exit::sysreg::{self, SysRegAction};
 use salp_core::exit::walk;
+use salp_core::frames::OutOfMemory;
 use salp_core::frames::{FrameStore, Kind};
 use salp_core::sched::VcpuRef;
 use salp_core::scrollback::PAGE;
@@ -195,6 +198,7 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
         Action::Return(value) => this.context.regs.x[0] = value,
         Action::Return4(values) => this.context.regs.x[..4].copy_from_slice(&values),
         Action::Return8(values) => this.context.regs.x[..8].copy_from_slice(&values),
+        Action::Report(from) => this.context.regs.x[0] = report(this.vm, from) as u64,
         Action::Freeze => {
             answer(this.context, Answer::of(status::OK));
             if !this.vm.freeze_by(Freezer::Call(this.index)) {
@@ -235,6 +239,19 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
         }
     }
     Next::Guest
+}
+
+/// Takes the report of the VM's agent out of its memory. Returns a status.
+fn report(vm: &Vm, from: Ipa) -> i64 {
+    let mut bytes = [0; agent::SIZE];
+    if let Err(status) = manage::read(vm, from, &mut bytes) {
+        return status;
+    }
+    match vm.hear_agent(|agent, teller, now| agent.report(&bytes, teller, now)) {
+        Ok(true) => status::OK,
+        Ok(false) => status::INVALID,
+        Err(OutOfMemory) => status::NO_MEMORY,
+    }
 }
 
 /// Sets the registers that a call of Salp's own returns.
@@ -361,6 +378,10 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
             // The store is still to come when the guest goes on.
             NicAccess::Again => return Some(Next::Guest),
         },
+        Device::Drive => match drive::access(this, offset, size, is_write.then_some(written)) {
+            NicAccess::Done(read) => value = read,
+            NicAccess::Again => return Some(Next::Guest),
+        },
         Device::Flash => value = u64::MAX,
         Device::Uart => value = uart(this, offset, size, is_write.then_some(written)),
         Device::Rtc => {
@@ -396,6 +417,13 @@ fn mmio(this: &mut Resident<'_>, ipa: Ipa, abort: DataAbort) -> Option<Next> {
             Some(guest::Command::Freeze) => {
                 // A store that is too late finds the VM frozen all the same.
                 vm.freeze_by(Freezer::Store(index));
+            }
+            // What cannot be kept, and nonsense, is ignored: the agent tells again.
+            Some(guest::Command::Stage(offset, word)) => {
+                let _ = vm.hear_agent(|agent, _, _| agent.stage(offset, word));
+            }
+            Some(guest::Command::Report) => {
+                let _ = vm.hear_agent(Agent::report_staged);
             }
             None => {}
         },

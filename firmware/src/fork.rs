@@ -4,6 +4,8 @@
 //!
 //! The source stands still only while its first copy is made; the others are copies of that copy, which has not started.
 
+use crate::drive;
+use crate::events;
 use crate::images;
 use crate::machine::{self, Machine, Store};
 use crate::net;
@@ -18,6 +20,7 @@ use salp_core::stage2::{AddressSpace, ForkError, RevertError};
 use salp_core::vgic::VcpuSet;
 use salp_hvc::calls::MAX_CLONES;
 use salp_hvc::device::GENERATION_INTID;
+use salp_hvc::events::{CREATED, SNAPSHOT};
 use salp_hvc::status;
 use salp_hw::lock::Mutex;
 use salp_hw::memory::Ram;
@@ -50,6 +53,24 @@ struct Birth<'a> {
     uuid: Option<[u8; 16]>,
     is_disconnected: bool,
     holds: u32,
+}
+
+impl Birth<'_> {
+    /// Returns what a copy is to be that keeps the state of a VM and does not run.
+    fn kept(source: &Vm, place: Place, name: Name, holds: u32) -> Self {
+        Self {
+            place,
+            name,
+            index: 0,
+            of: source.id,
+            epoch: source.identity.lock().epoch,
+            origin_runs_on: source.runs_on(),
+            config: &Config::EMPTY,
+            uuid: None,
+            is_disconnected: false,
+            holds,
+        }
+    }
 }
 
 /// Returns what the vCPUs of a VM that stands still would do.
@@ -109,6 +130,7 @@ pub fn clones(source: &Vm, spec: &CloneSpec, let_go: impl FnOnce()) -> Result<Ma
     }
     for (place, _) in places.iter() {
         if let Some(clone) = machine::slot(place.slot).read().as_deref() {
+            events::tell(clone, CREATED, clone.identity.lock().index);
             start(clone, &activities);
         }
     }
@@ -194,20 +216,12 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
     let place = machine::directory().lock().take(&name).map_err(|error| VmError::from(error).status())?;
     let activities = activities(source);
     let holds = hold::SNAPSHOT | source.control() & hold::FROZEN;
-    let birth = Birth {
-        place,
-        name,
-        index: 0,
-        of: source.id,
-        epoch: source.identity.lock().epoch,
-        origin_runs_on: source.runs_on(),
-        config: &Config::EMPTY,
-        uuid: None,
-        is_disconnected: false,
-        holds,
-    };
+    let birth = Birth::kept(source, place, name, holds);
     match copy(machine, source, &birth) {
-        Ok(snapshot) => machine.publish(snapshot),
+        Ok(snapshot) => {
+            events::tell(&snapshot, SNAPSHOT, 0);
+            machine.publish(snapshot);
+        }
         Err(error) => {
             machine::directory().lock().give_back(place.slot);
             return Err(error);
@@ -228,19 +242,9 @@ pub fn snapshot(source: &Vm, name: Name) -> Result<u64, i64> {
 ///
 /// A status; what was kept before is still there then.
 pub fn checkpoint(vm: &Vm) -> Result<(), i64> {
-    let birth = Birth {
-        // It is in no slot: nobody finds it but its VM, and it never runs.
-        place: Place { slot: vm.slot, id: 0 },
-        name: vm.full_name(),
-        index: 0,
-        of: vm.id,
-        epoch: vm.identity.lock().epoch,
-        origin_runs_on: vm.runs_on(),
-        config: &Config::EMPTY,
-        uuid: None,
-        is_disconnected: false,
-        holds: hold::SNAPSHOT,
-    };
+    // It is in no slot: nobody finds it but its VM, and it never runs.
+    let place = Place { slot: vm.slot, id: 0 };
+    let birth = Birth::kept(vm, place, vm.full_name(), hold::SNAPSHOT);
     let kept = copy(machine::get(), vm, &birth)?;
     vm.watch.replace_checkpoint(kept);
     if let Some(memory) = vm.memory.lock().as_mut() {
@@ -293,9 +297,15 @@ fn copy(machine: &Machine, source: &Vm, birth: &Birth<'_>) -> Result<Own<Vm>, i6
         // Kept until it starts: it may be copied first.
         freezer,
     };
-    let copy = frames.fill(Vm::put_together(machine, birth.place, &source.spec, parts));
+    let mut copy = frames.fill(Vm::put_together(machine, birth.place, &source.spec, parts));
     frames.give_back();
     images::count_user(&source.spec, true);
+    if let Some((own, _)) = &source.own {
+        // Rare and large: it is copied only where there is one.
+        images::count_user(own, true);
+        copy.own = source.own;
+    }
+    drive::was_copied(&copy);
     Ok(copy)
 }
 
@@ -414,7 +424,9 @@ fn restore(vm: &Vm, snapshot: &Vm) -> Result<VcpuSet, i64> {
     }
     *vm.vgic.lock() = snapshot.vgic.lock().clone();
     *vm.power.lock() = *snapshot.power.lock();
+    drive::empty(vm);
     vm.devices.lock().become_like(&snapshot.devices.lock());
+    drive::was_copied(vm);
     net::revert(vm, snapshot);
     vm.identity.lock().renew(&machine.seed());
     if vm.memory.lock().as_ref().is_some_and(|memory| memory.has_identity_page(&Ram)) {

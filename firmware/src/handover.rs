@@ -18,7 +18,7 @@ use crate::console::log;
 use crate::machine::{self, Store};
 use crate::monitor;
 use crate::operation::{self, Answer, Asker};
-use crate::{images, watch};
+use crate::{images, update, watch};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 pub use records::{Found, adopt_pool};
@@ -26,9 +26,10 @@ use salp_core::addr::Pa;
 use salp_core::frames::{FrameStore, Frames, Kind};
 use salp_core::sched::VcpuRef;
 use salp_hvc::handover::{
-    FAILED_REFUSED, FAILED_UNCONFIRMED, Header, MAGIC, OFFER, Offer, PAGE, ROOM, Side, VERSION, failure,
+    FAILED_REFUSED, FAILED_UNCONFIRMED, Header, IMAGE_ROOM, MAGIC, OFFER, Offer, PAGE, ROOM, STANDBY, Side, VERSION,
+    failure,
 };
-use salp_hvc::{packed, status};
+use salp_hvc::status;
 use salp_hw::handover::{self as hw, Head};
 use salp_hw::lock::{Mutex, relax};
 use salp_hw::{boot, cpu, gic};
@@ -99,21 +100,21 @@ pub fn begin() {
     cpu::send_event();
 }
 
-/// Replaces this image by the image with this identifier, or a fresh copy of its own if that is 0. Returns the answer if it is not
-/// done; else the asker gets it later.
+/// Replaces this image by another one, as [`salp_hvc::handover::HANDOVER`] says. Returns the answer if it is not done; else the
+/// asker gets it later.
 pub fn submit(image: u64, asker: Asker) -> Option<Answer> {
     let asker = match asker {
         Asker::Nobody => [0; 4],
         Asker::Monitor => [MONITOR, 0, 0, 0],
         Asker::Vcpu { vcpu, vm, life } => [vcpu.slot() as u64 + 1, vcpu.index() as u64, vm, life.into()],
     };
-    // One at a time: who asks meanwhile finds it there.
-    let mut wish = WISH.lock();
-    if wish.is_some() {
-        return Some(Answer::of(status::BUSY));
-    }
     if STATE.lock().trial.is_some() {
         return Some(Answer::of(status::WRONG_STATE));
+    }
+    // One at a time: who asks meanwhile finds it there.
+    let mut wish = WISH.lock();
+    if wish.is_some() || !update::is_idle() {
+        return Some(Answer::of(status::BUSY));
     }
     match prepare(image) {
         Ok((head, next)) => {
@@ -122,7 +123,7 @@ pub fn submit(image: u64, asker: Asker) -> Option<Answer> {
             want();
             None
         }
-        Err(error) => Some(Answer::of(error)),
+        Err(answer) => Some(answer),
     }
 }
 
@@ -133,25 +134,33 @@ fn want() {
 }
 
 /// Puts the next image where it will run. Returns a frame for the header, and the image's memory.
-fn prepare(image: u64) -> Result<(Head, Side), i64> {
-    let (block, room, frame) = Store.with(|frames| {
-        let block = frames.alloc_frames(Kind::Hyp).map_err(|_| status::NO_MEMORY)?;
-        let room = frames.alloc_frames(Kind::Hyp);
-        let frame = frames.alloc(Kind::Hyp);
-        match (room, frame) {
-            (Ok(room), Ok(frame)) => Ok((block, room, frame)),
-            (room, frame) => {
-                let whole = |at: Pa| at..Pa(at.0 + ROOM);
-                frames.give_up(whole(block));
-                room.into_iter().for_each(|room| frames.give_up(whole(room)));
-                frame.into_iter().for_each(|frame| frames.free(frame));
-                Err(status::NO_MEMORY)
+#[inline(never)] // It has pages on its stack.
+fn prepare(image: u64) -> Result<(Head, Side), Answer> {
+    let (block, room, frame) = Store
+        .with(|frames| {
+            let block = frames.alloc_blocks(Kind::Hyp, (IMAGE_ROOM / ROOM) as usize).map_err(|_| status::NO_MEMORY)?;
+            let room = frames.alloc_blocks(Kind::Hyp, 1);
+            let frame = frames.alloc(Kind::Hyp);
+            match (room, frame) {
+                (Ok(room), Ok(frame)) => Ok((block, room, frame)),
+                (room, frame) => {
+                    frames.give_up(block..Pa(block.0 + IMAGE_ROOM));
+                    room.into_iter().for_each(|room| frames.give_up(room..Pa(room.0 + ROOM)));
+                    frame.into_iter().for_each(|frame| frames.free(frame));
+                    Err(status::NO_MEMORY)
+                }
             }
-        }
-    })?;
+        })
+        .map_err(Answer::of)?;
     let next = boot::get().next_side(block, room);
-    let copied = if image == 0 { Ok(hw::copy_self(block)) } else { images::copy_out(image, block, ROOM) };
-    if let Err(error) = copied.and_then(|size| verify(block, size)) {
+    let copied = match image {
+        0 => Ok(hw::copy_self(block)),
+        STANDBY => update::load_standby(hw::image_memory(block)),
+        image => images::size(image)
+            .map_err(Answer::of)
+            .and_then(|size| update::load(&|at, to| images::read(image, size, at, to), hw::image_memory(block))),
+    };
+    if let Err(error) = copied.and_then(|size| verify(block, size).map_err(Answer::of)) {
         Store.with(|frames| {
             give_up(frames, &next);
             frames.free(frame);
@@ -175,16 +184,18 @@ fn verify(block: Pa, size: u64) -> Result<(), i64> {
     let (image_size, _) = start
         .get(IMAGE_SIZE..)
         .and_then(|bytes| u64::read_from_prefix(bytes).ok())
-        .filter(|(image_size, _)| (size..=ROOM).contains(image_size))
+        .filter(|(image_size, _)| (size..=IMAGE_ROOM).contains(image_size))
         .ok_or(status::INVALID)?;
-    let is_place = offer.packed.is_multiple_of(PAGE as u64) && offer.packed.saturating_add(PAGE as u64) <= size;
-    if !is_place || !(offer.versions[0]..=offer.versions[1]).contains(&VERSION) {
+    let packed = u64::from(offer.packed);
+    let is_place = packed.is_multiple_of(PAGE as u64) && packed + PAGE as u64 <= size;
+    if !is_place || !(offer.versions[0]..=offer.versions[1]).contains(&(VERSION as u16)) {
         return Err(status::INVALID);
     }
-    let area = &hw::sheet(Pa(block.0 + offer.packed)).0;
-    let (area, _) = packed::Header::read_from_prefix(area).map_err(|_| status::INVALID)?;
-    let end = offer.packed.checked_add(area.total_size.get());
-    if area.magic != packed::MAGIC || end.is_none_or(|end| end > size.next_multiple_of(PAGE as u64) || end > image_size)
+    let area = &hw::sheet(Pa(block.0 + packed)).0;
+    let (area, _) = salp_hvc::packed::Header::read_from_prefix(area).map_err(|_| status::INVALID)?;
+    let end = packed.checked_add(area.total_size.get());
+    if area.magic != salp_hvc::packed::MAGIC
+        || end.is_none_or(|end| end > size.next_multiple_of(PAGE as u64) || end > image_size)
     {
         return Err(status::INVALID);
     }

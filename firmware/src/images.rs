@@ -1,17 +1,18 @@
 //! Images: the machine's one table of them, and managers' calls that fill and read it.
 //!
 //! Before: [`crate::make`]. After: [`salp_core::images`], which says what is right. Bytes go through a page of this CPU's stack:
-//! no lock of a VM's is held together with the table's but that of a VM's slot.
+//! no lock of a VM's is held together with the table's but that of a VM's slot, and of memory and drive while a guest reads a medium.
 
 use crate::machine::Store;
 use crate::manage;
 use crate::vm::{Records, Vm};
-use salp_core::addr::{Ipa, PAGE_SIZE, Pa};
+use salp_core::addr::{Ipa, PAGE_SIZE};
 use salp_core::bootset::{Segment, VmSpec};
+use salp_core::dev::drive::{self, Medium};
 use salp_core::frames::FrameStore;
 use salp_core::handover::Full;
 use salp_core::images::Images;
-use salp_core::stage2::{AddressSpace, MapError, TableMem};
+use salp_core::stage2::{AddressSpace, MapError};
 use salp_hvc::handover::kind;
 use salp_hvc::manager::{ImageInfo, LABEL};
 use salp_hvc::status;
@@ -27,7 +28,7 @@ static IMAGES: Once<&'static RwLock<Images>> = Once::new();
 const TLB: VmTlb = VmTlb { vttbr: 0 };
 
 fn images() -> &'static RwLock<Images> {
-    IMAGES.call_once(|| boot::get().keep(RwLock::new(Images::new())))
+    IMAGES.call_once(|| boot::get().keep(const { RwLock::new(Images::new()) }))
 }
 
 /// Makes an image as the record in a manager's memory says. Returns its identifier.
@@ -83,31 +84,31 @@ impl Copy {
     }
 }
 
-/// Copies a finished image to the frames at `to`, if it is no larger than this. Returns its size.
+/// Returns the size of a finished image.
 ///
 /// # Errors
 ///
 /// A status.
-pub fn copy_out(id: u64, to: Pa, most: u64) -> Result<u64, i64> {
-    let size = {
-        let images = images().read();
-        let info = id.checked_sub(1).and_then(|before| images.after(before)).filter(|info| info.id.get() == id);
-        let info = info.ok_or(status::NOT_FOUND)?;
-        if info.finished.get() == 0 {
-            return Err(status::WRONG_STATE);
+pub fn size(id: u64) -> Result<u64, i64> {
+    let images = images().read();
+    let info = id.checked_sub(1).and_then(|before| images.after(before)).filter(|info| info.id.get() == id);
+    let info = info.ok_or(status::NOT_FOUND)?;
+    if info.finished.get() == 0 {
+        return Err(status::WRONG_STATE);
+    }
+    Ok(info.size.get())
+}
+
+/// Copies bytes of an image of this size from an offset on. Behind its end are zeros.
+pub fn read(id: u64, size: u64, offset: u64, to: &mut [u8]) {
+    for (part, at) in to.chunks_mut(PAGE_SIZE as usize).zip((offset..).step_by(PAGE_SIZE as usize)) {
+        let (bytes, behind) = part.split_at_mut(part.len().min(size.saturating_sub(at) as usize));
+        behind.fill(0);
+        // One that is gone meanwhile has another digest.
+        if !bytes.is_empty() && images().read().read(&Ram, id, at, bytes).is_err() {
+            bytes.fill(0);
         }
-        info.size.get()
-    };
-    if size > most {
-        return Err(status::INVALID);
     }
-    let mut buffer = [0; PAGE_SIZE as usize];
-    for offset in (0..size).step_by(buffer.len()) {
-        let part = buffer.get_mut(..(size - offset).min(PAGE_SIZE) as usize).unwrap_or_default();
-        images().read().read(&Ram, id, offset, part)?;
-        Ram.copy_to_guest(Pa(to.0 + offset), part);
-    }
-    Ok(size)
 }
 
 /// Writes what a hand-over has of them.
@@ -183,6 +184,29 @@ pub fn hold(spec: &VmSpec) -> Result<(), i64> {
 pub fn count_user(spec: &VmSpec, is_more: bool) {
     if spec.segments().any(|segment| segment.image != 0) {
         images().write().count_user(spec, is_more);
+    }
+}
+
+/// Counts a user more of a finished image: it is in a drive.
+///
+/// # Errors
+///
+/// A status.
+pub fn insert(id: u64) -> Result<Medium, i64> {
+    images().write().insert(id)
+}
+
+/// Counts a user less of an image that has left a drive.
+pub fn eject(medium: Medium) {
+    images().write().eject(medium);
+}
+
+/// The bytes of images, for drives.
+pub struct Media;
+
+impl drive::Media for Media {
+    fn read(&self, image: u64, offset: u64, to: &mut [u8]) -> bool {
+        images().read().read(&Ram, image, offset, to).is_ok()
     }
 }
 

@@ -1,10 +1,13 @@
 //! Records that managers keep at EL2: what has to outlive the crash of a manager.
 //!
-//! Before: [`crate::life`]. After: the frame table. A record has frames of its own as long as it holds something.
+//! Before: [`crate::life`]. After: the frame table, and the flash if the machine was started from one ([`crate::update`]): records
+//! outlive a reset then. A record has frames of its own as long as it holds something.
 
 use crate::machine::Store;
 use crate::manage;
+use crate::update;
 use crate::vm::{Records, Vm};
+use core::sync::atomic::{AtomicU32, Ordering};
 use salp_core::addr::{Ipa, PAGE_SIZE, Pa};
 use salp_core::frames::{FrameStore, Kind};
 use salp_core::handover::Full;
@@ -25,15 +28,15 @@ struct Record {
 impl Record {
     const EMPTY: Self = Self { pages: [const { None }; MAX_RECORD as usize / PAGE], size: 0 };
 
-    /// Fills an empty record.
-    fn fill(&mut self, manager: &Vm, from: Ipa, size: u64) -> Result<(), i64> {
+    /// Fills an empty record with what `read` puts into its parts.
+    fn fill(&mut self, size: u64, read: impl Fn(u64, &mut [u8]) -> Result<(), i64>) -> Result<(), i64> {
         self.size = size;
         let offsets = (0..size).step_by(PAGE);
         for (place, offset) in self.pages.iter_mut().zip(offsets) {
             let frame = Store.with(|frames| frames.alloc(Kind::Hyp)).map_err(|_| status::NO_MEMORY)?;
             let page = place.insert(Own::new(frame, [0; PAGE]));
             let part = page.get_mut(..PAGE.min((size - offset) as usize)).unwrap_or_default();
-            manage::read(manager, Ipa(from.0.wrapping_add(offset)), part)?;
+            read(offset, part)?;
         }
         Ok(())
     }
@@ -45,6 +48,9 @@ impl Record {
 }
 
 static KEPT: [Mutex<Record>; RECORDS as usize] = [const { Mutex::new(Record::EMPTY) }; RECORDS as usize];
+
+/// Which of them have changed since they were written to the flash.
+static CHANGED: AtomicU32 = AtomicU32::new(0);
 
 fn place(record: u64) -> Result<&'static Mutex<Record>, i64> {
     KEPT.get(usize::try_from(record).unwrap_or(usize::MAX)).ok_or(status::INVALID)
@@ -61,12 +67,63 @@ pub fn keep(manager: &Vm, record: u64, from: Ipa, size: u64) -> Result<(), i64> 
         return Err(status::INVALID);
     }
     let mut new = Record::EMPTY;
-    let result = new.fill(manager, from, size);
+    let result = new.fill(size, |offset, part| manage::read(manager, Ipa(from.0.wrapping_add(offset)), part));
     if result.is_ok() {
+        core::mem::swap(&mut *place.lock(), &mut new);
+        mark_changed(record as usize);
+    }
+    new.give_back();
+    update::write_records();
+    result
+}
+
+/// Puts a record in place that was kept before the machine was reset. Returns false if there is no memory for it.
+pub fn restore(record: usize, size: usize, read: impl Fn(usize, &mut [u8])) -> bool {
+    let Some(place) = KEPT.get(record) else { return false };
+    let mut new = Record::EMPTY;
+    let is_done = new
+        .fill(size as u64, |offset, part| {
+            read(offset as usize, part);
+            Ok(())
+        })
+        .is_ok();
+    if is_done {
         core::mem::swap(&mut *place.lock(), &mut new);
     }
     new.give_back();
-    result
+    is_done
+}
+
+/// Notes that a record is to be written to the flash.
+pub fn mark_changed(record: usize) {
+    CHANGED.fetch_or(1 << record, Ordering::Release);
+}
+
+/// Returns which records have changed, one bit each.
+pub fn changed() -> u32 {
+    CHANGED.load(Ordering::Acquire)
+}
+
+/// Returns a record that has changed since it was written to the flash, once.
+pub fn next_changed() -> Option<usize> {
+    let record = CHANGED.load(Ordering::Acquire).trailing_zeros();
+    (record < u32::BITS).then(|| {
+        CHANGED.fetch_and(!(1 << record), Ordering::AcqRel);
+        record as usize
+    })
+}
+
+/// Returns the size of a record.
+pub fn size(record: usize) -> usize {
+    KEPT.get(record).map_or(0, |record| record.lock().size as usize)
+}
+
+/// Copies a record, or as much of it as there is room for.
+pub fn copy(record: usize, to: &mut [u8]) {
+    let Some(record) = KEPT.get(record) else { return };
+    for (to, page) in to.chunks_mut(PAGE).zip(record.lock().pages.iter().flatten()) {
+        to.copy_from_slice(page.get(..to.len()).unwrap_or_default());
+    }
 }
 
 /// Writes what a hand-over has of them.
@@ -88,7 +145,7 @@ pub fn write_records(out: &mut Records<'_>) -> Result<(), Full> {
 }
 
 /// Takes over a record that was kept before a hand-over. Returns false if there is no such record.
-pub fn restore(index: u64, about: &Pages) -> bool {
+pub fn adopt(index: u64, about: &Pages) -> bool {
     let Ok(place) = place(index) else { return false };
     let mut record = place.lock();
     record.size = about.size.min(MAX_RECORD);

@@ -1,12 +1,14 @@
-//! Management calls about a manager's own life, and about VMs' consoles and power buttons, carried out.
+//! Management calls about a manager's own life, and about VMs' consoles, power buttons and ends, carried out.
 //!
-//! Before: [`crate::manage`]. After: [`crate::watch`], [`crate::keep`], the VM's devices.
+//! Before: [`crate::manage`]. After: [`crate::watch`], [`crate::keep`], [`crate::events`], the VM's devices.
 
+use crate::events;
 use crate::exits;
 use crate::handover;
 use crate::keep;
 use crate::manage;
 use crate::operation::{self, Answer, Asker, What};
+use crate::update;
 use crate::vm::{Fate, Vm, hold};
 use core::sync::atomic::Ordering;
 use salp_core::addr::Ipa;
@@ -23,10 +25,13 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         Request::Checkpoint => return operation::submit(manager.id, What::Checkpoint, asker),
         Request::Heartbeat { within } => {
             manager.watch.heartbeat(within);
+            update::write_records();
             Ok([0; 3])
         }
         Request::Keep { record, from, size } => keep::keep(manager, record, from, size).map(|()| [0; 3]),
         Request::Recall { record, to, room } => keep::recall(manager, record, to, room).map(|size| [size, 0, 0]),
+        Request::ReadEvents { from, to, room, intid } => events::read(manager, from, to, room, intid),
+        Request::Usage { vm } => return Some(operation::with(vm, |vm| Ok(vm.usage()))),
         Request::ReadConsole { vm, position, to, room } => read_console(manager, vm, position, to, room),
         Request::Signal { vm, signal: kind } => return Some(signal(vm, kind)),
         Request::Handover { image } => return handover::submit(image, asker),

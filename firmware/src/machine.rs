@@ -2,13 +2,17 @@
 //! function, on every CPU.
 
 use crate::console::{self, log};
+use crate::drive;
+use crate::events;
 use crate::fork::Activities;
 use crate::handover::{self, Found};
 use crate::images;
+use crate::keep;
 use crate::merge;
 use crate::monitor;
 use crate::net;
 use crate::operation::{self, Answer, Asker};
+use crate::update;
 use crate::vcpu;
 use crate::vm::{self, Fate, Records, Vm, VmError};
 use crate::watch;
@@ -26,11 +30,13 @@ use salp_core::frames::{FrameStore, Frames, Kind};
 use salp_core::handover::Full;
 use salp_core::identity::{Identity, Name, Seed, Seeds};
 use salp_core::sched::{CpuSet, Scheduler, VcpuRef};
+use salp_hvc::events as event;
 use salp_hvc::handover::{Pool, kind};
+use salp_hvc::manager::{RECOVERY_CRASH, RECOVERY_HANG};
 use salp_hvc::status;
 use salp_hw::boot::{self, Boot};
 use salp_hw::gic::Gic;
-use salp_hw::lock::{Mutex, RwLock, relax};
+use salp_hw::lock::{Mutex, RwLock, RwLockWriteGuard, relax};
 use salp_hw::own::Own;
 use salp_hw::{cpu, gic, memory, psci};
 use spin::Once;
@@ -71,6 +77,8 @@ pub struct Machine {
     exit_when_idle: bool,
     families: AtomicUsize,
     running: AtomicUsize,
+    /// It was said that none of these is left.
+    has_said_so: AtomicBool,
     all_ended_well: AtomicBool,
     /// The counter when this began.
     pub started: u64,
@@ -86,6 +94,7 @@ static FAMILIES: [AtomicU32; MAX_VMS] = [const { AtomicU32::new(0) }; MAX_VMS];
 /// Which VM is where.
 static DIRECTORY: Once<&'static Mutex<Directory>> = Once::new();
 static MPIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+static MIDR: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 static CPUS_READY: AtomicU32 = AtomicU32::new(0);
 
 /// The frame table behind its lock.
@@ -136,17 +145,24 @@ pub fn kick(cpus: CpuSet) {
     }
 }
 
-/// Returns the wall-clock time, in seconds since 1970: the board's clock at the start, and the counter since.
-pub fn wall_clock() -> u64 {
-    start_of_clock() + cpu::counter() / cpu::counter_frequency().max(1)
+/// Returns what the wall clock showed when the counter was zero, in nanoseconds since 1970: by the board's clock at the start,
+/// or by who set it.
+fn epoch() -> &'static AtomicU64 {
+    static EPOCH: Once<AtomicU64> = Once::new();
+    EPOCH.call_once(|| {
+        let start = boot::get().board.rtc.map_or(0, boot::read_rtc).saturating_mul(1_000_000_000);
+        AtomicU64::new(start.saturating_sub(nanoseconds(cpu::counter())))
+    })
 }
 
-static START: Once<u64> = Once::new();
+/// Returns the wall-clock time, in seconds since 1970.
+pub fn wall_clock() -> u64 {
+    wall_clock_ns() / 1_000_000_000
+}
 
-/// Returns the wall-clock time when the counter was 0.
-fn start_of_clock() -> u64 {
-    let up = || cpu::counter() / cpu::counter_frequency().max(1);
-    *START.call_once(|| boot::get().board.rtc.map_or(0, boot::read_rtc).saturating_sub(up()))
+/// Sets the wall clock, in nanoseconds since 1970.
+pub fn set_wall_clock(time: u64) {
+    epoch().store(time.wrapping_sub(nanoseconds(cpu::counter())), Ordering::Relaxed);
 }
 
 /// Returns how long so many ticks of the counter are, in nanoseconds.
@@ -155,12 +171,22 @@ pub fn nanoseconds(ticks: u64) -> u64 {
     (ticks / frequency) * 1_000_000_000 + ticks % frequency * 1_000_000_000 / frequency
 }
 
+/// Returns for how long EL2 runs, in nanoseconds.
+pub fn uptime() -> u64 {
+    nanoseconds(cpu::counter().wrapping_sub(get().started))
+}
+
 /// Returns the wall-clock time, in nanoseconds since 1970.
 pub fn wall_clock_ns() -> u64 {
-    let frequency = cpu::counter_frequency().max(1);
-    let seconds = wall_clock();
-    let part = cpu::counter() % frequency;
-    seconds.saturating_mul(1_000_000_000).saturating_add(part * 1_000_000_000 / frequency)
+    epoch().load(Ordering::Relaxed).wrapping_add(nanoseconds(cpu::counter()))
+}
+
+/// Returns what a CPU is, and its affinity: MIDR_EL1, and MPIDR_EL1 without its flags.
+pub fn describe_cpu(index: u64) -> Option<(u64, u64)> {
+    let index = usize::try_from(index).ok().filter(|&index| index < boot::get().board.cpus.len())?;
+    let model = MIDR[index % MAX_CPUS].load(Ordering::Relaxed);
+    // One that did not start tells nothing.
+    (model != 0).then(|| (model, MPIDR[index % MAX_CPUS].load(Ordering::Relaxed)))
 }
 
 /// The main function of every CPU.
@@ -169,6 +195,7 @@ pub fn main(index: usize) -> ! {
     let found = if index == 0 { first_cpu(boot) } else { None };
     let machine = get();
     MPIDR[index].store(cpu::affinity(), Ordering::Relaxed);
+    MIDR[index].store(cpu::model(), Ordering::Relaxed);
     cpu::init_stage2(machine.wide_vmid);
     let redistributor = match machine.gic.lock().init_cpu(boot.board.gic.redistributors.end) {
         Ok(redistributor) => redistributor,
@@ -183,6 +210,7 @@ pub fn main(index: usize) -> ! {
             handover::fault("devices");
             handover::take_over(head, &found);
         } else {
+            events::prepare();
             start_other_cpus(boot);
             start_vms(boot, machine);
             crash_on_request(boot);
@@ -216,7 +244,8 @@ fn first_cpu(boot: &'static Boot) -> Option<Found> {
     FRAMES.call_once(|| Mutex::new(frames));
     if let Some(found) = &found {
         // What the image before has counted goes on.
-        START.call_once(|| found.machine.clock);
+        epoch().store(found.machine.clock, Ordering::Relaxed);
+        update::adopt(found.machine.slot);
     }
     let slice = (cpu::counter_frequency() * SLICE_MS / 1000).clamp(1, u32::MAX.into()) as u32;
     let fwb = cpu::id_register(7, 2) >> 40 & 0xf != 0;
@@ -257,6 +286,7 @@ fn first_cpu(boot: &'static Boot) -> Option<Found> {
         all_ended_well: AtomicBool::new(found.as_ref().is_none_or(|found| found.machine.ended_badly == 0)),
         started: found.as_ref().map_or_else(cpu::counter, |found| found.machine.started),
         idle_ticks: AtomicU64::new(found.as_ref().map_or(0, |found| found.machine.idle)),
+        has_said_so: AtomicBool::new(false),
     });
     if let (Some(head), Some(found)) = (boot.handed, &found) {
         if !get().wide_vmid {
@@ -280,6 +310,12 @@ fn new_frames(boot: &Boot, banks: &[Range<Pa>], storage: &'static mut [u64]) -> 
     frames
 }
 
+/// Counts a VM that a hand-over has brought as a user of the images that it starts from.
+fn count_images_of(vm: &Vm) {
+    images::count_user(&vm.spec, true);
+    vm.own.iter().for_each(|(own, _)| images::count_user(own, true));
+}
+
 /// Writes what a hand-over has of what there is one of.
 ///
 /// # Errors
@@ -296,11 +332,13 @@ pub fn write_records(out: &mut Records<'_>) -> Result<(), Full> {
         last_image: images::last_id(),
         started: machine.started,
         idle: machine.idle_ticks.load(Ordering::Relaxed),
-        clock: start_of_clock(),
+        clock: epoch().load(Ordering::Relaxed),
         entropy: machine.entropy.lock().to_bytes(),
         attached: console::attached().map_or(0, |slot| slot as u32 + 1),
         ended_badly: (!machine.all_ended_well.load(Ordering::Relaxed)).into(),
         vms,
+        unwritten: keep::changed().into(),
+        slot: update::slot().map_or(0, |slot| slot as u64 + 1),
     };
     out.write(kind::MACHINE, 0, &[about.as_bytes()])?;
     out.write(kind::FRAMES, 0, &[Store.with(|frames| frames.record()).as_bytes()])?;
@@ -399,6 +437,7 @@ fn start_vms(boot: &'static Boot, machine: &'static Machine) {
     }
     let stats = Store.with(|frames| frames.stats());
     let free = stats.frames(Kind::Free) as u64 * PAGE_SIZE;
+    update::recall_all();
     log!("{} MiB free for VMs, boot set of {} KiB", free >> 20, set.size() >> 10);
     let mut first = None;
     if !machine.wide_vmid {
@@ -445,13 +484,71 @@ pub fn add_vm(machine: &Machine, spec: &VmSpec) -> Result<Place, VmError> {
     let name = Name::new(spec.name().as_bytes()).ok_or(VmError::NameTaken)?;
     let place = directory().lock().take(&name)?;
     match Vm::new(machine, place, Identity::new(name, &machine.seed()), spec) {
-        Ok(vm) => machine.publish(vm),
+        Ok(vm) => {
+            events::tell(&vm, event::CREATED, 0);
+            machine.publish(vm);
+        }
         Err(error) => {
             directory().lock().give_back(place.slot);
             return Err(error);
         }
     }
     Ok(place)
+}
+
+/// Locks the slot of a VM that is off, to change it.
+fn lock_off(slot: usize, id: u64) -> Result<RwLockWriteGuard<'static, Option<Own<Vm>>>, i64> {
+    let is_off = |vm: Option<&Vm>| match vm.filter(|vm| vm.id == id) {
+        Some(vm) if vm.control() == vm::hold::OFF => Ok(()),
+        Some(_) => Err(status::WRONG_STATE),
+        None => Err(status::NOT_FOUND),
+    };
+    let guard = loop {
+        // One that is started has its slot locked for as long as it runs.
+        is_off(VMS[slot].read().as_deref())?;
+        match VMS[slot].try_write() {
+            Some(guard) => break guard,
+            None => relax(),
+        }
+    };
+    is_off(guard.as_deref())?;
+    Ok(guard)
+}
+
+/// Lets the VM with identifier `id`, which is off, be for its next life, or until it is off again, what `spec` says. The caller
+/// has counted it as a user.
+///
+/// # Errors
+///
+/// A status; nothing has changed then.
+pub fn start_as(id: u64, spec: &VmSpec, lasts: bool) -> Result<(), i64> {
+    let slot = directory().lock().by_id(id).ok_or(status::NOT_FOUND)?;
+    let mut guard = lock_off(slot, id)?;
+    let vm = guard.as_mut().ok_or(status::NOT_FOUND)?;
+    vm.own = Some((core::mem::replace(&mut vm.spec, *spec), lasts));
+    Ok(())
+}
+
+/// Makes a VM whose life is over, or did not begin, what it is by itself.
+pub fn be_itself(slot: usize) {
+    match VMS[slot].read().as_deref() {
+        Some(vm) if vm.own.is_some() => vm.give_memory_back(),
+        _ => return,
+    }
+    // No vCPU of it is on a CPU: who has its slot locked has it only for a moment.
+    let mut guard = loop {
+        match VMS[slot].try_write() {
+            Some(guard) => break guard,
+            None => relax(),
+        }
+    };
+    if let Some(vm) = guard.as_mut()
+        && let Some((own, _)) = vm.own.take()
+    {
+        let over = core::mem::replace(&mut vm.spec, own);
+        drop(guard);
+        images::count_user(&over, false);
+    }
 }
 
 /// Describes the VM with identifier `id`, which is off, anew: it is another one in its place, with its identity.
@@ -463,23 +560,16 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
     let machine = get();
     let name = Name::new(spec.name().as_bytes()).ok_or(status::INVALID)?;
     let slot = directory().lock().by_id(id).ok_or(status::NOT_FOUND)?;
-    let is_off = |vm: &Vm| if vm.control() == vm::hold::OFF { Ok(()) } else { Err(status::WRONG_STATE) };
-    let mut guard = loop {
-        // One that is started has its slot locked for as long as it runs.
-        is_off(VMS[slot].read().as_deref().filter(|vm| vm.id == id).ok_or(status::NOT_FOUND)?)?;
-        match VMS[slot].try_write() {
-            Some(guard) => break guard,
-            None => relax(),
-        }
-    };
-    let vm = guard.as_mut().filter(|vm| vm.id == id).ok_or(status::NOT_FOUND)?;
-    is_off(vm)?;
+    let mut guard = lock_off(slot, id)?;
+    let vm = guard.as_mut().ok_or(status::NOT_FOUND)?;
     let identity = Identity { name, ..vm.identity.lock().clone() };
     let mut fresh = Vm::new(machine, Place { slot, id }, identity, spec).map_err(VmError::status)?;
     (fresh.source, fresh.family, fresh.kin) = (vm.source, vm.family, vm.kin);
     let renamed = directory().lock().rename(slot, &name);
     if renamed.is_ok() {
+        drive::hand_over(vm, &fresh);
         core::mem::swap(vm, &mut fresh);
+        events::tell(vm, event::CHANGED, 0);
     }
     drop(guard);
     // What is not in the slot goes. What its description names is the caller's, if that is the new one.
@@ -494,6 +584,9 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
 /// the status for who asked for it; one that waits gets it.
 pub fn end_vm(index: usize, fate: Fate) -> i64 {
     let machine = get();
+    if !VMS[index].read().as_deref().is_some_and(|vm| matches!(vm.own, Some((_, true)))) {
+        be_itself(index);
+    }
     let (mut stays, mut status) = (false, status::OK);
     let by_manager = matches!(fate, Fate::Stopped | Fate::Restarted);
     {
@@ -504,14 +597,15 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
         let fate = if starts_again { Fate::Reset } else { fate };
         let fails = matches!(fate, Fate::Crashed | Fate::Hung);
         let mut again = matches!(fate, Fate::Reset | Fate::Restarted) || fails && vm.spec.restarts_on_crash();
-        let what = match fate {
-            Fate::Off => "is off",
-            Fate::Reset => "restarts",
-            Fate::Destroyed => "is destroyed",
-            Fate::Stopped => "is turned off",
-            Fate::Restarted => "is started again",
-            Fate::Hung => "does not answer",
-            _ => "crashed",
+        let (what, kind) = match fate {
+            Fate::Off => ("is off", event::OFF),
+            Fate::Reset => ("restarts", event::RESTARTED),
+            Fate::Destroyed if vm.is_held_by(vm::hold::SNAPSHOT) => ("is destroyed", event::DELETED),
+            Fate::Destroyed => ("is destroyed", event::DESTROYED),
+            Fate::Stopped => ("is turned off", event::STOPPED),
+            Fate::Restarted => ("is started again", event::RESET),
+            Fate::Hung => ("does not answer", event::CRASHED),
+            _ => ("crashed", event::CRASHED),
         };
         let back = watch::take_back(vm, fate, what);
         if back.is_none() {
@@ -529,6 +623,16 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
             vm.begin(by_manager);
         } else {
             stays = by_manager || vm.spec.stays() && fate != Fate::Destroyed;
+        }
+        let after = match () {
+            () if again => event::AFTER_AGAIN,
+            () if stays => event::AFTER_OFF,
+            () => event::AFTER_GONE,
+        };
+        match (back, fate) {
+            (Some(true), Fate::Hung) => events::tell(vm, event::TAKEN_BACK, RECOVERY_HANG as u32),
+            (Some(true), _) => events::tell(vm, event::TAKEN_BACK, RECOVERY_CRASH as u32),
+            _ => events::tell(vm, kind, after),
         }
         if stays {
             net::unplug(vm);
@@ -554,13 +658,16 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
             machine.memory_may_be_back();
         }
     }
-    if !stays {
+    if stays {
+        be_itself(index);
+    } else {
         machine.unpublish(index);
     }
     if !matches!(fate, Fate::Off | Fate::Destroyed | Fate::Stopped) {
         machine.all_ended_well.store(false, Ordering::Relaxed);
     }
-    if machine.running.load(Ordering::Acquire) == 0 {
+    // Two that end at the same time both find that none is left.
+    if machine.running.load(Ordering::Acquire) == 0 && !machine.has_said_so.swap(true, Ordering::AcqRel) {
         let stats = Store.with(|frames| frames.stats());
         log!("all VMs are off, {} KiB in use by guests", (stats.frames(Kind::Guest) + stats.frames(Kind::Node)) * 4);
         machine.idle();
@@ -605,7 +712,7 @@ impl Machine {
         if FAMILIES[vm.kin].fetch_add(1, Ordering::Relaxed) == 1 {
             self.families.fetch_add(1, Ordering::Relaxed);
         }
-        images::count_user(&vm.spec, true);
+        count_images_of(&vm);
         if vm.is_held_by(vm::hold::NO_MEMORY) {
             self.note_starved();
         }
@@ -632,7 +739,7 @@ impl Machine {
     /// Keeps a checkpoint of the VM in a slot that it had before a hand-over. Returns false if there is no such VM.
     pub fn keep_again(&self, slot: Option<usize>, checkpoint: Own<Vm>) -> bool {
         let Some(slot) = slot else { return false };
-        images::count_user(&checkpoint.spec, true);
+        count_images_of(&checkpoint);
         VMS[slot].read().as_deref().map(|vm| vm.watch.replace_checkpoint(checkpoint)).is_some()
     }
 
@@ -641,6 +748,7 @@ impl Machine {
         net::plug_in(vm);
         if counts(vm) {
             self.running.fetch_add(1, Ordering::Relaxed);
+            self.has_said_so.store(false, Ordering::Release);
         }
         self.want_merging();
     }
@@ -654,6 +762,7 @@ impl Machine {
         vm.restart(self).map_err(VmError::status)?;
         self.join(vm);
         log!("{}: is started", vm.name());
+        events::tell(vm, event::STARTED, 0);
         vm.begin(true);
         if vm.seal() {
             log!("{}: is frozen", vm.name());
@@ -689,6 +798,8 @@ impl Machine {
         // Its memory first: an image that nobody uses may be deleted.
         vm.give_memory_back();
         images::count_user(&vm.spec, false);
+        vm.own.iter().for_each(|(own, _)| images::count_user(own, false));
+        drive::empty(&vm);
         vm::discard(vm);
         if did_count {
             // Last: who finds that none is left finds all memory given back.
@@ -725,6 +836,7 @@ impl Machine {
         for slot in slots() {
             if let Some(vm) = slot.read().as_deref().filter(|vm| vm.is_held_by(vm::hold::NO_MEMORY)) {
                 vm.let_go(vm::hold::NO_MEMORY);
+                events::tell(vm, event::MEMORY_BACK, 0);
             }
         }
     }

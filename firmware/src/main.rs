@@ -6,9 +6,12 @@
 //! - [`manage`]: what managers ask for by calls; [`operation`]: doing it to VMs that stand still; [`fork`]: making VMs
 //!   out of VMs; [`merge`]: making their equal pages one.
 //! - [`make`]: VMs that managers describe, their power, and the [`images`] that they are made from.
+//! - [`host`]: what managers ask of the machine itself; [`drive`]: media for VMs.
 //! - [`life`]: what managers ask for their own lives, and at VMs' consoles; [`keep`]: what outlives them;
 //!   [`watch`]: bringing back managers that fail.
 //! - [`handover`]: another image in the place of this one, under the same VMs.
+//! - [`events`]: what becomes of VMs, told to managers.
+//! - [`update`]: the flash and its slots.
 //! - [`net`]: NICs, and frames from one VM to others.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -18,11 +21,16 @@ mod commands;
 #[cfg(target_os = "none")]
 mod console;
 #[cfg(target_os = "none")]
+mod drive;
+#[cfg(target_os = "none")]
+mod events;
+#[cfg(target_os = "none")]
 mod exits;
 #[cfg(target_os = "none")]
 mod fork;
 #[cfg(target_os = "none")]
 mod handover;
+mod host;
 #[cfg(target_os = "none")]
 mod images;
 #[cfg(target_os = "none")]
@@ -43,6 +51,8 @@ mod monitor;
 mod net;
 #[cfg(target_os = "none")]
 mod operation;
+#[cfg(target_os = "none")]
+mod update;
 #[cfg(target_os = "none")]
 mod vcpu;
 #[cfg(target_os = "none")]

@@ -42,7 +42,12 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
     Some(answer.into())
 }
 
-fn read_spec(manager: &Vm, from: Ipa, size: u64) -> Result<VmSpec, i64> {
+/// Reads a description in a manager's memory.
+///
+/// # Errors
+///
+/// A status.
+pub fn read_spec(manager: &Vm, from: Ipa, size: u64) -> Result<VmSpec, i64> {
     let mut bytes = [0; MAX_DESCRIPTION];
     let bytes = usize::try_from(size).ok().and_then(|size| bytes.get_mut(..size)).ok_or(status::INVALID)?;
     manage::read(manager, from, bytes)?;

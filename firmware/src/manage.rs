@@ -2,11 +2,13 @@
 //!
 //! Before: [`crate::exits`]. After: [`crate::operation`]. [`describe`] and its neighbours serve the monitor too.
 
+use crate::host;
 use crate::life;
 use crate::machine::{self, Store};
 use crate::make;
 use crate::net;
 use crate::operation::{self, Answer, Asker, What};
+use crate::update;
 use crate::vm::{Fate, Vm, hold};
 use core::sync::atomic::Ordering;
 use salp_core::addr::{Ipa, PAGE_SIZE};
@@ -15,14 +17,15 @@ use salp_core::calls::manage::{CloneSpec, MAX_CLONE_REQUEST, NicOrder};
 use salp_core::frames::{FrameStore, Kind};
 use salp_core::identity::Name;
 use salp_core::stage2::Fault;
+use salp_hvc::agent::AgentInfo;
 use salp_hvc::calls::{
     MachineInfo, NAME, STATE_ENDING, STATE_FROZEN, STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING, STATE_SNAPSHOT, VmInfo,
     VmMemory,
 };
 use salp_hvc::manager::{NicChange, NicInfo};
 use salp_hvc::status;
+use salp_hw::boot;
 use salp_hw::memory::Ram;
-use salp_hw::{boot, cpu};
 use zerocopy::{FromBytes, IntoBytes};
 
 /// Carries out a call of a manager. Returns the answer, or `None` if the asker gets it later.
@@ -49,7 +52,10 @@ pub fn carry_out(manager: &Vm, request: Request, asker: Asker) -> Option<Answer>
         }
         Request::Make(request) => return make::carry_out(manager, request, asker),
         Request::Life(request) => return life::carry_out(manager, request, asker),
+        Request::Host(request) => return Some(host::carry_out(manager, request)),
+        Request::Update(request) => return Some(update::carry_out(manager, request)),
         Request::Machine { to } => write(manager, to, machine_info().as_bytes()).map(|()| [0; 3]),
+        Request::Agent { vm, to } => agent(vm).and_then(|info| write(manager, to, info.as_bytes())).map(|()| [0; 3]),
         Request::Nic { vm, index, to } => {
             nic(vm, index).and_then(|info| write(manager, to, info.as_bytes())).map(|()| [0; 3])
         }
@@ -85,6 +91,15 @@ fn nic(vm: u64, index: u64) -> Result<NicInfo, i64> {
     let mut info = Err(status::NOT_FOUND);
     operation::with(vm, |vm| {
         info = net::info(vm, index);
+        Ok([0; 3])
+    });
+    info
+}
+
+fn agent(vm: u64) -> Result<AgentInfo, i64> {
+    let mut info = Err(status::NOT_FOUND);
+    operation::with(vm, |vm| {
+        info = Ok(vm.agent_info());
         Ok([0; 3])
     });
     info
@@ -253,7 +268,7 @@ pub fn machine_info() -> MachineInfo {
         starved: machine.count_starved().into(),
         cpus: (boot::get().board.cpus.len() as u32).into(),
         reserved: 0.into(),
-        uptime: machine::nanoseconds(cpu::counter().wrapping_sub(machine.started)).into(),
+        uptime: machine::uptime().into(),
         idle: machine::nanoseconds(machine.idle_ticks.load(Ordering::Relaxed)).into(),
     }
 }

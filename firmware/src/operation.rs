@@ -5,6 +5,7 @@
 
 use crate::commands;
 use crate::console::log;
+use crate::events;
 use crate::fork;
 use crate::machine;
 use crate::vm::{Fate, Vm, hold};
@@ -12,6 +13,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use salp_core::calls::manage::CloneSpec;
 use salp_core::identity::Name;
 use salp_core::sched::VcpuRef;
+use salp_hvc::events::REVERTED;
 use salp_hvc::status;
 use salp_hw::lock::Mutex;
 
@@ -234,7 +236,9 @@ fn revert(vm: &Vm, id: u64) -> Result<(), i64> {
     let slot = machine::directory().lock().by_id(id).ok_or(status::NOT_FOUND)?;
     let guard = machine::slot(slot).read();
     let snapshot = guard.as_deref().filter(|snapshot| snapshot.id == id).ok_or(status::NOT_FOUND)?;
-    fork::revert(vm, snapshot)
+    fork::revert(vm, snapshot)?;
+    events::tell(vm, REVERTED, 0);
+    Ok(())
 }
 
 fn finish(vm: &Vm) {

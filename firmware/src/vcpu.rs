@@ -4,6 +4,7 @@
 //! memory → NICs → vGIC → devices → entropy → scheduler → console, directory, frame table, switch, uplink. Merging only tries the lock of a VM's memory.
 
 use crate::console;
+use crate::events;
 use crate::exits::{self, Next};
 use crate::handover;
 use crate::machine;
@@ -45,6 +46,8 @@ pub struct Resident<'a> {
     pub context: &'a mut Context,
     /// How often it came back to EL2.
     exits: &'a AtomicU64,
+    /// For how long the CPU waited together with it, in ticks.
+    idle: u64,
 }
 
 /// Runs vCPUs on this CPU for ever.
@@ -59,6 +62,7 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
         }
         watch::serve();
         handover::serve(index);
+        events::serve();
         let now = cpu::counter();
         let (next, alarm) = {
             let mut scheduler = machine.scheduler.lock();
@@ -101,10 +105,16 @@ impl Cpu {
                     }
                     exits::resume(vm, vcpu.index(), &mut context);
                     let (index, exits) = (vcpu.index(), &this.exits);
-                    let mut resident = Resident { cpu: self, vm, index, context: &mut context, exits };
+                    let began = cpu::counter();
+                    this.comes(began);
+                    let mut resident = Resident { cpu: self, vm, index, context: &mut context, exits, idle: 0 };
                     resident.load();
                     let leave = resident.run();
-                    resident.save(leave)
+                    let (leave, idle) = (resident.save(leave), resident.idle);
+                    let now = cpu::counter();
+                    let would_go_on = leave == Leave::Preempted && vm.control() == 0;
+                    this.leaves(now, (now - began).saturating_sub(idle), would_go_on);
+                    leave
                 }
                 None => Leave::Off,
             }
@@ -397,6 +407,7 @@ impl Resident<'_> {
                     let dues = [alarm, clock, merge::due(index), net::due(index), watch::due()];
                     cpu::set_alarm(dues.into_iter().flatten().min());
                     cpu::wait_for_interrupt();
+                    self.idle += cpu::counter().wrapping_sub(now);
                     refresh = self.take_interrupts();
                 }
             }

@@ -16,9 +16,11 @@ use crate::watch::Watch;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use salp_core::addr::Pa;
+use salp_core::agent::{Agent, Teller};
 use salp_core::bootset::VmSpec;
 use salp_core::calls::psci::Power;
 use salp_core::context::Context;
+use salp_core::dev::drive::Drive;
 use salp_core::dev::net::Nic;
 use salp_core::dev::pl011::Pl011;
 use salp_core::dev::pl031::Pl031;
@@ -30,10 +32,12 @@ use salp_core::sched::{VCPUS_PER_VM, VcpuRef};
 use salp_core::scrollback::{PAGE, Scrollback};
 use salp_core::stage2::{AddressSpace, CreateError, Fault, MapError, MemAttr, Policy};
 use salp_core::vgic::{VcpuSet, Vgic};
+use salp_hvc::agent::AgentInfo;
 use salp_hvc::status;
 use salp_hw::lock::Mutex;
 use salp_hw::memory::{Ram, VmTlb};
 use salp_hw::own::Own;
+use zerocopy::FromZeros;
 
 /// The devices of a VM that are emulated, and what goes with them.
 pub struct Devices {
@@ -43,6 +47,8 @@ pub struct Devices {
     pub rtc: Pl031,
     /// The power button.
     pub gpio: Pl061,
+    /// The drive.
+    pub drive: Drive,
     /// The line that the console is writing.
     pub line: LineBuffer,
     /// Reads of the console's registers since it last wrote.
@@ -60,6 +66,7 @@ impl Devices {
             uart: self.uart.clone(),
             rtc: self.rtc.clone(),
             gpio: self.gpio.released(),
+            drive: self.drive.clone(),
             line: LineBuffer::EMPTY,
             written: Scrollback::EMPTY,
             ..*self
@@ -81,13 +88,47 @@ pub struct Vcpu {
     pub answer: Mutex<Option<Answer>>,
     /// How often it came back to EL2. Written by the CPU that runs it.
     pub exits: AtomicU64,
+    /// For how long it ran, in ticks.
+    ran: AtomicU64,
+    /// For how long it waited for a CPU that it had to leave, in ticks.
+    waited: AtomicU64,
+    /// When it had to leave; 0 if it did not.
+    left: AtomicU64,
 }
 
 impl Vcpu {
     /// Returns a vCPU with these registers.
     #[inline(always)]
     pub fn new(context: Context) -> Self {
-        Self { context: Mutex::new(context), answer: Mutex::new(None), exits: AtomicU64::new(0) }
+        let zero = || AtomicU64::new(0);
+        let (exits, ran, waited, left) = (zero(), zero(), zero(), zero());
+        Self { context: Mutex::new(context), answer: Mutex::new(None), exits, ran, waited, left }
+    }
+
+    /// Returns for how long it ran and waited, and when it had to leave, in ticks.
+    pub fn usage(&self) -> [u64; 3] {
+        [&self.ran, &self.waited, &self.left].map(|time| time.load(Ordering::Relaxed))
+    }
+
+    /// Goes on from such times.
+    pub fn resume_usage(&self, [ran, waited, left]: [u64; 3]) {
+        self.ran.store(ran, Ordering::Relaxed);
+        self.waited.store(waited, Ordering::Relaxed);
+        self.left.store(left, Ordering::Relaxed);
+    }
+
+    /// Notes that it comes to a CPU.
+    pub fn comes(&self, now: u64) {
+        let left = self.left.swap(0, Ordering::Relaxed);
+        if left != 0 {
+            self.waited.fetch_add(now.saturating_sub(left), Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that it leaves a CPU after so many ticks, though it would go on or not.
+    pub fn leaves(&self, now: u64, ran: u64, would_go_on: bool) {
+        self.ran.fetch_add(ran, Ordering::Relaxed);
+        self.left.store(if would_go_on { now.max(1) } else { 0 }, Ordering::Relaxed);
     }
 }
 
@@ -106,6 +147,8 @@ pub struct Vm {
     name: Name,
     /// Where it comes from: kept for a restart.
     pub spec: VmSpec,
+    /// What it is by itself, if `spec` is for this life only, or (true) until it is off.
+    pub own: Option<(VmSpec, bool)>,
     /// Its memory; none while it is off, and between the end of one life and the start of the next.
     pub memory: Mutex<Option<AddressSpace>>,
     /// Its interrupt controller.
@@ -120,6 +163,8 @@ pub struct Vm {
     senders: AtomicU32,
     /// Who it is.
     pub identity: Mutex<Identity>,
+    /// What its guest's agent has told.
+    agent: Mutex<Option<Own<Agent>>>,
     /// What is to be done when it stands still.
     pub pending: Mutex<Option<Ticket>>,
     /// An operation has it.
@@ -314,6 +359,7 @@ impl Vm {
                 uart: Pl011::new(),
                 rtc: Pl031::new(machine::wall_clock()),
                 gpio: Pl061::new(),
+                drive: Drive::default(),
                 line: LineBuffer::EMPTY,
                 written: Scrollback::EMPTY,
                 typing_stalled: false,
@@ -338,6 +384,32 @@ impl Vm {
         Ok(vm)
     }
 
+    /// Gives what the agent of the guest that this VM is now tells, and when, to who takes it.
+    ///
+    /// # Errors
+    ///
+    /// It is the first of this VM, and there is no memory for what it tells.
+    pub fn hear_agent<T>(&self, take: impl FnOnce(&mut Agent, Teller, u64) -> T) -> Result<T, OutOfMemory> {
+        let teller = self.teller();
+        let mut place = self.agent.lock();
+        let agent = match &mut *place {
+            Some(agent) => agent,
+            None => place.insert(Own::new(Store.with(|frames| frames.alloc(Kind::Hyp))?, Agent::default())),
+        };
+        Ok(take(agent, teller, machine::uptime()))
+    }
+
+    /// Returns what the agent of the guest that this VM is now has told.
+    pub fn agent_info(&self) -> AgentInfo {
+        let teller = self.teller();
+        let info = |agent: &Own<Agent>| agent.info(teller, machine::uptime());
+        self.agent.lock().as_ref().map_or(AgentInfo::new_zeroed(), info)
+    }
+
+    fn teller(&self) -> Teller {
+        Teller { epoch: self.identity.lock().epoch, life: self.life.load(Ordering::Relaxed) }
+    }
+
     /// Makes a VM of its parts. It does not run yet.
     #[inline(always)]
     pub fn put_together(machine: &Machine, place: Place, spec: &VmSpec, parts: Parts) -> Self {
@@ -350,6 +422,7 @@ impl Vm {
             kin: parts.kin,
             name: parts.identity.name,
             spec: *spec,
+            own: None,
             memory: Mutex::new(parts.memory),
             vgic: parts.vgic,
             power: Mutex::new(parts.power),
@@ -358,6 +431,8 @@ impl Vm {
             senders: AtomicU32::new(if parts.nics.is_some() { u32::MAX } else { 0 }),
             nics: parts.nics,
             identity: Mutex::new(parts.identity),
+            // What the source's agent told is nothing to a copy.
+            agent: Mutex::new(None),
             pending: Mutex::new(None),
             // One that an operation holds from the start has not been started by it yet.
             is_busy: AtomicBool::new(parts.holds & hold::OPERATION != 0),
@@ -458,6 +533,15 @@ impl Vm {
         self.vcpus.iter().flatten().map(|vcpu| vcpu.exits.load(Ordering::Relaxed)).sum()
     }
 
+    /// Returns for how long its vCPUs ran, and waited for a CPU that they had to leave, all together, in nanoseconds.
+    pub fn usage(&self) -> [u64; 3] {
+        let sum = |of: fn(&Vcpu) -> &AtomicU64| {
+            let ticks = self.vcpus.iter().flatten().map(|vcpu| of(vcpu).load(Ordering::Relaxed)).sum();
+            machine::nanoseconds(ticks)
+        };
+        [sum(|vcpu| &vcpu.ran), sum(|vcpu| &vcpu.waited), 0]
+    }
+
     /// Sets frames aside for it: so many per cent of its RAM.
     ///
     /// # Errors
@@ -523,6 +607,7 @@ impl Vm {
             devices.typing_stalled = false;
             devices.rtc = Pl031::new(machine::wall_clock());
             devices.gpio = Pl061::new();
+            devices.drive.restart();
         }
         if let Some(nics) = self.nics() {
             nics.lock().iter_mut().flatten().for_each(Nic::restart);
@@ -560,6 +645,7 @@ impl Vm {
         self.devices.lock().written.take_pages().for_each(free);
         free(self.vgic);
         self.nics.into_iter().for_each(free);
+        self.agent.into_inner().into_iter().for_each(free);
         self.vcpus.into_iter().flatten().for_each(free);
     }
 

@@ -30,6 +30,10 @@ const NEVER: u64 = u64::MAX;
 /// For how long a power button is pressed, in milliseconds: longer than a driver waits for it to settle.
 const PRESS_MS: u64 = 100;
 
+/// Into how many spells the time between two heartbeats is cut. A machine that stood still for a while, as an emulated one does
+/// whose host is busy, has lost one of them: who was given no time to beat is not hung.
+const SPELLS: u64 = 3;
+
 /// The earliest time at which something may be due.
 static NEXT: AtomicU64 = AtomicU64::new(NEVER);
 
@@ -41,6 +45,8 @@ pub struct Watch {
     release: AtomicU64,
     /// How many ticks may pass between two heartbeats; 0 if none is expected.
     within: AtomicU64,
+    /// How many spells have gone by since the last one.
+    missed: AtomicU64,
     checkpoint: Mutex<Option<Own<Vm>>>,
     failures: Mutex<Failures>,
 }
@@ -104,6 +110,7 @@ impl Watch {
             due: AtomicU64::new(NEVER),
             release: AtomicU64::new(NEVER),
             within: AtomicU64::new(0),
+            missed: AtomicU64::new(0),
             checkpoint: Mutex::new(None),
             failures: Mutex::new(Failures::NONE),
         }
@@ -117,8 +124,13 @@ impl Watch {
 
     /// Expects a heartbeat in time from now on.
     fn expect(&self, now: u64) {
+        self.missed.store(0, Ordering::Relaxed);
+        self.begin_spell(now);
+    }
+
+    fn begin_spell(&self, now: u64) {
         let within = self.within.load(Ordering::Relaxed);
-        self.set_due(if within == 0 { NEVER } else { now.saturating_add(within) });
+        self.set_due(if within == 0 { NEVER } else { now.saturating_add(within / SPELLS) });
     }
 
     fn set_due(&self, due: u64) {
@@ -147,6 +159,10 @@ impl Watch {
         if vm.is_held_by(hold::FROZEN | hold::NO_MEMORY) {
             // It cannot beat.
             self.expect(now);
+            return None;
+        }
+        if self.missed.fetch_add(1, Ordering::Relaxed) + 1 < SPELLS {
+            self.begin_spell(now);
             return None;
         }
         if vm.is_busy.swap(true, Ordering::AcqRel) {

@@ -4,7 +4,9 @@
 
 use core::fmt;
 
+use salp_hvc::agent::{AGENT, AgentInfo, AgentReport, VM_AGENT};
 use salp_hvc::calls::{self, CloneRequest, MAX_CONFIG, MachineInfo, NAME, VmInfo, VmMemory};
+use salp_hvc::events::EventRecord;
 use salp_hvc::handover::{CONFIRM, HANDOVER, HANDOVER_STATE};
 use salp_hvc::manager::{self, NicChange, NicInfo};
 use salp_hvc::status;
@@ -14,6 +16,7 @@ use crate::rt::freeze;
 use crate::timer;
 
 pub mod make;
+pub mod update;
 
 /// FEATURES of the vendor's service.
 const FEATURES: u32 = 0x8600_0000;
@@ -182,6 +185,16 @@ pub fn config() -> Answer<Config> {
 /// Tells that this guest has taken its new identity on.
 pub fn acknowledge() -> Answer<()> {
     call(calls::ACKNOWLEDGE, [0; 3]).map(drop)
+}
+
+/// Tells how this guest is.
+pub fn report(report: &AgentReport) -> Answer<()> {
+    call(AGENT, [(&raw const *report).expose_provenance() as u64, 0, 0]).map(drop)
+}
+
+/// Returns what the agent of a VM has told.
+pub fn vm_agent(id: u64) -> Answer<AgentInfo> {
+    record(VM_AGENT, |address| [id, address, 0])
 }
 
 /// Returns 64 random bits, if there are any now.
@@ -369,6 +382,20 @@ pub fn keep(record: u64, bytes: &[u8]) -> Answer<()> {
 pub fn recall(record: u64, room: &mut [u8]) -> Answer<usize> {
     let address = room.as_mut_ptr().expose_provenance() as u64;
     call(manager::RECALL, [record, address, room.len() as u64]).map(|[size, ..]| size as usize)
+}
+
+/// Reads what became of VMs, from the event with this number on, into `room`: returns how many events, and the number to go on
+/// with. When there is nothing left, the edge-triggered SPI `intid` comes with the next one; none if it is 0.
+pub fn events(from: u64, room: &mut [EventRecord], intid: u32) -> Answer<(usize, u64)> {
+    let address = room.as_mut_ptr().expose_provenance() as u64;
+    let arguments = [from, address, size_of_val(room) as u64, intid.into()];
+    let [count, next, ..] = call(manager::EVENT_READ, arguments)?;
+    Ok(((count as usize).min(room.len()), next))
+}
+
+/// Returns for how long the vCPUs of a VM ran, and waited for a CPU that they had to leave, in nanoseconds.
+pub fn vm_usage(id: u64) -> Answer<(u64, u64)> {
+    call(manager::VM_USAGE, [id]).map(|[ran, waited, ..]| (ran, waited))
 }
 
 fn address_of(bytes: &[u8]) -> u64 {

@@ -45,6 +45,9 @@ pub const VIRTIO_BASE: u64 = 0x0a00_0000;
 /// The size of the registers of a virtio device, in bytes.
 pub const VIRTIO_SIZE: u64 = 0x200;
 
+/// The number of the virtio device that is the VM's drive: the one behind all NICs that there can be.
+pub const DRIVE: u32 = MAX_NICS;
+
 /// The INTID of a VM's first virtio device, edge triggered; the others follow.
 pub const VIRTIO_INTID: u32 = 48;
 

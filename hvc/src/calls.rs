@@ -28,6 +28,8 @@ pub const CONFIG: u32 = BASE | 0x12;
 /// Tells that the guest has taken its new identity on.
 pub const ACKNOWLEDGE: u32 = BASE | 0x13;
 
+// 0x14 is `agent::AGENT`.
+
 /// [`IDENTITY`]: x1 and x2 hold the UUID, first byte in bits 7:0 of x1.
 pub const IDENTITY_UUID: u64 = 0;
 /// [`IDENTITY`]: x1 and x2 hold the VM generation id.

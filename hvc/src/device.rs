@@ -25,6 +25,8 @@ pub const COMMAND: u64 = 0x08;
 pub const COMMAND_FREEZE: u32 = 1;
 /// Tells that the guest has taken its identity on.
 pub const COMMAND_ACKNOWLEDGE: u32 = 2;
+/// Takes what lies at [`REPORT`] as the agent's report. A report that makes no sense is ignored.
+pub const COMMAND_REPORT: u32 = 3;
 /// Reads 1 if the present identity is acknowledged.
 pub const ACKNOWLEDGED: u64 = 0x0c;
 /// Reads the clone's index, from 1; 0 for a VM that is no clone.
@@ -45,6 +47,9 @@ pub const TIME: u64 = 0x48;
 pub const RANDOM: u64 = 0x50;
 /// 32 bytes: the name, padded with zeros.
 pub const NAME: u64 = 0x60;
+/// The [`AgentReport`](crate::agent::AgentReport) that [`COMMAND_REPORT`] takes: written in words of 4 bytes, which stay until
+/// others are written; reads zero.
+pub const REPORT: u64 = 0x100;
 /// 1,024 bytes: the configuration, `key=value` lines, padded with zeros.
 pub const CONFIG: u64 = 0x800;
 

@@ -16,10 +16,13 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 const BASE: u32 = 0xc600_0000;
 
-/// Replaces the running image of the hypervisor by the image x1, which is finished; by a fresh copy of the running one if x1 is 0.
-/// The call returns in the new image, or with the reason in the old one. Unless somebody makes [`CONFIRM`] in time, the old one
+/// Replaces the running image of the hypervisor by that of the bundle that is image x1, which is finished; by that of the standby
+/// slot, which is activated, if x1 is [`STANDBY`]; by a fresh copy of the running one if x1 is 0. A bundle that is not good for the
+/// machine is refused, with `update::REFUSAL_…` in x1, before any VM stands still. The call returns in the new image, or with the reason in the old one. Unless somebody makes [`CONFIRM`] in time, the old one
 /// comes back. x1: the number of this hand-over, from 1.
 pub const HANDOVER: u32 = BASE | 0x78;
+/// [`HANDOVER`]: the image in the standby slot.
+pub const STANDBY: u64 = u64::MAX;
 /// Tells that the new image is well: the old one is given up.
 pub const CONFIRM: u32 = BASE | 0x79;
 /// Tells how hand-overs went. x1: how many images there were before this one; x2: 1 if it waits for [`CONFIRM`]; x3: why the last
@@ -44,7 +47,10 @@ pub const CPUS: usize = 8;
 /// The alignment of records and of their bodies, in bytes.
 pub const ALIGN: usize = 16;
 
-/// The room of an image, and of what it needs besides at its start: one block of 2 MiB each.
+/// The room of an image: two blocks of 2 MiB, one behind the other.
+pub const IMAGE_ROOM: u64 = 4 << 20;
+
+/// The room of what an image needs besides at its start: a block of 2 MiB.
 pub const ROOM: u64 = 2 << 20;
 
 /// The image refused what it was handed.
@@ -77,9 +83,9 @@ pub struct Offer {
     /// [`MAGIC`].
     pub magic: [u8; 8],
     /// The least and the greatest [`VERSION`] that it reads.
-    pub versions: [u32; 2],
+    pub versions: [u16; 2],
     /// Where the packed area starts, in bytes from the image's start.
-    pub packed: u64,
+    pub packed: u32,
 }
 
 /// The memory of one image's own.
@@ -207,6 +213,12 @@ pub mod kind {
     pub const KEPT: u16 = 5;
     /// [`Pool`](super::Pool).
     pub const POOL: u16 = 6;
+    /// [`Events`](super::Events).
+    pub const EVENTS: u16 = 7;
+    /// [`Log`](super::Log).
+    pub const LOG: u16 = 8;
+    /// [`Store`](super::Store); none if it was being written to.
+    pub const STORE: u16 = 9;
     /// [`Vm`](super::Vm).
     pub const VM: u16 = 16;
     /// A VM's description: `core::bootset::VmSpec`.
@@ -231,6 +243,12 @@ pub mod kind {
     pub const NIC: u16 = 26;
     /// [`Vcpu`](super::Vcpu), then `core::context::Context`.
     pub const VCPU: u16 = 27;
+    /// What a VM is by itself that has started as something else, as [`SPEC`]. `index` 1: until it is off.
+    pub const OWN: u16 = 28;
+    /// `core::dev::drive::DriveRecord`.
+    pub const DRIVE: u16 = 29;
+    /// [`Agent`](super::Agent).
+    pub const AGENT: u16 = 30;
     /// The last record, without a body.
     pub const END: u16 = 63;
 }
@@ -247,7 +265,7 @@ pub struct Machine {
     pub started: u64,
     /// For how long CPUs had nothing to do since then, in ticks.
     pub idle: u64,
-    /// The wall clock when the counter was 0, in seconds since 1970.
+    /// What the wall clock would have shown when the counter was 0, in nanoseconds since 1970.
     pub clock: u64,
     /// The state of the generator of random numbers.
     pub entropy: [u8; 32],
@@ -257,7 +275,83 @@ pub struct Machine {
     pub ended_badly: u32,
     /// How many VM records there are, checkpoints included.
     pub vms: u64,
+    /// The kept records that the flash does not have as they are, one bit each.
+    pub unwritten: u64,
+    /// The slot of the flash that the image before was started from, plus 1; 0 if it was not started from there.
+    pub slot: u64,
 }
+
+/// The events that managers may still read, and who waits for the next one.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Events {
+    /// The number of the last one.
+    pub last: u64,
+    /// The frames that they lie in; 0 for none.
+    pub pages: [u64; EVENT_PAGES],
+    /// Slot, identifier and interrupt of each VM that waits; zeros for nobody.
+    pub waiters: [[u64; 3]; WAITERS],
+}
+
+/// How many VMs can wait for the next event.
+pub const WAITERS: usize = 4;
+
+/// How many frames events take at most.
+pub const EVENT_PAGES: usize = 16;
+
+/// A part of what is kept of EL2's log. [`Record::index`] is the position of its first byte.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Log {
+    /// How many bytes of it are in use.
+    pub used: u64,
+    /// Text.
+    pub text: [u8; LOG_TEXT],
+}
+
+/// How much text a [`Log`] holds at most: two are in a frame.
+pub const LOG_TEXT: usize = 2008;
+
+/// Where the kept records are in the flash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Store {
+    /// Which half counts: 0 or 1.
+    pub half: u32,
+    /// 1 if something unfinished is behind the last record.
+    pub is_torn: u32,
+    /// The half's number.
+    pub generation: u64,
+    /// Where the next record goes, and up to where the half is known to be erased.
+    pub end: u64,
+    /// As said.
+    pub erased: u64,
+    /// Of each record: where it is, and its size.
+    pub index: [[u64; 2]; 16],
+}
+
+/// What a guest's agent has told.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[repr(C)]
+pub struct Agent {
+    /// The frame that it lies in.
+    pub frame: u64,
+    /// How many reports there were.
+    pub heartbeats: u64,
+    /// When the last one was, and the last one that said that the application lives (`u64::MAX`: none did); in nanoseconds since
+    /// the first image began.
+    pub told: u64,
+    /// As said.
+    pub lived: u64,
+    /// The epoch of the identity and the life of the VM that told.
+    pub teller: [u32; 2],
+    /// The last report.
+    pub report: crate::agent::AgentReport,
+    /// Zero.
+    pub reserved: [u8; AGENT_PADDING],
+}
+
+const AGENT_PADDING: usize = 8 - size_of::<crate::agent::AgentReport>() % 8;
 
 /// The table of frames, beside its storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -441,10 +535,10 @@ pub struct Vcpu {
     pub exits: u64,
     /// The answer: x0 to x3.
     pub answer: [u64; 4],
-    /// Zero.
-    pub reserved: u64,
+    /// For how long it ran, and waited for a CPU that it had to leave, in ticks; when it had to leave, or 0.
+    pub usage: [u64; 3],
 }
 
-const _: () = assert!(size_of::<Header>() <= PAGE && size_of::<Offer>() == 24);
-const _: () = assert!(size_of::<Vcpu>() == 64 && size_of::<Record>() == ALIGN && size_of::<Page>() == ALIGN);
+const _: () = assert!(size_of::<Header>() <= PAGE && size_of::<Offer>() == 16);
+const _: () = assert!(size_of::<Vcpu>() == 80 && size_of::<Record>() == ALIGN && size_of::<Page>() == ALIGN);
 const _: () = assert!(size_of::<Pool>() < PAGE - 2 * ALIGN && size_of::<Identity>() == 1104);

@@ -30,6 +30,8 @@ pub const VM_NIC: u32 = BASE | 0x36;
 /// Changes NIC x2 of VM x1 as the [`NicChange`] at x3 says.
 pub const VM_NIC_CHANGE: u32 = BASE | 0x37;
 
+// 0x38 is `agent::VM_AGENT`.
+
 /// [`VM_SIGNAL`]: turn yourself off: the power button is pressed.
 pub const SIGNAL_SHUTDOWN: u64 = 0;
 /// [`VM_SIGNAL`]: shut down and start again: the power button is pressed, and the VM that turns itself off then restarts.
@@ -85,6 +87,15 @@ pub const HEARTBEAT: u32 = BASE | 0x51;
 pub const KEEP: u32 = BASE | 0x52;
 /// Reads record x1 to the address in x2, as much of it as fits into x3 bytes. x1: the record's size, 0 if there is none.
 pub const RECALL: u32 = BASE | 0x53;
+
+/// Reads what became of VMs: x1 is the number of the first event wanted, x2 the address and x3 the size of the room for
+/// [`EventRecord`](crate::events::EventRecord)s. x1: how many were read; x2: the number to go on with. If x4 is the number of an
+/// SPI and nothing is left to read, it becomes pending in the caller when there is one more event, once.
+pub const EVENT_READ: u32 = BASE | 0x54;
+
+/// Tells what the VM x1 has had of the CPUs. x1: for how long its vCPUs ran, all together, in nanoseconds; x2: for how long they
+/// waited for a CPU that they had to leave to others.
+pub const VM_USAGE: u32 = BASE | 0x55;
 
 /// [`CHECKPOINT`]: the manager crashed, or turned itself off.
 pub const RECOVERY_CRASH: u64 = 1;

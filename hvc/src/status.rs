@@ -24,7 +24,10 @@ pub const WRONG_STATE: i64 = -21;
 pub const BAD_ADDRESS: i64 = -22;
 /// A VM is made from the image.
 pub const IN_USE: i64 = -23;
-
+/// The bundle is refused; x1 says why.
+pub const REFUSED: i64 = -24;
+/// The flash has no room for it. What it held is as it was.
+pub const NO_ROOM: i64 = -25;
 /// The new image of the hypervisor did not take over: the one before goes on.
 pub const FAILED: i64 = -28;
 
@@ -44,6 +47,8 @@ pub const fn word(status: i64) -> &'static str {
         BAD_ADDRESS => "bad-address",
         IN_USE => "in-use",
         FAILED => "failed",
+        REFUSED => "refused",
+        NO_ROOM => "no-room",
         _ => "error",
     }
 }

@@ -80,8 +80,16 @@ pub enum Command {
     /// Send one command to the monitor of a machine that runs: list, clone, freeze, destroy VMs
     #[command(after_help = MONITOR)]
     Monitor(Monitor),
-    /// Build the release image into target/salp and print its size by section
-    Image,
+    /// Build the release image and its signed bundle into target/salp and print its size by section
+    Image(Release),
+    /// Make a key that signs releases, or write the development key to target/salp
+    Keys {
+        /// Make a key for releases in this file, which is not there yet
+        #[arg(long, value_name = "FILE")]
+        release: Option<PathBuf>,
+    },
+    /// Make a flash image with the first stage and the bundle in slot A
+    Flash(Release),
     /// Check what this host needs (installing it, as root)
     Setup {
         /// Download every stock guest too
@@ -135,12 +143,23 @@ pub struct Up {
     /// Wait for no debugger, but serve GDB on this port of the loopback address
     #[arg(long, value_name = "PORT")]
     pub gdb: Option<u16>,
+    /// Start from this flash, which is made if it is not there and keeps what is written to it; a reset starts it again
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["vms", "attach", "exit_when_idle", "dhcp", "no_management", "overcommit"])]
+    pub flash: Option<PathBuf>,
     /// Give the VMs more memory together than the machine has
     #[arg(long)]
     pub overcommit: bool,
     /// A VM: see below; may be given several times [default: one Debian guest]
     #[arg(long = "vm", value_name = "VM", value_parser = parse_vm)]
     pub vms: Vec<VmRequest>,
+}
+
+/// The options of `image` and `flash`.
+#[derive(Clone, Debug, Args)]
+pub struct Release {
+    /// Sign a release with this key, the only one that the image then believes [default: the development key]
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
 }
 
 /// The options of `monitor`.

@@ -189,6 +189,41 @@ pub fn qemu_10() -> Result<PathBuf> {
     })
 }
 
+/// Returns a directory with Debian's fence agents, unpacked: Python programs, which need modules of Python besides.
+///
+/// # Errors
+///
+/// Why they could not be had.
+pub fn fence_agents() -> Result<PathBuf> {
+    let kept = paths::guests().join("fence-agents");
+    keep(&kept, || {
+        say("downloading Debian's fence agents");
+        unpack_alone("fence-agents", &kept)
+    })
+}
+
+/// Returns Prometheus' program that checks metrics, for this host.
+///
+/// # Errors
+///
+/// Why it could not be had.
+pub fn promtool() -> Result<PathBuf> {
+    let kept = paths::guests().join("prometheus");
+    let root = keep(&kept, || {
+        say("downloading Debian's Prometheus");
+        unpack_alone("prometheus", &kept)
+    })?;
+    Ok(root.join("usr/bin/promtool"))
+}
+
+/// Unpacks a package for this host, without what it depends on.
+fn unpack_alone(package: &str, kept: &Path) -> Result<()> {
+    let architecture = output(Command::new("dpkg").arg("--print-architecture"))?;
+    let apt = Apt::new(architecture.trim())?;
+    let work = tempfile::tempdir_in(paths::guests())?;
+    unpack_all(&apt.download(&[package], false, work.path())?, kept)
+}
+
 /// Makes something once: when `kept` exists it is whole.
 fn keep(kept: &Path, make: impl FnOnce() -> Result<()>) -> Result<PathBuf> {
     if !kept.exists() {

@@ -2,10 +2,12 @@
 //!
 //! [`machine`](crate::machine) starts it. Layout of the packed area: [`salp_hvc::packed`].
 
+use crate::bundle::Release;
 use crate::kernel::{self, FlatPlace};
+use crate::keys::Signer;
 use crate::place::{Placed, place};
 use crate::vm::VmRequest;
-use crate::{management, pack, paths, setup, symbols};
+use crate::{bundle, management, pack, paths, setup, symbols};
 use anyhow::{Context, Result, bail, ensure};
 use object::read::elf::ElfFile64;
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
@@ -25,8 +27,8 @@ pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 pub const LINUX_TARGET: &str = "aarch64-unknown-linux-musl";
 
 /// The greatest size of EL2's part of the image, in bytes: room for the machine itself, cloning, the virtual switch, the
-/// driver of the uplink, and the hand-over to another image.
-pub const BUDGET: u64 = 448 << 10;
+/// driver of the uplink, and for updates and the hand-over: signatures are checked at EL2, whatever the management guest says.
+pub const BUDGET: u64 = 512 << 10;
 
 /// Where the fields of the arm64 `Image` header are.
 const HEADER_SIZE: usize = 64;
@@ -41,6 +43,10 @@ pub struct Image {
     pub elf: PathBuf,
     /// Addresses, sizes and names of all functions.
     pub map: PathBuf,
+    /// The signed bundle: the same image with the management guest as its only VM.
+    pub bundle: PathBuf,
+    /// The public key that image and bundle have.
+    pub key: [u8; 32],
     /// Sizes by part, in bytes, in the order of the image.
     pub parts: Vec<(String, u64)>,
     /// The size of the flat image in bytes.
@@ -72,7 +78,7 @@ pub fn path() -> PathBuf {
     paths::output().join("salp.bin")
 }
 
-/// Builds the image and leaves it in `target/salp`; once per process, whoever asks.
+/// Builds the image with the development key and leaves it in `target/salp`; once per process, whoever asks.
 ///
 /// # Errors
 ///
@@ -81,21 +87,31 @@ pub fn build() -> Result<Image> {
     static BUILT: Mutex<Option<Image>> = Mutex::new(None);
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     if built.is_none() {
-        *built = Some(build_now()?);
+        *built = Some(build_signed(&Signer::development())?);
     }
     built.clone().context("an image")
 }
 
-fn build_now() -> Result<Image> {
+/// Builds the image with this key and leaves it in `target/salp`.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn build_signed(signer: &Signer) -> Result<Image> {
     let _lock = paths::lock(&paths::output())?;
     setup::ensure_target(TARGET)?;
-    let elf = cargo_build("salp-firmware", "salp-firmware", TARGET, "release")?;
+    let elf = cargo_build_with("salp-firmware", "salp-firmware", TARGET, "release", &[(KEYS, signer.public_text())])?;
     let bytes = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
-    let set = pack::pack(&[builtin_vm()?, management::guest("", &[])?])?;
+    let management = management::guest("", &[])?;
+    let appliance = pack::pack(core::slice::from_ref(&management))?;
+    let set = pack::pack(&[builtin_vm()?, management])?;
     let Flat { bytes: flat, map, parts } =
         flatten(&bytes, Some(&set)).with_context(|| format!("{} is not a usable image", elf.display()))?;
+    let release = bundle::make(&flatten(&bytes, Some(&appliance))?.bytes, &Release::this(), signer)?;
     let output = paths::output();
     let image = Image {
+        bundle: output.join(format!("salp-{}.salp", Release::this().version)),
+        key: signer.public(),
         bin: path(),
         elf: output.join("salp.elf"),
         map: output.join("salp.map"),
@@ -105,7 +121,28 @@ fn build_now() -> Result<Image> {
     paths::write_whole(&image.bin, &flat)?;
     paths::write_whole(&image.elf, &bytes)?;
     paths::write_whole(&image.map, map.as_bytes())?;
+    paths::write_whole(&image.bundle, &release)?;
     Ok(image)
+}
+
+/// Returns the built image with these VMs instead of those that it has.
+///
+/// # Errors
+///
+/// What is wrong with a VM, or that there is no room for them.
+pub fn with_vms(image: &Image, vms: &[Placed]) -> Result<Vec<u8>> {
+    let elf = fs::read(&image.elf).with_context(|| format!("cannot read {}", image.elf.display()))?;
+    Ok(flatten(&elf, Some(&pack::pack(vms)?))?.bytes)
+}
+
+/// Builds the first stage with this key, and returns its ELF.
+///
+/// # Errors
+///
+/// What cargo says.
+pub fn build_stage(signer: &Signer) -> Result<PathBuf> {
+    setup::ensure_target(TARGET)?;
+    cargo_build_with("salp-stage", "salp-stage", TARGET, "release", &[(KEYS, signer.public_text())])
 }
 
 /// Builds one of guest-kit's guests, and returns its ELF.
@@ -156,9 +193,23 @@ fn builtin_vm() -> Result<Placed> {
 
 /// Builds a program for a guest or for the bare machine, and returns where it is.
 fn cargo_build(package: &str, program: &str, target: &str, profile: &str) -> Result<PathBuf> {
+    cargo_build_with(package, program, target, profile, &[])
+}
+
+/// The variable with the public keys that are compiled in.
+const KEYS: &str = "SALP_KEYS";
+
+fn cargo_build_with(
+    package: &str,
+    program: &str,
+    target: &str,
+    profile: &str,
+    environment: &[(&str, String)],
+) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(paths::checkout())
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .args(["build", "--profile", profile, "--package", package, "--bin", program, "--target", target])
         .args(["--target-dir".as_ref(), paths::target().as_os_str()])
         .arg("--message-format=json-render-diagnostics")

@@ -52,6 +52,9 @@ pub struct Config {
     pub model: Option<String>,
     /// Whether time counts instructions: the same run each time, on one host thread.
     pub icount: bool,
+    /// Whether such time goes on as the host's does while nothing runs, rather than to whatever comes next: clients of the host
+    /// cannot keep pace with that.
+    pub waits: bool,
     /// What is started.
     pub payload: Payload,
     /// Where the serial line is copied to.
@@ -108,6 +111,8 @@ pub enum Payload {
         /// EL2's options, with spaces between them.
         options: String,
     },
+    /// EL2 from this flash, which keeps what is written to it. The machine goes on after a reset.
+    Flash(PathBuf),
     /// One guest at EL1 without a hypervisor, laid out as EL2 would: for comparison.
     Bare(Placed),
 }
@@ -121,6 +126,7 @@ impl Config {
             memory: 1 << 30,
             model: None,
             icount: false,
+            waits: false,
             payload,
             serial_log: None,
             monitor: false,
@@ -160,7 +166,7 @@ impl Config {
 
     /// Returns QEMU's arguments; files are put in `directory`.
     fn arguments(&self, directory: &Path) -> Result<Vec<OsString>> {
-        let firmware = matches!(self.payload, Payload::Firmware { .. });
+        let firmware = !matches!(self.payload, Payload::Bare(_));
         let virtualization = if firmware { "on" } else { "off" };
         let model = match &self.model {
             Some(model) => model.clone(),
@@ -178,7 +184,7 @@ impl Config {
         add("-cpu", model);
         if self.icount {
             add("-accel", "tcg,thread=single".into());
-            add("-icount", "shift=0,sleep=off".into());
+            add("-icount", format!("shift=0,sleep={}", if self.waits { "on" } else { "off" }));
             add("-seed", "1".into());
         } else {
             add("-accel", "tcg,thread=multi".into());
@@ -222,14 +228,20 @@ impl Config {
                     add("-initrd", path.display().to_string());
                 }
             }
+            Payload::Flash(file) => {
+                add("-drive", format!("if=pflash,unit=0,format=raw,file={}", escaped(file)));
+            }
             Payload::Bare(vm) => {
                 let path = directory.join("bare.elf");
                 fs::write(&path, bare_elf(vm)).with_context(|| format!("cannot write {}", path.display()))?;
                 add("-kernel", path.display().to_string());
             }
         }
-        for word in ["-nodefaults", "-no-user-config", "-no-reboot", "-S"] {
+        for word in ["-nodefaults", "-no-user-config", "-S"] {
             words.push(word.into());
+        }
+        if !matches!(self.payload, Payload::Flash(_)) {
+            words.push("-no-reboot".into());
         }
         match &self.uplink {
             Some(uplink) => words.extend(uplink.arguments()),

@@ -10,7 +10,8 @@ mod cli;
 mod up;
 
 use clap::Parser;
-use cli::{Arguments, Command};
+use cli::{Arguments, Command, Release};
+use salp_qemu::keys::Signer;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -28,12 +29,24 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Up(options) => up::run(options),
         Command::Bare(options) => up::run_bare(options),
         Command::Monitor(options) => ask::run(&options),
-        Command::Image => {
-            let image = salp_qemu::image::build()?;
+        Command::Image(release) => {
+            let image = salp_qemu::image::build_signed(&signer(&release)?)?;
             print!("{}", image.report());
-            for file in [&image.bin, &image.elf, &image.map] {
+            for file in [&image.bin, &image.elf, &image.map, &image.bundle] {
                 println!("{}", file.display());
             }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Keys { release } => {
+            let (file, key) = match release {
+                Some(file) => (file.clone(), salp_qemu::keys::make(&file)?),
+                None => (salp_qemu::keys::write_development()?, Signer::development()),
+            };
+            println!("{}\npublic key {}", file.display(), key.public_text());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Flash(release) => {
+            println!("{}", salp_qemu::flash::build_signed(&signer(&release)?)?.display());
             Ok(ExitCode::SUCCESS)
         }
         Command::Setup { guests } => {
@@ -55,4 +68,9 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// Returns the key that is asked for.
+fn signer(release: &Release) -> anyhow::Result<Signer> {
+    release.key.as_deref().map_or_else(|| Ok(Signer::development()), Signer::release)
 }

@@ -32,6 +32,9 @@ const USUAL_PORT: u16 = 8443;
 /// Its address on QEMU's network, below those that QEMU gives out.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 9);
 
+/// The first address that QEMU gives out.
+const FIRST_LEASE: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+
 /// How it reaches the world there.
 const NETWORK: &str = "address=10.0.2.9/24 gateway=10.0.2.2 dns=10.0.2.3";
 
@@ -110,11 +113,24 @@ pub fn free_port() -> Result<u16> {
 ///
 /// The port is not free, or none is.
 pub fn forward(uplink: &mut Uplink, port: Option<u16>) -> Result<u16> {
+    forward_to(uplink, port, ADDRESS)
+}
+
+/// The same for a management guest that asks QEMU for its address: it is the first who does.
+///
+/// # Errors
+///
+/// As [`forward`].
+pub fn forward_leased(uplink: &mut Uplink, port: Option<u16>) -> Result<u16> {
+    forward_to(uplink, port, FIRST_LEASE)
+}
+
+fn forward_to(uplink: &mut Uplink, port: Option<u16>, address: Ipv4Addr) -> Result<u16> {
     let port = match port {
         Some(port) => claim(port).with_context(|| format!("--https {port}: the port is not free"))?,
         None => claim(USUAL_PORT).or_else(|_| free_port())?,
     };
-    uplink.forwards.push((port, ADDRESS, HTTPS));
+    uplink.forwards.push((port, address, HTTPS));
     Ok(port)
 }
 

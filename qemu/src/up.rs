@@ -3,12 +3,12 @@
 use crate::cli::{EXIT_QEMU, EXIT_RESET, Up};
 use anyhow::{Context, Result, bail, ensure};
 use salp_qemu::console::{self, Terminal};
-use salp_qemu::machine::{Config, Machine, Outcome, Payload};
+use salp_qemu::machine::{Config, Machine, Outcome, Payload, Uplink};
 use salp_qemu::management::{self, Contact};
 use salp_qemu::monitor::server::Server;
 use salp_qemu::setup::Qemu;
 use salp_qemu::vm::{Size, VmRequest};
-use salp_qemu::{image, prepare, say};
+use salp_qemu::{flash, image, prepare, say};
 use serde_json::json;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::fs;
@@ -26,6 +26,9 @@ const TICK: Duration = Duration::from_millis(20);
 /// Starts a machine with Salp.
 pub fn run(options: Up) -> Result<ExitCode> {
     let qemu = Qemu::find()?;
+    if let Some(file) = &options.flash {
+        return run_flash(qemu, file, &options);
+    }
     let mut requests = options.vms.clone();
     if requests.is_empty() {
         requests.push(default_guest());
@@ -69,6 +72,21 @@ pub fn run(options: Up) -> Result<ExitCode> {
     let list = names.join(", ");
     say(format_args!("starting {list} on {} CPU(s) with {}", config.cpus, Size(config.memory)));
     start(&config, &options, https)
+}
+
+/// Starts a machine from its flash.
+fn run_flash(qemu: Qemu, file: &Path, options: &Up) -> Result<ExitCode> {
+    flash::prepare(file)?;
+    let mut config = Config::new(qemu, Payload::Flash(file.into()));
+    (config.cpus, config.memory) = (options.cpus, options.memory.unwrap_or(prepare::USUAL_MEMORY));
+    configure(&mut config, options);
+    config.monitor = true;
+    let mut uplink = Uplink::default();
+    let https = management::forward_leased(&mut uplink, options.https)?;
+    config.uplink = Some(uplink);
+    config.check()?;
+    say(format_args!("starting from {} on {} CPU(s) with {}", file.display(), config.cpus, Size(config.memory)));
+    start(&config, options, Some(https))
 }
 
 /// Starts one guest without Salp.

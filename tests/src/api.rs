@@ -5,7 +5,9 @@
 use base64ct::{Base64, Encoding};
 use salp_qemu::management::Contact;
 use serde_json::Value;
+use std::io::Read;
 use std::time::Duration;
+use ureq::http::request::Builder;
 use ureq::http::{Method, Request, Response};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Body, SendBody};
@@ -134,12 +136,7 @@ impl Api {
         fields: &[(&str, &str)],
         body: Vec<u8>,
     ) -> Result<Answer, ureq::Error> {
-        let method = Method::from_bytes(method.as_bytes()).unwrap_or_default();
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.origin));
-        request = request.header(self.login.0, &self.login.1);
-        for (name, value) in fields {
-            request = request.header(*name, *value);
-        }
+        let request = self.request(method, path, fields);
         let answer: Response<Body> = if body.is_empty() {
             self.agent.run(request.body(SendBody::none())?)?
         } else {
@@ -150,6 +147,27 @@ impl Api {
         let token = field("X-Auth-Token");
         let bytes = answer.into_body().with_config().limit(64 << 20).read_to_vec()?;
         Ok(Answer { status, location, etag, token, bytes })
+    }
+
+    /// Returns the head of a request.
+    fn request(&self, method: &str, path: &str, fields: &[(&str, &str)]) -> Builder {
+        let method = Method::from_bytes(method.as_bytes()).unwrap_or_default();
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.origin));
+        let login = (self.login.0, &*self.login.1);
+        fields.iter().copied().chain([login]).fold(request, |request, (name, value)| request.header(name, value))
+    }
+
+    /// Gets an answer that goes on and on.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub fn follow(&self, path: &str, fields: &[(&str, &str)]) -> impl Read + Send + use<> {
+        let request =
+            self.request("GET", path, fields).body(SendBody::none()).unwrap_or_else(|error| panic!("{error}"));
+        let answer = self.agent.run(request).unwrap_or_else(|error| panic!("GET {path}: {error}"));
+        assert_eq!(answer.status().as_u16(), 200, "GET {path}");
+        answer.into_body().into_reader()
     }
 
     /// Gets a resource.

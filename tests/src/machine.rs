@@ -12,6 +12,7 @@ use salp_qemu::monitor::{Monitor, Reply};
 use salp_qemu::pack;
 use salp_qemu::setup::Qemu;
 use std::fmt::Display;
+use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -59,6 +60,8 @@ pub struct Setup {
     management: Option<String>,
     /// The segments on which it gives out addresses.
     leases: Vec<Leases>,
+    /// What it starts from instead of an image of the host's.
+    flash: Option<PathBuf>,
     limit: Duration,
     vms: Vec<Vm>,
 }
@@ -78,6 +81,7 @@ impl Setup {
             uplink: None,
             management: None,
             leases: Vec::new(),
+            flash: None,
             limit: LIMIT,
             vms: Vec::new(),
         }
@@ -169,6 +173,12 @@ impl Setup {
         self
     }
 
+    /// Starts it from a flash, and again after each reset.
+    pub fn flash(mut self, file: &Path) -> Self {
+        self.flash = Some(file.into());
+        self
+    }
+
     /// Limits how long the machine may take.
     pub fn seconds(mut self, seconds: u64) -> Self {
         self.limit = Duration::from_secs(seconds);
@@ -181,13 +191,18 @@ impl Setup {
     ///
     /// If it cannot be started.
     pub fn start(&self) -> Running {
+        if let Some(file) = &self.flash {
+            return self.start_payload(Payload::Flash(file.clone()), 1 << 30, None);
+        }
         let mut vms: Vec<_> = self.vms.iter().map(Vm::place).collect();
         if let Some(append) = &self.management {
             vms.push(management::guest_on_qemu(append, &self.leases).unwrap_or_else(|error| panic!("{error:#}")));
         }
         let boot_set = (!vms.is_empty()).then(|| pack::pack(&vms).unwrap_or_else(|error| panic!("{error:#}")));
         let needed = pack::memory_needed(&vms, boot_set.as_deref().unwrap_or_default());
-        let mut options = vec!["idle=poweroff".to_string()];
+        // One that is managed may have all its VMs off.
+        let idle = self.management.is_none().then(|| "idle=poweroff".to_string());
+        let mut options: Vec<_> = idle.into_iter().collect();
         options.extend(self.attach.iter().map(|name| format!("attach={name}")));
         options.extend(self.option.clone());
         let payload = Payload::Firmware { image: image().bin.clone(), boot_set, options: options.join(" ") };
@@ -215,6 +230,7 @@ impl Setup {
         config.memory = self.memory.unwrap_or(memory);
         config.model.clone_from(&self.model);
         config.icount = self.icount;
+        config.waits = self.management.is_some();
         config.monitor = self.monitor;
         config.uplink = self.uplink.clone().or(uplink);
         let https = config
@@ -301,11 +317,20 @@ impl Running {
     ///
     /// If it does not before the time is up, or [`Setup::managed`] was not called.
     pub fn api(&mut self) -> Api {
+        Api::new(&self.contact())
+    }
+
+    /// Returns how the management endpoint is reached, when the management guest has told.
+    ///
+    /// # Panics
+    ///
+    /// If it does not before the time is up, or [`Setup::managed`] was not called.
+    pub fn contact(&mut self) -> Contact {
         let port = self.https.unwrap_or_else(|| panic!("`Setup::managed` was not called"));
         loop {
             let found = Contact::find(self.console.text().as_bytes(), port, &self.machine.ca_file());
             match found.unwrap_or_else(|error| panic!("{error:#}")) {
-                Some(contact) => return Api::new(&contact),
+                Some(contact) => return contact,
                 None => drop(self.expect(&format!("{}| ", management::NAME))),
             }
         }
@@ -437,6 +462,15 @@ pub fn lines_of<'a>(text: &'a str, who: &str) -> Vec<&'a str> {
 fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     format!("---- the last lines of the console\n{}\n----", lines[lines.len().saturating_sub(TAIL)..].join("\n"))
+}
+
+impl Drop for Running {
+    /// Shows what a machine said of whose test something else has failed.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", tail(&self.console.text()));
+        }
+    }
 }
 
 /// The right to run a machine.

@@ -1,6 +1,6 @@
 //! Programs of the host that tests run: cargo, and the runner as a user has it.
 
-use salp_qemu::paths;
+use salp_qemu::{management, paths};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -28,7 +28,8 @@ pub fn both(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr[..]].concat()).into_owned()
 }
 
-/// Returns the runner, built once; coreutils' `timeout` ends it after so many seconds, with status 124.
+/// Returns the runner, built once with all that it builds itself; coreutils' `timeout` ends it after so many seconds, with
+/// status 124.
 ///
 /// # Panics
 ///
@@ -37,6 +38,9 @@ pub fn salp(seconds: u32) -> Command {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
         succeed(cargo().args(["build", "--quiet", "--package", "salp-qemu"]));
+        // What it finds done costs it no time.
+        management::guest_on_qemu("", &[]).unwrap_or_else(|error| panic!("{error:#}"));
+        crate::machine::image();
         paths::target().join("debug/salp")
     });
     let mut command = Command::new("timeout");

@@ -5,7 +5,7 @@ use salp_qemu::image;
 use salp_qemu::initrd::Initrd;
 use salp_qemu::place::{Files, Placed, place_files};
 use salp_qemu::vm::{Restart, VmRequest};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The `/init` of a Linux guest of tests: says that it is there, runs a command of the test's, and turns off.
 const INIT: &str = r#"#!/bin/busybox sh
@@ -152,6 +152,12 @@ impl Vm {
     /// If there cannot be such a NIC.
     pub fn nic(mut self, nic: &str) -> Self {
         self.request.nics.push(nic.parse().unwrap_or_else(|error| panic!("{error:#}")));
+        self
+    }
+
+    /// Gives it an initial RAM disk.
+    pub fn initrd(mut self, file: &Path) -> Self {
+        self.initrd = Some(file.into());
         self
     }
 

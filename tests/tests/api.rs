@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::thread;
 
 #[test]
 fn an_operator_finds_clones_pauses_and_destroys_vms() {
@@ -111,7 +112,7 @@ fn wait(mut is_so: impl FnMut() -> bool) {
         if is_so() {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        thread::sleep(std::time::Duration::from_millis(200));
     }
     panic!("it did not come to be");
 }
@@ -121,8 +122,7 @@ fn ask_until_it_has_failed(how: &str, every: usize, times: usize) {
     let web = guest("memory").named("web").append("rounds=0 size=8 pause=10");
     let limit = if long() { 3000 } else { 500 };
     let mut machine = Setup::of(web).managed_with(&format!("fault={how}:{every}")).seconds(limit).start();
-    // A request that is lost with its connection is not told so: the client's patience ends it.
-    let session = machine.api().with_session().with_own_connections(6);
+    let session = machine.api().with_session().with_own_connections(60);
     let ask = || session.try_send("GET", "/redfish/v1/Systems/1", &[], Vec::new());
     let last = format!("taken back to its checkpoint ({times})");
     let (mut answered, mut lost) = (0, 0);
@@ -132,7 +132,14 @@ fn ask_until_it_has_failed(how: &str, every: usize, times: usize) {
                 assert_eq!(answer.status, 200, "the session is known: {}", answer.text());
                 answered += 1;
             }
-            Err(_) => lost += 1,
+            // Its connection ends, though the management guest knows of none any more.
+            Err(why) => {
+                assert!(
+                    !matches!(why, ureq::Error::Timeout(_)),
+                    "a request in flight is not told that it is lost: {why}"
+                );
+                lost += 1;
+            }
         }
     }
     // It fails while it answers, so each failure costs one answer, and a connection that was not there yet.
@@ -155,6 +162,25 @@ fn sessions_outlive_a_management_guest_that_hangs() {
 }
 
 #[test]
+fn packets_of_many_clients_at_once_find_buffers() {
+    let mut machine = Setup::of(guest("spin")).managed().monitor().start();
+    let session = machine.api().with_session();
+    thread::scope(|scope| {
+        for _ in 0..64 {
+            let client = session.with_own_connections(200);
+            scope.spawn(move || (0..10).for_each(|_| drop(client.get("/redfish/v1/Systems/1").is(200))));
+        }
+    });
+    let nics = machine.monitor("net mgmt");
+    let count = |key: &str| nics.rows.first().and_then(|row| row.number(key)).unwrap_or_else(|| panic!("{nics:?}"));
+    // TCP waits a second for each. A few come before there is a driver, or while EL2 is at work on the VM's memory, which a
+    // busy host can make long; a ring that is too small loses one in twenty.
+    let (missed, received) = (count("missed"), count("received"));
+    assert!(missed * 50 <= received, "of {received} packets {missed} found no buffer");
+    machine.stop();
+}
+
+#[test]
 fn a_script_learns_from_the_runner_how_to_log_in() {
     let mut command = salp(200);
     command.args(["up", "--headless", "--https", "0", "--vm", "name=web,kernel=kit:spin,memory=16M"]);
@@ -170,6 +196,53 @@ fn a_script_learns_from_the_runner_how_to_log_in() {
     // As Ctrl-C does: the machine ends with it.
     succeed(Command::new("kill").arg(runner.id().to_string()));
     runner.wait().unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// Returns whether a role has a privilege of the standard.
+fn has(role: &str, privilege: &str) -> bool {
+    match privilege {
+        "ConfigureManager" => role == "Administrator",
+        "ConfigureComponents" => role != "ReadOnly",
+        _ => true,
+    }
+}
+
+#[test]
+fn everybody_may_over_the_network_what_is_published_and_nothing_else() {
+    let mut machine = Setup::of(guest("spin")).managed().start();
+    let api = machine.api();
+    let document = api.get("/redfish/v1/openapi.yaml").is(200).json();
+    let stranger = api.with_login("nobody", "wrong");
+    let who = ["ReadOnly", "Operator", "Administrator"].map(|role| {
+        let account = json!({ "UserName": role, "Password": "a long password", "RoleId": role });
+        api.post("/redfish/v1/AccountService/Accounts", &account).is(201);
+        (role, api.with_login(role, "a long password"))
+    });
+    let mut refused = 0;
+    for (pattern, methods) in document["paths"].as_object().expect("paths") {
+        let path = pattern.replace("{SystemId}", "1").replace(['{', '}'], "");
+        for (method, operation) in
+            methods.as_object().expect("methods").iter().filter(|(name, _)| *name != "parameters")
+        {
+            let Some(privilege) = operation["x-redfish-privilege"].as_str() else { continue };
+            // What does not end is not read to its end.
+            if operation["responses"]["200"]["content"]["text/event-stream"].is_object() {
+                continue;
+            }
+            let (method, fields) = (method.to_uppercase(), [("Content-Type", "application/json")]);
+            let place = format!("{method} {path}");
+            assert_eq!(stranger.send(&method, &path, &fields, []).status, 401, "{place}");
+            for (role, api) in who.iter().filter(|(role, _)| method == "GET" || !has(role, privilege)) {
+                let status = api.send(&method, &path, &fields, []).status;
+                refused += u32::from(status == 403);
+                // What is one's own is looked at first.
+                let is_own = privilege == "ConfigureSelf" && *role != "Administrator";
+                assert!((status == 403) != has(role, privilege) || is_own, "{role} {place}: {status}");
+            }
+        }
+    }
+    assert!(refused > 30, "{refused}");
+    machine.stop();
 }
 
 #[test]

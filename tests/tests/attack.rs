@@ -216,6 +216,19 @@ fn more_peers_than_there_are_places_leave_those_who_are_served_alone() {
 }
 
 #[test]
+fn silent_peers_in_all_places_make_room_for_who_comes() {
+    attack(|attacker| {
+        let peers: Vec<TcpStream> = (0..MANY).map(|_| attacker.connect()).collect();
+        // Many times: whoever comes is served while all of them are still patient.
+        for _ in 0..5 {
+            let heard = attacker.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            assert!(heard.starts_with("HTTP/1.1 200 "), "who comes is not served: {heard:?}");
+        }
+        drop(peers);
+    });
+}
+
+#[test]
 fn bodies_in_all_places_find_memory() {
     attack(|attacker| {
         let head = "POST /redfish/v1/SessionService/Sessions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 65536\r\n\r\n";

@@ -3,7 +3,8 @@
 use salp_qemu::image::{BUDGET, build_salp_guest};
 use salp_tests::figures::{self, FIGURES};
 use salp_tests::machine::image;
-use salp_tests::{Setup, clones, guest, handovers, network};
+use salp_tests::{Api, Setup, clones, guest, handovers, network};
+use serde_json::json;
 
 #[test]
 fn the_release_image_is_small() {
@@ -73,4 +74,42 @@ fn clones_cost_no_more_than_budgeted_whatever_their_size() {
 fn a_kernel_boots_in_hardly_more_instructions_than_without_salp() {
     let (salp, bare) = (figures::boot_to_init(false).clock, figures::boot_to_init(true).clock);
     assert!(salp <= bare * 1.010, "{salp} s under Salp, {bare} s without");
+}
+
+/// Returns for how long the machine's CPUs were at work since it started, in nanoseconds: instructions, here.
+fn work(api: &Api) -> u64 {
+    let manager = api.get("/redfish/v1/Managers/salp").is(200).json();
+    let figure =
+        |name: &str| manager["Oem"]["Salp"]["Statistics"][name].as_u64().unwrap_or_else(|| panic!("{manager}"));
+    figure("UptimeNanoseconds") * figure("Cpus") - figure("IdleNanoseconds")
+}
+
+#[test]
+fn a_thousand_vms_are_listed_within_the_time_budgeted() {
+    let idle = guest("button").named("idle").append("deaf").mib(16);
+    let mut machine = Setup::of(idle).managed().mib(2048).icount().seconds(900).start();
+    machine.expect("idle| READY");
+    let api = machine.api().with_session();
+    let clone = "/redfish/v1/Systems/1/Actions/Oem/SalpComputerSystem.InstantClone";
+    let monitor = api.post(clone, &json!({ "Name": "vm", "Count": 999 })).is(202).location.expect("a monitor");
+    while api.get(&monitor).status == 202 {}
+    // Looking costs, too.
+    let looking = (0..2).map(|_| work(&api)).reduce(|first, second| second - first).unwrap_or_default();
+    let begin = work(&api);
+    let first = api.get("/redfish/v1/Systems").is(200).json();
+    let listed = work(&api).saturating_sub(begin + looking);
+    assert_eq!(first["Members"].as_array().map(Vec::len), Some(200));
+    let (mut next, mut seen) = (Some("/redfish/v1/Systems?$expand=.".to_string()), 0);
+    let begin = work(&api);
+    while let Some(path) = next {
+        let page = api.get(&path).is(200).json();
+        seen += page["Members"].as_array().map_or(0, Vec::len);
+        next = page["Members@odata.nextLink"].as_str().map(String::from);
+    }
+    let expanded = work(&api).saturating_sub(begin + looking);
+    eprintln!("first page {listed}, all of 1,000 expanded {expanded} ns of machine time");
+    assert_eq!(seen, 1000);
+    assert!(listed <= 100_000_000 && expanded <= 2_000_000_000, "first page {listed}, all {expanded}");
+    let ended = machine.stop();
+    ended.check(!ended.text.contains("mgmt: it "), "the management guest has failed");
 }

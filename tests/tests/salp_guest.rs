@@ -4,7 +4,8 @@ use anyhow::Result;
 use salp_qemu::debian::Stock;
 use salp_qemu::initrd::Initrd;
 use salp_tests::machine::lines_of;
-use salp_tests::{Ended, Running, Setup, Vm, vm};
+use salp_tests::{Api, Ended, Running, Setup, Vm, vm};
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::thread;
 use std::time::Duration;
@@ -207,4 +208,42 @@ fn a_stock_debian_hears_its_power_button_by_salp_guest() {
     let ended = machine.finish().all_off();
     has(&ended, "web", "GOING");
     ended.check(ended.kib_left() == [0], "memory of guests is still in use");
+}
+
+/// Waits until a VM shows what is looked for. The machine's own limit ends what never is.
+fn shows(api: &Api, vm: &str, is_so: impl Fn(&Value) -> bool) -> Value {
+    for _ in 0..600 {
+        let system = api.get(vm).is(200).json();
+        if is_so(&system) {
+            return system;
+        }
+        thread::sleep(Duration::from_millis(200));
+    }
+    panic!("{vm} does not show it: {}", api.get(vm).text());
+}
+
+#[test]
+fn an_agent_tells_of_its_guest_and_a_clone_s_tells_for_itself() {
+    let agent = "salp-guest agent --interval 300 --application 'test -e /up' &\n\
+                 until [ \"$(hostname)\" = shop ]; do hostname shop; done\n\
+                 touch /up; salp-guest agent --once; echo once=$?; salp-guest watch & wait";
+    let mut machine = Setup::of(networked("debian", agent)).managed().mib(1024).seconds(420).start();
+    let api = machine.api();
+    let source = "/redfish/v1/Systems/1";
+    let told = shows(&api, source, |system| system["Oem"]["Salp"]["Agent"]["ApplicationState"] == "Up");
+    let agent = &told["Oem"]["Salp"]["Agent"];
+    assert_eq!((&told["HostName"], &agent["GuestState"]), (&json!("shop"), &json!("Up")));
+    assert_eq!(agent["Addresses"], json!(["10.0.0.4", "fd00::4"]));
+    machine.expect("once=0");
+
+    let action = format!("{source}/Actions/Oem/SalpComputerSystem.InstantClone");
+    let clone = api.post(&action, &json!({ "Name": "twin" })).is(201).location.expect("a location");
+    let twin = shows(&api, &clone, |system| system["HostName"] == "twin");
+    assert!(twin["Oem"]["Salp"]["Agent"]["Statistics"]["Heartbeats"].as_u64() > Some(0), "{twin}");
+    let reset = format!("{clone}/Actions/ComputerSystem.Reset");
+    api.post(&reset, &json!({ "ResetType": "ForceOff" })).is(204);
+    assert_eq!(shows(&api, &clone, |system| system["PowerState"] == "Off").get("HostName"), None);
+    let events = api.get(&format!("{source}/LogServices/Events/Entries")).is(200).text();
+    assert!(events.contains("Salp.1.0.GuestUp") && events.contains("Salp.1.0.ApplicationUp"), "{events}");
+    machine.stop();
 }

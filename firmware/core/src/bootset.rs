@@ -288,6 +288,15 @@ impl VmSpec {
         nics.iter().all(|nic| check_nic(nic).is_ok()).then_some(spec)
     }
 
+    /// Returns this VM as it is if it starts as another description says. `None` if that is of another machine: of other RAM, or
+    /// with another number of vCPUs or NICs than the device tree says.
+    pub fn starting_as(&self, other: &Self) -> Option<Self> {
+        let (own, its) = (&self.record, &other.record);
+        let is_same = own.memory == its.memory && own.vcpus == its.vcpus && self.nic_count == other.nic_count;
+        let record = VmRecord { entry: its.entry, x0: its.x0, segment_count: its.segment_count, ..*own };
+        is_same.then_some(Self { record, segments: other.segments, ..*self })
+    }
+
     /// Returns true if both describe the same.
     pub fn is_same(&self, other: &Self) -> bool {
         self.as_bytes() == other.as_bytes()

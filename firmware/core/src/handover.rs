@@ -5,9 +5,11 @@
 //! which makes all of it anew.
 
 use crate::addr::{PAGE_SIZE, Pa};
+use crate::agent::Agent;
 use crate::bootset::VmSpec;
 use crate::calls::psci::Power;
 use crate::context::Context;
+use crate::dev::drive::{Drive, DriveRecord};
 use crate::dev::net::{Nic, NicRecord};
 use crate::dev::pl011::Pl011;
 use crate::dev::pl031::Pl031;
@@ -31,13 +33,16 @@ pub struct Sheet(pub [u8; PAGE]);
 const HEAD: usize = size_of::<handover::Page>();
 
 /// What is known: kind, version, and the size of the body.
-const KNOWN: [(u16, u16, usize); 19] = [
+const KNOWN: [(u16, u16, usize); 25] = [
     (kind::MACHINE, 1, size_of::<handover::Machine>()),
     (kind::FRAMES, 1, size_of::<handover::Frames>()),
     (kind::MERGING, 1, size_of::<handover::Merging>()),
     (kind::IMAGE, 1, size_of::<handover::Image>()),
     (kind::KEPT, 1, size_of::<handover::Pages>()),
     (kind::POOL, 1, size_of::<handover::Pool>()),
+    (kind::EVENTS, 1, size_of::<handover::Events>()),
+    (kind::LOG, 1, size_of::<handover::Log>()),
+    (kind::STORE, 1, size_of::<handover::Store>()),
     (kind::VM, 1, size_of::<handover::Vm>()),
     (kind::SPEC, 1, size_of::<VmSpec>()),
     (kind::IDENTITY, 1, size_of::<handover::Identity>()),
@@ -50,6 +55,9 @@ const KNOWN: [(u16, u16, usize); 19] = [
     (kind::WRITTEN, 1, size_of::<handover::Pages>()),
     (kind::NIC, 1, size_of::<NicRecord>()),
     (kind::VCPU, 1, size_of::<VcpuRecord>()),
+    (kind::OWN, 1, size_of::<VmSpec>()),
+    (kind::DRIVE, 1, size_of::<DriveRecord>()),
+    (kind::AGENT, 1, size_of::<handover::Agent>()),
     (kind::END, 1, 0),
 ];
 
@@ -238,6 +246,12 @@ pub enum Part<'a> {
     Kept(u64, &'a handover::Pages),
     /// Frames for drivers.
     Pool(&'a [u64]),
+    /// What managers may still read of what became of VMs.
+    Events(&'a handover::Events),
+    /// The position and the bytes of a part of EL2's log.
+    Log(u64, &'a [u8]),
+    /// Where kept records are in the flash.
+    Store(&'a handover::Store),
     /// A VM.
     Vm(SavedVm<'a>),
 }
@@ -269,6 +283,12 @@ pub struct SavedVm<'a> {
     pub nics: [Option<&'a NicRecord>; MAX_NICS as usize],
     /// Its vCPUs.
     pub vcpus: [Option<&'a VcpuRecord>; 8],
+    /// What it is by itself, if it has started as something else, and whether it is that until it is off.
+    pub own: Option<(&'a VmSpec, bool)>,
+    /// Its drive.
+    pub drive: Option<&'a DriveRecord>,
+    /// What its guest's agent has told.
+    pub agent: Option<&'a handover::Agent>,
 }
 
 fn typed<T: TryFromBytes + KnownLayout + Immutable>(kind: u16, body: &[u8]) -> Result<&T, Refusal> {
@@ -299,6 +319,9 @@ impl<'a> SavedVm<'a> {
             written: None,
             nics: [None; MAX_NICS as usize],
             vcpus: [const { None }; 8],
+            own: None,
+            drive: None,
+            agent: None,
         }
     }
 
@@ -317,6 +340,12 @@ impl<'a> SavedVm<'a> {
             kind::WRITTEN => put(Some(&mut self.written), kind, typed(kind, body)?),
             kind::NIC => put(self.nics.get_mut(index), kind, typed(kind, body)?),
             kind::VCPU => put(self.vcpus.get_mut(index), kind, typed(kind, body)?),
+            kind::OWN if index < 2 => {
+                let own = VmSpec::restored(body).ok_or(Refusal::Wrong(kind))?;
+                put(Some(&mut self.own), kind, (own, index == 1))
+            }
+            kind::DRIVE => put(Some(&mut self.drive), kind, typed(kind, body)?),
+            kind::AGENT => put(Some(&mut self.agent), kind, typed(kind, body)?),
             _ => Err(Refusal::Wrong(kind)),
         }
     }
@@ -335,11 +364,17 @@ impl<'a> SavedVm<'a> {
         self.rtc.ok_or(Refusal::Lacks(kind::RTC))?;
         self.gpio.ok_or(Refusal::Lacks(kind::GPIO))?;
         let wrong = |is_right: bool, kind| if is_right { Ok(()) } else { Err(Refusal::Wrong(kind)) };
+        let drive = self.drive.ok_or(Refusal::Lacks(kind::DRIVE))?;
         wrong(self.about.slot < 1024, kind::VM)?;
         wrong(Identity::restored(identity).is_some(), kind::IDENTITY)?;
         wrong(vgic.is_valid() && vgic.vcpus() == spec.vcpus(), kind::VGIC)?;
         wrong(Power::restored(spec.vcpus(), power).is_some(), kind::POWER)?;
         wrong(uart.is_valid(), kind::UART)?;
+        wrong(Drive::restored(drive, None).is_some(), kind::DRIVE)?;
+        let fits = |(own, _): (&VmSpec, bool)| own.starting_as(spec).is_some();
+        wrong(self.own.is_none_or(fits), kind::OWN)?;
+        let is_agent = |agent: &handover::Agent| is_frame(frames, agent.frame) && Agent::restored(agent).is_some();
+        wrong(self.agent.is_none_or(is_agent), kind::AGENT)?;
         if let Some(memory) = self.memory {
             let memory = AddressSpace::restored(frames, memory);
             wrong(memory.is_some_and(|memory| memory.ram() == spec.ram()), kind::MEMORY)?;
@@ -417,6 +452,13 @@ pub fn read<'a>(
                 let pool: &handover::Pool = typed(kind, body)?;
                 let frames = usize::try_from(pool.count).ok().and_then(|count| pool.frames.get(..count));
                 act(Part::Pool(frames.ok_or(Refusal::Wrong(kind))?))?;
+            }
+            kind::EVENTS => act(Part::Events(typed(kind, body)?))?,
+            kind::STORE => act(Part::Store(typed(kind, body)?))?,
+            kind::LOG => {
+                let log: &handover::Log = typed(kind, body)?;
+                let text = usize::try_from(log.used).ok().and_then(|used| log.text.get(..used));
+                act(Part::Log(head.index, text.ok_or(Refusal::Wrong(kind))?))?;
             }
             _ => vm = Some(SavedVm::new(typed(kind, body)?)),
         }

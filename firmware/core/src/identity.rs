@@ -262,6 +262,12 @@ impl Identity {
         [a & 0xfc | 0x02, b, c, d, e, f]
     }
 
+    /// Returns the first MAC address as a word, its first byte in bits 7:0.
+    pub fn mac_word(&self) -> u64 {
+        let [a, b, c, d, e, f] = self.mac();
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+
     /// Returns the MAC address of NIC `index`; the first one's is [`Self::mac`].
     pub fn mac_of(&self, index: usize) -> [u8; 6] {
         let mut mac = self.mac();

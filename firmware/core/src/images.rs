@@ -6,6 +6,7 @@
 
 use crate::addr::{Ipa, PAGE_SIZE};
 use crate::bootset::{Segment, VmSpec};
+use crate::dev::drive::Medium;
 use crate::frames::{FrameStore, Frames};
 use crate::stage2::{AddressSpace, Fault, MapError, MemAttr, Policy, TableMem, Tlb};
 use salp_hvc::bootset::RAM_BASE;
@@ -221,6 +222,27 @@ impl Images {
                 let users = image.info.users.get();
                 image.info.users = if is_more { users.saturating_add(1) } else { users.saturating_sub(1) }.into();
             }
+        }
+    }
+
+    /// Counts a user more of a finished image, whose medium goes into a drive, or into one more.
+    ///
+    /// # Errors
+    ///
+    /// A status; nothing is counted then.
+    pub fn insert(&mut self, id: u64) -> Result<Medium, i64> {
+        let info = &mut self.find_mut(id)?.info;
+        if info.finished.get() == 0 {
+            return Err(status::WRONG_STATE);
+        }
+        info.users += 1;
+        Ok(Medium { image: id, size: info.size.get() })
+    }
+
+    /// Counts a user less of an image, whose medium has left a drive.
+    pub fn eject(&mut self, medium: Medium) {
+        if let Ok(image) = self.find_mut(medium.image) {
+            image.info.users = image.info.users.get().saturating_sub(1).into();
         }
     }
 

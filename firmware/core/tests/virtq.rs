@@ -10,7 +10,7 @@ use salp_core::stage2::Fault;
 use virtio_queue::desc::{RawDescriptor, split::Descriptor};
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
 /// How many entries queues have.
 const SIZE: u16 = 8;
@@ -68,6 +68,10 @@ impl GuestMem for Mem<'_> {
         let written = self.memory.write_slice(from, GuestAddress(at.0));
         self.disturb();
         written.map_err(|_| Fault::OutsideRam)
+    }
+
+    fn holds(&self, at: Ipa, bytes: u64) -> bool {
+        self.memory.check_range(GuestAddress(at.0), bytes as usize, Permissions::Read)
     }
 }
 

@@ -12,7 +12,8 @@ use salp_core::addr::{PAGE_SIZE, Pa};
 use salp_core::frames::Frames;
 use salp_core::place;
 use salp_core::sched::{Node, VCPUS_PER_VM};
-use salp_hvc::handover::{MAGIC, ROOM, Side, VERSION};
+use salp_core::slots::Slot;
+use salp_hvc::handover::{IMAGE_ROOM, MAGIC, ROOM, Side, VERSION};
 use spin::{Mutex, Once};
 
 core::arch::global_asm!(include_str!("entry.S"));
@@ -36,6 +37,19 @@ pub struct Loaded {
     pub symbols: &'static [u8],
     /// Where the built-in boot set is, if one was packed.
     pub boot_set: Option<Range<u64>>,
+    /// The slot of the flash that it comes from, if the first stage loaded it.
+    pub slot: Option<Slot>,
+}
+
+/// Where the slot is noted: a field of the `Image` header that loaders leave as it is. 0 is none, then A, B.
+const SLOT_NOTE: u64 = 48;
+
+/// Notes in an image, whose first bytes these are, the slot that it comes from.
+pub fn note_slot(image: &mut [u8], slot: Slot) {
+    let at = SLOT_NOTE as usize;
+    if let Some(place) = image.get_mut(at..at + size_of::<u64>()) {
+        place.copy_from_slice(&(slot.index() as u64 + 1).to_le_bytes());
+    }
 }
 
 /// Reads what was loaded. `device_tree` and `image` are what entry.S passes to the first Rust function.
@@ -52,9 +66,12 @@ unsafe fn loaded(device_tree: u64, image: u64) -> Loaded {
     let size = u32::from_be_bytes([header[4], header[5], header[6], header[7]]).min(2 << 20);
     // SAFETY: the boot protocol allows 2 MiB for it; the early map covers that.
     let device_tree = unsafe { memory::bytes(device_tree..device_tree + u64::from(size)) };
-    // SAFETY: in the same 2 MiB, which the loader has set aside (`image_size`) and the early map covers.
+    // SAFETY: in the 3 MiB of the image, which the loader has set aside (`image_size`) and the early map covers.
     let packed = unsafe { memory::bytes(area..area + PACKED_HEADER) };
-    let mut loaded = Loaded { image: Pa(image), parts, end: Pa(area), device_tree, symbols: &[], boot_set: None };
+    // SAFETY: the image's header, in the same 3 MiB.
+    let note = unsafe { memory::bytes(image + SLOT_NOTE..image + SLOT_NOTE + 8) };
+    let slot = note.first().and_then(|note| Slot::from_index(u32::from(*note).checked_sub(1)?));
+    let mut loaded = Loaded { image: Pa(image), parts, end: Pa(area), device_tree, symbols: &[], boot_set: None, slot };
     if packed[..8] == PACKED_MAGIC {
         let word =
             |at: usize| u64::from(u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]));
@@ -186,8 +203,8 @@ pub const MAX_VMS: usize = 1024;
 const NODES: usize = MAX_VMS * VCPUS_PER_VM;
 const NODES_BYTES: u64 = (NODES * size_of::<Node>()) as u64;
 
-/// What is set aside for EL2's own large data: the switch, the directory; and a packet for each CPU.
-const ROOM_BYTES: u64 = 128 << 10;
+/// What is set aside for EL2's own large data: the switch, the directory, the log, the flash; and a packet for each CPU.
+const ROOM_BYTES: u64 = 176 << 10;
 const ROOM_BYTES_PER_CPU: u64 = 66 << 10;
 
 /// For how many frames merging remembers one page.
@@ -270,6 +287,9 @@ extern "C" fn salp_boot(device_tree: u64, image: u64, handed: u64) -> ! {
     for device in &board.virtio {
         // Several share a page.
         map.map_device(device.registers.start / PAGE_SIZE * PAGE_SIZE..page_up(device.registers.end));
+    }
+    if let Some(flash) = &board.flash {
+        map.map_flash(flash.clone());
     }
     let mut stacks = [Stacks { top: salp_core::addr::Va(0), crash_top: salp_core::addr::Va(0) }; MAX_CPUS];
     for (index, stack) in stacks.iter_mut().enumerate().take(board.cpus.len()) {
@@ -366,7 +386,7 @@ impl Boot {
         [&self.areas.frames, &self.areas.merger].map(|area| [area.start, area.end])
     }
 
-    /// Returns what an image needs besides its own frames, in a block at `block`.
+    /// Returns the memory of the image at `image`, with what it needs besides in a block at `block`.
     pub fn next_side(&self, image: Pa, block: Pa) -> Side {
         let cpus = self.board.cpus.len() as u64;
         let early = block.0 + early_bytes(cpus);
@@ -378,7 +398,7 @@ impl Boot {
             early: [block.0, early],
             nodes: [early, nodes],
             room: [nodes, block.0 + ROOM],
-            parts: [[image.0, image.0 + ROOM], [0; 2]],
+            parts: [[image.0, image.0 + IMAGE_ROOM], [0; 2]],
         }
     }
 
@@ -448,6 +468,13 @@ pub fn console() -> crate::uart::Pl011 {
 pub fn gic() -> Result<crate::gic::Gic, &'static str> {
     // SAFETY: from the device tree and mapped; the firmware asks once.
     unsafe { crate::gic::Gic::new(&get().board.gic, get().board.cpus.len()) }
+}
+
+/// Returns the flash, if there is one that Salp knows.
+pub fn flash() -> Option<crate::cfi::Nor> {
+    let bank = get().board.flash.clone()?;
+    // SAFETY: from the device tree and mapped; the firmware asks once and keeps it behind a lock.
+    unsafe { crate::cfi::Nor::new(salp_core::addr::Va(mmu::FLASH), bank.end - bank.start) }
 }
 
 /// Returns seconds since 1970 from the PL031 at `base` (Arm DDI 0224: RTCDR is the first register).

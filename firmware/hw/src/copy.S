@@ -6,33 +6,7 @@
     .section .text.copy, "ax"
     .balign 64
 
-    // x0: to, x1: from, x2: bytes; returns x0. Copies upwards, 64 bytes read before 64 are written, so that `to` may
-    // overlap `from` below it.
-    .global memcpy
-memcpy:
-    mov     x3, x0
-    subs    x2, x2, #128
-    b.lo    2f
-1:  ldp     x4, x5, [x1], #128
-    ldp     x6, x7, [x1, #-112]
-    ldp     x8, x9, [x1, #-96]
-    ldp     x10, x11, [x1, #-80]
-    stp     x4, x5, [x3], #128
-    stp     x6, x7, [x3, #-112]
-    stp     x8, x9, [x3, #-96]
-    stp     x10, x11, [x3, #-80]
-    ldp     x4, x5, [x1, #-64]
-    ldp     x6, x7, [x1, #-48]
-    ldp     x8, x9, [x1, #-32]
-    ldp     x10, x11, [x1, #-16]
-    stp     x4, x5, [x3, #-64]
-    stp     x6, x7, [x3, #-48]
-    stp     x8, x9, [x3, #-32]
-    stp     x10, x11, [x3, #-16]
-    subs    x2, x2, #128
-    b.hs    1b
-    // The low seven bits of x2 are those of what is left.
-2:  tbz     x2, #6, 9f
+    .macro move_64
     ldp     x4, x5, [x1], #64
     ldp     x6, x7, [x1, #-48]
     ldp     x8, x9, [x1, #-32]
@@ -41,29 +15,49 @@ memcpy:
     stp     x6, x7, [x3, #-48]
     stp     x8, x9, [x3, #-32]
     stp     x10, x11, [x3, #-16]
-9:  tbz     x2, #5, 3f
+    .endm
+
+    // x0: to, x1: from, x2: bytes; returns x0. Copies upwards, 64 bytes read before 64 are written, so that `to` may
+    // overlap `from` below it.
+    .global memcpy
+memcpy:
+    mov     x3, x0
+    subs    x2, x2, #256
+    b.lo    2f
+1:  .rept   4
+    move_64
+    .endr
+    subs    x2, x2, #256
+    b.hs    1b
+    // The low eight bits of x2 are those of what is left.
+2:  tbz     x2, #7, 3f
+    move_64
+    move_64
+3:  tbz     x2, #6, 4f
+    move_64
+4:  tbz     x2, #5, 5f
     ldp     x4, x5, [x1]
     ldp     x6, x7, [x1, #16]
     add     x1, x1, #32
     stp     x4, x5, [x3]
     stp     x6, x7, [x3, #16]
     add     x3, x3, #32
-3:  tbz     x2, #4, 4f
+5:  tbz     x2, #4, 6f
     ldp     x4, x5, [x1], #16
     stp     x4, x5, [x3], #16
-4:  tbz     x2, #3, 5f
+6:  tbz     x2, #3, 7f
     ldr     x4, [x1], #8
     str     x4, [x3], #8
-5:  tbz     x2, #2, 6f
+7:  tbz     x2, #2, 8f
     ldr     w4, [x1], #4
     str     w4, [x3], #4
-6:  tbz     x2, #1, 7f
+8:  tbz     x2, #1, 9f
     ldrh    w4, [x1], #2
     strh    w4, [x3], #2
-7:  tbz     x2, #0, 8f
+9:  tbz     x2, #0, 10f
     ldrb    w4, [x1]
     strb    w4, [x3]
-8:  ret
+10: ret
 
     .global memmove
 memmove:

@@ -166,6 +166,11 @@ pub fn id_register(crm: u8, op2: u8) -> u64 {
     }
 }
 
+/// Returns what this CPU is: MIDR_EL1.
+pub fn model() -> u64 {
+    read!(midr_el1)
+}
+
 /// Returns the affinity of this CPU: MPIDR_EL1 without its flags.
 pub fn affinity() -> u64 {
     read!(mpidr_el1) & 0xff_00ff_ffff

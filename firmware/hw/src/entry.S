@@ -30,8 +30,9 @@ _start:
     .quad   __image_size                // image_size: with what is packed, and the zeros behind it
     .quad   0xa                         // flags: little endian, 4 KiB, anywhere
     .quad   HANDOVER                    // salp_hvc::handover::Offer
-    .word   1, 1
-    .quad   __packed_size
+    .hword  1, 1
+    .word   __packed_size
+    .quad   0                           // the slot of the flash, which the first stage notes
     .ascii  "ARM\x64"
     .word   0
 
@@ -87,8 +88,9 @@ first_cpu:
     add     x7, x21, #(3 * 4096)
     orr     x4, x7, #TABLE
     str     x4, [x3]
-    orr     x4, x22, x6                 // the image starts at a multiple of 2 MiB, and is no larger
-    str     x4, [x7]
+    orr     x4, x22, x6                 // the image starts at a multiple of 2 MiB, and has two of them
+    add     x5, x4, #(2 << 20)
+    stp     x4, x5, [x7]
 
     dmb     sy
     mov     x2, x21

@@ -13,7 +13,7 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 use salp_core::addr::{PAGE_SIZE, Pa, Va};
 use salp_core::handover::{Sheet, Source};
-use salp_hvc::handover::{CPUS, Door, FAILED_EXCEPTION, FAILED_HANG, Header, MAGIC, PAGE};
+use salp_hvc::handover::{CPUS, Door, FAILED_EXCEPTION, FAILED_HANG, Header, IMAGE_ROOM, MAGIC, PAGE};
 
 const _: () = assert!(
     offset_of!(Header, starting) == 12
@@ -236,9 +236,9 @@ pub fn sheet(frame: Pa) -> &'static mut Sheet {
     unsafe { &mut *(frame.0 as *mut Sheet) }
 }
 
-/// Copies the running image, as it was at its start, to the block at `to`, and makes the rest of that zero. Returns its size.
+/// Copies the running image, as it was at its start, to the blocks at `to`. Returns its size.
 ///
-/// The block comes from core's frame table, allocated for this call.
+/// The blocks come from core's frame table, allocated for this call.
 pub fn copy_self(to: Pa) -> u64 {
     let loaded = &boot::get().loaded;
     let size = loaded.end.0 - loaded.image.0;
@@ -246,7 +246,7 @@ pub fn copy_self(to: Pa) -> u64 {
     let packed = layout::packed_start().0 - layout::image_start().0;
     for (from, at) in [(layout::image_start(), 0..code), (layout::first_data(), code..packed)] {
         for offset in (0..at.end - at.start).step_by(PAGE) {
-            // SAFETY: pages of the image, mapped at its link address, and of the caller's block.
+            // SAFETY: pages of the image, mapped at its link address, and of the caller's blocks.
             unsafe { memory::copy_page(Pa(from.0 + offset), Pa(to.0 + at.start + offset)) };
         }
     }
@@ -257,14 +257,20 @@ pub fn copy_self(to: Pa) -> u64 {
     size
 }
 
-/// Makes an image that was copied to the block at `at` ready to be started: what is behind its `size` bytes is zero, and nothing
+/// Returns the blocks at `at`, for an image. They come from core's frame table, allocated for this call.
+pub fn image_memory(at: Pa) -> &'static mut [u8] {
+    // SAFETY: blocks that the caller gives away, mapped as themselves; any bytes will do.
+    unsafe { core::slice::from_raw_parts_mut(at.0 as *mut u8, IMAGE_ROOM as usize) }
+}
+
+/// Makes an image that was copied to the blocks at `at` ready to be started: what is behind its `size` bytes is zero, and nothing
 /// of it is in caches alone.
 pub fn finish_copy(at: Pa, size: u64) {
-    let end = at.0 + salp_hvc::handover::ROOM;
+    let end = at.0 + IMAGE_ROOM;
     let start = (at.0 + size).next_multiple_of(PAGE_SIZE);
-    // SAFETY: in the caller's block, behind the image.
+    // SAFETY: in the caller's blocks, behind the image.
     unsafe { memory::zero(Pa(start), end - start) };
-    memory::clean_and_forget(at, salp_hvc::handover::ROOM);
+    memory::clean_and_forget(at, IMAGE_ROOM);
     memory::forget_instructions();
     dsb!("sy");
 }

@@ -22,3 +22,6 @@ pub type Mutex<T> = spin::mutex::Mutex<T, Yield>;
 
 /// A lock with one writer or many readers.
 pub type RwLock<T> = spin::rwlock::RwLock<T, Yield>;
+
+/// What a writer of an [`RwLock`] has.
+pub type RwLockWriteGuard<'a, T> = spin::rwlock::RwLockWriteGuard<'a, T, Yield>;

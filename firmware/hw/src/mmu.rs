@@ -17,6 +17,9 @@ use salp_core::addr::{PAGE_SIZE, Pa, Va};
 const STACKS: u64 = 0xff80_4000_0000;
 const STACK_SLOT: u64 = 0x2_0000;
 
+/// Where the flash is mapped: its own address may be that of the null pointer.
+pub const FLASH: u64 = 0xff80_8000_0000;
+
 /// The size of a CPU's stack, in pages; the pages around it are not mapped.
 pub const STACK_PAGES: u64 = 12;
 
@@ -122,6 +125,11 @@ impl Map {
     /// Maps device registers as themselves.
     pub fn map_device(&mut self, registers: Range<u64>) {
         self.map(registers.clone(), registers.start, DEVICE);
+    }
+
+    /// Maps the flash at [`FLASH`].
+    pub fn map_flash(&mut self, bank: Range<u64>) {
+        self.map(FLASH..FLASH + (bank.end - bank.start), bank.start, DEVICE);
     }
 
     /// Maps the image that was loaded at `image` at its link address, by what its parts are.

@@ -3,10 +3,12 @@
 //! Before: [`super`], which has stopped every CPU. After: [`salp_core::handover`], and each part's own record.
 
 use crate::console;
+use crate::events;
 use crate::images;
 use crate::keep;
 use crate::machine::{self, Store};
 use crate::merge;
+use crate::update;
 use crate::vm::{Records, Vm, sheets};
 use salp_core::addr::Pa;
 use salp_core::frames::{FrameStore, Frames, Kind};
@@ -25,7 +27,7 @@ pub struct Found {
 }
 
 /// How many frames the records of all but VMs take at most.
-const OTHERS: usize = 16;
+const OTHERS: usize = 32;
 
 /// Frames for records, linked by the first word of each.
 struct Supply {
@@ -80,7 +82,7 @@ fn next_of(frame: Pa) -> Pa {
 pub fn write() -> Result<(Pa, u64), Full> {
     let mut count = OTHERS;
     machine::for_each(|vm, _| {
-        let one = |vm: &Vm| 3 + vm.vcpus();
+        let one = |vm: &Vm| 4 + vm.vcpus();
         count += one(vm) + vm.watch.with_checkpoint(one).unwrap_or(0);
     });
     let mut supply = Supply::take(count)?;
@@ -94,6 +96,9 @@ fn write_all(take: &mut dyn FnMut() -> Option<(Pa, &'static mut Sheet)>) -> Resu
     machine::write_records(&mut out)?;
     images::write_records(&mut out)?;
     keep::write_records(&mut out)?;
+    update::write_record(&mut out)?;
+    events::write_record(&mut out)?;
+    console::write_records(&mut out)?;
     merge::write_record(&mut out)?;
     let mut result = Ok(());
     machine::for_each(|vm, frame| {
@@ -151,6 +156,7 @@ pub fn check(
             Part::Kept(index, pages) => {
                 (*index < 16 && pages.pages.iter().all(|&at| at == 0 || is_frame(&frames, at)), kind::KEPT)
             }
+            Part::Events(about) => (about.pages.iter().all(|&at| at == 0 || is_frame(&frames, at)), kind::EVENTS),
             Part::Pool(pool) => (pool.iter().all(|&at| is_frame(&frames, at)), kind::POOL),
             _ => (true, 0),
         };
@@ -181,7 +187,13 @@ pub fn adopt(header: &Header, found: &Found) -> Result<(), Refusal> {
     read(&sheets(), Pa(header.first), header.pages, &mut |part| {
         let is_done = match &part {
             Part::Image(record) => images::restore(record),
-            Part::Kept(index, pages) => keep::restore(*index, pages),
+            Part::Kept(index, pages) => keep::adopt(*index, pages),
+            Part::Events(about) => events::resume(about),
+            Part::Store(about) => update::resume(about),
+            Part::Log(position, text) => {
+                console::resume_log(*position, text);
+                true
+            }
             Part::Merging(record) => merge::restore(record),
             Part::Vm(saved) => match Vm::restored(machine, saved) {
                 None => false,
@@ -204,6 +216,7 @@ pub fn adopt(header: &Header, found: &Found) -> Result<(), Refusal> {
         };
         if is_done { Ok(()) } else { Err(Refusal::Wrong(kind::VM)) }
     })?;
+    (0..u32::BITS as usize).filter(|record| found.machine.unwritten >> record & 1 != 0).for_each(keep::mark_changed);
     if let Some(slot) = (found.machine.attached as usize).checked_sub(1) {
         console::attach_again(slot);
     }

@@ -3,15 +3,18 @@
 //! Before: [`crate::exits`]. After: [`salp_core::dev::net`] and [`salp_core::net`], which know what to do; the vGIC.
 //! [`uplink`] is the way out of the machine, [`wait`] has the senders that wait for a receiver.
 //!
-//! A frame is copied out of its sender into a buffer of this CPU's, and from there into each receiver. Never are two VMs'
-//! locks held at once, and no CPU waits long for another VM: a receiver that is busy, or stands still, misses the frame, and
-//! that is counted. An exit carries so much and no more; then the guest's store is done again, after whatever else is due.
+//! A frame is copied out of its sender into a buffer of this CPU's, and from there into each receiver. Of a large frame only
+//! the beginning is: the rest goes from memory to memory if one VM gets it. Only then two VMs' memory is locked at once, in the
+//! order of slots, the receiver's by trying: no CPU waits long for another VM. A receiver that is busy, or stands still, misses
+//! the frame, and that is counted. An exit carries so much and no more; then the guest's store is done again, after whatever
+//! else is due.
 
 pub mod uplink;
-mod view;
+pub mod view;
 mod wait;
 
 use crate::console::log;
+use crate::events;
 use crate::machine;
 use crate::merge;
 use crate::vcpu::Resident;
@@ -21,7 +24,7 @@ use salp_core::addr::Ipa;
 use salp_core::bootset::VmSpec;
 use salp_core::calls::manage::NicOrder;
 use salp_core::dev::net::{Asks, Delivery, Nic, Taken};
-use salp_core::dev::virtq::QueueError;
+use salp_core::dev::virtq::{GuestMem, QueueError};
 use salp_core::identity::Identity;
 use salp_core::net::packet::{Addresses, Packet};
 use salp_core::net::port::Port;
@@ -29,6 +32,7 @@ use salp_core::net::switch::{PORTS, Route, Switch};
 use salp_core::stage2::AddressSpace;
 use salp_core::vgic::{AccessSize, VcpuSet};
 use salp_hvc::bootset::{MAX_NICS, VIRTIO_INTID};
+use salp_hvc::events::NIC_CHANGED;
 use salp_hvc::manager::NicInfo;
 use salp_hvc::status;
 use salp_hw::lock::{Mutex, relax};
@@ -58,8 +62,8 @@ fn packet_of(cpu: usize) -> &'static Mutex<Packet> {
 /// How much one exit carries, in units of a small frame; each 4 KiB count as one more.
 const WORK: usize = 128;
 
-/// How often a receiver's lock is tried.
-const PATIENCE: u32 = 1000;
+/// How often a receiver's lock is tried: for about as long as a large frame takes.
+const PATIENCE: u32 = 4000;
 
 /// What an access to a NIC's registers gave.
 pub enum Access {
@@ -161,6 +165,7 @@ pub fn change(vm: &Vm, index: u64, order: &NicOrder) -> Result<(), i64> {
     }
     let told = refresh_lines(vm);
     vm.notify(told);
+    events::tell(vm, NIC_CHANGED, index as u32);
     Ok(())
 }
 
@@ -259,7 +264,7 @@ fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
     let access = loop {
         match take(vm, index, Some(packet), core::mem::take(&mut is_underway)) {
             Ok(Taken::Frame(addresses, is_patient)) => {
-                let (cost, full) = forward(port_of(vm, index), &addresses, packet, is_patient);
+                let (cost, full) = forward(port_of(vm, index), Some(vm), &addresses, packet, is_patient);
                 work += cost;
                 if let Some(port) = full {
                     begin_wait(this, index, port);
@@ -288,7 +293,7 @@ fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
 }
 
 /// Gets a VM memory, or lets it wait for some.
-fn want_memory(vm: &Vm, at: Ipa) {
+pub fn want_memory(vm: &Vm, at: Ipa) {
     if !merge::give_back() {
         vm.starve(at);
     }
@@ -319,7 +324,18 @@ fn microseconds() -> u64 {
 /// Does something with a NIC and its VM's memory; sets its interrupt line to what came of it. Returns whom to tell; `None` if
 /// there is no such NIC. The caller holds no other VM's locks.
 fn with_nic(vm: &Vm, memory: &mut Option<AddressSpace>, index: usize, act: &mut Act<'_>) -> Option<VcpuSet> {
-    let mut view = View::new(memory.as_mut()?, vm.tlb());
+    with_nic_beside(vm, memory, None, index, act)
+}
+
+/// Does the same while the memory of the sender is locked too, if that is another VM's.
+fn with_nic_beside(
+    vm: &Vm,
+    memory: &mut Option<AddressSpace>,
+    sender: Option<&AddressSpace>,
+    index: usize,
+    act: &mut Act<'_>,
+) -> Option<VcpuSet> {
+    let mut view = View::new(memory.as_mut()?, vm.tlb(), sender);
     let mut nics = vm.nics()?.lock();
     let nic = nics.get_mut(index)?.as_mut()?;
     let before = nic.interrupt();
@@ -354,20 +370,37 @@ fn take(vm: &Vm, index: usize, mut packet: Option<&mut Packet>, is_underway: boo
     taken
 }
 
-/// Brings a frame to where it goes. Returns how much work that was, and the receiver that the frame may wait for.
-fn forward(from: u16, addresses: &Addresses, packet: &mut Packet, may_wait: bool) -> (usize, Option<u16>) {
+/// Brings a frame to where it goes; what of it is not in the packet is in the memory of `sender`. Returns how much work that
+/// was, and the receiver that the frame may wait for.
+fn forward(
+    from: u16,
+    sender: Option<&Vm>,
+    addresses: &Addresses,
+    packet: &mut Packet,
+    may_wait: bool,
+) -> (usize, Option<u16>) {
     let now = (cpu::counter() / cpu::counter_frequency().max(1)) as u32;
     let route = switch().lock().route(from, addresses, now);
-    let each = 1 + packet.frame().len() / 4096;
+    let each = 1 + packet.frame_length() / 4096;
+    let sender = sender.filter(|_| !packet.rest().is_empty());
+    // To one VM bytes go from memory to memory, but not to many, nor to a wire.
+    let is_completed = match route {
+        Route::Nowhere => false,
+        Route::One(port) => Switch::is_trunk(port),
+        Route::Many(_) => true,
+    };
+    if is_completed && let Some(vm) = sender {
+        complete(vm, packet);
+    }
     match route {
         Route::Nowhere => (1, None),
-        Route::One(port) => (each, (deliver(port, packet, may_wait) == Delivery::Full).then_some(port)),
+        Route::One(port) => (each, (deliver(port, sender, packet, may_wait) == Delivery::Full).then_some(port)),
         Route::Many(first) => {
             let (mut next, mut work) = (Some(first), 0);
             // Ports come and go meanwhile: no more are served than there can be.
             for _ in 0..PORTS {
                 let Some(port) = next else { break };
-                deliver(port, packet, false);
+                deliver(port, None, packet, false);
                 work += each;
                 next = switch().lock().next(from, port);
             }
@@ -376,12 +409,23 @@ fn forward(from: u16, addresses: &Addresses, packet: &mut Packet, may_wait: bool
     }
 }
 
-/// Does something with the NIC behind a port and its VM's memory. Returns false if there is no such VM, or it is busy or
-/// stands still: what is done to a VM is done to its memory and its devices alike.
-fn with_port(port: u16, act: &mut Act<'_>) -> bool {
+/// Gets all of a frame out of its sender's memory.
+fn complete(vm: &Vm, packet: &mut Packet) {
+    if let Some(memory) = vm.memory.lock().as_mut() {
+        let mut view = View::new(memory, vm.tlb(), None);
+        packet.complete(|from, to| view.fetch(from, to));
+    }
+}
+
+/// Does something with the NIC behind a port and its VM's memory, beside that of a sender if there is one. Returns false if
+/// there is no such VM, or it is busy or stands still: what is done to a VM is done to its memory and its devices alike.
+fn with_port(port: u16, sender: Option<&Vm>, act: &mut Act<'_>) -> bool {
     let (slot, index) = (usize::from(port) / NICS, usize::from(port) % NICS);
     let guard = machine::slot(slot).read();
     let Some(vm) = guard.as_deref() else { return false };
+    // In the order of slots: two VMs that send to each other do not each wait for the other.
+    let sender = sender.filter(|sender| sender.id != vm.id);
+    let first = sender.filter(|sender| sender.slot < vm.slot).map(|sender| sender.memory.lock());
     let memory = (0..PATIENCE).find_map(|_| {
         let memory = vm.memory.try_lock();
         if memory.is_none() {
@@ -390,21 +434,27 @@ fn with_port(port: u16, act: &mut Act<'_>) -> bool {
         memory
     });
     let Some(mut memory) = memory.filter(|_| vm.control() == 0) else { return false };
+    let second = sender.filter(|sender| sender.slot > vm.slot).map(|sender| sender.memory.lock());
+    let sender = first.or(second);
+    if matches!(sender.as_deref(), Some(None)) {
+        return false;
+    }
     // The line is set before the memory is let go: a fork sees both or neither.
-    let told = with_nic(vm, &mut memory, index, act);
-    drop(memory);
+    let beside = sender.as_deref().and_then(Option::as_ref);
+    let told = with_nic_beside(vm, &mut memory, beside, index, act);
+    drop((memory, sender));
     vm.notify(told.unwrap_or(VcpuSet::EMPTY));
     told.is_some()
 }
 
-/// Gives a frame to the VM behind a port.
-fn deliver(port: u16, packet: &mut Packet, may_wait: bool) -> Delivery {
+/// Gives a frame to the VM behind a port; what of it is not in the packet is in the memory of `sender`.
+fn deliver(port: u16, sender: Option<&Vm>, packet: &mut Packet, may_wait: bool) -> Delivery {
     if Switch::is_trunk(port) {
         let vlan = switch().lock().place(port).map(|(_, vlan)| vlan);
         return uplink::send(vlan.unwrap_or(0), packet, may_wait);
     }
     let mut delivery = Delivery::Over;
-    let is_there = with_port(port, &mut |nic, view| {
+    let is_there = with_port(port, sender, &mut |nic, view| {
         delivery = nic.deliver(view, packet, may_wait)?;
         Ok(())
     });
@@ -420,7 +470,7 @@ fn has_more_room(port: u16) -> bool {
         return uplink::has_all_room();
     }
     let mut has_more = true;
-    let is_there = with_port(port, &mut |nic, view| {
+    let is_there = with_port(port, None, &mut |nic, view| {
         has_more = nic.has_more_room(view)?;
         Ok(())
     });

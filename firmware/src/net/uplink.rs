@@ -132,7 +132,7 @@ fn accept(packet: &mut Packet) {
     let Some(addresses) = Addresses::of(packet.frame()).filter(|addresses| !addresses.is_tagged()) else { return };
     let port = switch().lock().trunk_port(vlan);
     if let Some(port) = port {
-        forward(port, &addresses, packet, false);
+        forward(port, None, &addresses, packet, false);
     }
 }
 

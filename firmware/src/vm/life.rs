@@ -5,12 +5,14 @@
 
 use super::{Vm, promise_shared};
 use crate::console::log;
+use crate::events;
 use crate::machine::{self, Store};
 use crate::operation::Answer;
 use core::fmt;
 use core::sync::atomic::Ordering;
 use salp_core::addr::Ipa;
 use salp_core::sched::{VCPUS_PER_VM, VcpuRef};
+use salp_hvc::events::{FROZEN, NO_MEMORY, UNFROZEN};
 use salp_hvc::status;
 use salp_hw::memory::Ram;
 
@@ -106,6 +108,8 @@ impl Vm {
     pub fn hold(&self, why: u32) -> bool {
         let mut scheduler = machine::get().scheduler.lock();
         self.control.fetch_or(why, Ordering::AcqRel);
+        // From here on it waits for somebody else than a CPU.
+        self.vcpus.iter().flatten().for_each(|vcpu| vcpu.left.store(0, Ordering::Relaxed));
         let kicks = scheduler.hold(self.slot);
         let quiet = scheduler.is_quiet(self.slot);
         drop(scheduler);
@@ -188,6 +192,7 @@ impl Vm {
         *self.freezer.lock() = None;
         self.is_sealed.store(false, Ordering::Relaxed);
         self.let_go(hold::FROZEN);
+        events::tell(self, UNFROZEN, 0);
         Ok(())
     }
 
@@ -202,6 +207,9 @@ impl Vm {
         let is_due = self.is_held_by(hold::FROZEN) && !self.is_sealed.swap(true, Ordering::AcqRel);
         if is_due && let Some(memory) = self.memory.lock().as_mut() {
             memory.seal(&Store, &Ram, &self.tlb());
+        }
+        if is_due {
+            events::tell(self, FROZEN, 0);
         }
         is_due
     }
@@ -294,6 +302,7 @@ impl Vm {
                 "{}: the machine has no memory left for it (at {ipa}): it stands still until there is some",
                 self.name()
             );
+            events::tell(self, NO_MEMORY, 0);
         }
         // Memory that came back in between must not be missed.
         machine::get().note_starved();

@@ -6,13 +6,16 @@
 use super::{Freezer, Parts, Vcpu, Vm, VmFrames, hold};
 use crate::console::{self, LineBuffer};
 use crate::fork;
+use crate::images;
 use crate::machine::{Machine, Store};
 use crate::net::Nics;
 use crate::operation::Answer;
 use crate::vm::Devices;
 use core::sync::atomic::Ordering;
 use salp_core::addr::Pa;
+use salp_core::agent::Agent;
 use salp_core::calls::psci::Power;
+use salp_core::dev::drive::Drive;
 use salp_core::dev::net::Nic;
 use salp_core::directory::Place;
 use salp_core::frames::FrameStore;
@@ -90,6 +93,12 @@ impl Vm {
         };
         out.write(kind::VM, 0, &[about.as_bytes()])?;
         out.write(kind::SPEC, 0, &[self.spec.as_bytes()])?;
+        if let Some((own, lasts)) = &self.own {
+            out.write(kind::OWN, (*lasts).into(), &[own.as_bytes()])?;
+        }
+        if let Some(agent) = self.agent.lock().as_ref() {
+            out.write(kind::AGENT, 0, &[agent.record(agent.frame()).as_bytes()])?;
+        }
         out.write(kind::IDENTITY, 0, &[self.identity.lock().record().as_bytes()])?;
         if let Some(memory) = self.memory.lock().as_ref() {
             out.write(kind::MEMORY, 0, &[memory.record().as_bytes()])?;
@@ -99,6 +108,7 @@ impl Vm {
         out.write(kind::UART, 0, &[devices.uart.as_bytes()])?;
         out.write(kind::RTC, 0, &[devices.rtc.as_bytes()])?;
         out.write(kind::GPIO, 0, &[devices.gpio.as_bytes()])?;
+        out.write(kind::DRIVE, 0, &[devices.drive.record().as_bytes()])?;
         if devices.written.end() != 0 {
             let mut written = handover::Pages { size: devices.written.end(), ..Default::default() };
             let pages = devices.written.places().map(|page| page.map_or(0, |page| page.frame().0));
@@ -125,7 +135,7 @@ impl Vm {
                 deadline,
                 exits: vcpu.exits.load(Ordering::Relaxed),
                 answer: [status as u64, a, b, c],
-                reserved: 0,
+                usage: vcpu.usage(),
             };
             out.write(kind::VCPU, index as u64, &[about.as_bytes(), vcpu.context.lock().as_bytes()])?;
         }
@@ -143,7 +153,9 @@ impl Vm {
             None => None,
         };
         let identity = Identity::restored(saved.identity?)?;
-        let (uart, rtc, gpio) = (saved.uart?, saved.rtc?, saved.gpio?);
+        let (uart, rtc, gpio, drive) = (saved.uart?, saved.rtc?, saved.gpio?, saved.drive?);
+        let medium = if drive.image == 0 { None } else { Some(images::insert(drive.image).ok()?) };
+        let drive = Drive::restored(drive, medium)?;
         let (vgic, power) = (saved.vgic?, Power::restored(spec.vcpus(), saved.power?)?);
         let written = saved.written.map_or(Scrollback::EMPTY, |written| {
             let page = |&at: &u64| (at != 0).then(|| Own::adopt(Pa(at)));
@@ -166,6 +178,7 @@ impl Vm {
                 uart: uart.clone(),
                 rtc: rtc.clone(),
                 gpio: gpio.clone(),
+                drive,
                 line: LineBuffer::EMPTY,
                 polls: 0,
                 written,
@@ -181,7 +194,11 @@ impl Vm {
             freezer,
         };
         let place = Place { slot: about.slot as usize, id: about.id };
-        let vm = frames.fill(Self::put_together(machine, place, spec, parts));
+        let mut vm = frames.fill(Self::put_together(machine, place, spec, parts));
+        vm.own = saved.own.map(|(own, lasts)| (*own, lasts));
+        if let Some(agent) = saved.agent {
+            *vm.agent.lock() = Some(Own::new(Pa(agent.frame), Agent::restored(agent)?));
+        }
         vm.life.store(about.life, Ordering::Relaxed);
         vm.is_busy.store(false, Ordering::Relaxed);
         vm.last_number.store(about.last_number, Ordering::Relaxed);
@@ -198,6 +215,7 @@ impl Vm {
 fn restored_vcpu(record: &VcpuRecord) -> Vcpu {
     let vcpu = Vcpu::new(record.context);
     vcpu.exits.store(record.about.exits, Ordering::Relaxed);
+    vcpu.resume_usage(record.about.usage);
     if record.about.is_answered == 1 {
         let [status, values @ ..] = record.about.answer;
         *vcpu.answer.lock() = Some(Answer { status: status as i64, values });

@@ -64,6 +64,16 @@ impl<R: Registers> Device<R> {
         self.registers.write32(layout::COMMAND, layout::COMMAND_ACKNOWLEDGE);
     }
 
+    /// Writes a word of the agent's next report.
+    pub fn stage(&self, index: usize, word: u32) {
+        self.registers.write32(layout::REPORT + 4 * index as u64, word);
+    }
+
+    /// Tells what was written as the agent's report.
+    pub fn report(&self) {
+        self.registers.write32(layout::COMMAND, layout::COMMAND_REPORT);
+    }
+
     /// Returns the wall-clock time, in nanoseconds since 1970.
     pub fn time(&self) -> u64 {
         self.registers.read64(layout::TIME)

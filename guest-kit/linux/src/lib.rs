@@ -6,12 +6,13 @@
 //! [`tree`] (where the device is) → [`memory`] (its page, through `/dev/mem`) → [`device`] (its registers) → [`identity`]
 //! and [`config`] (who this VM is) → [`apply`] (random numbers, clock, names) and [`network`] (MAC, addresses, routes, by
 //! [`netlink`]) → [`hooks`] (programs of the user's). [`report`] says what was done. [`power`] waits
-//! for the power button.
+//! for the power button, [`agent`] tells how the guest is.
 //!
 //! Everything but [`sys`] is safe code and is tested on the host.
 
 #![deny(unsafe_code)]
 
+pub mod agent;
 pub mod apply;
 pub mod config;
 pub mod device;

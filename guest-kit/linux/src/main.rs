@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use salp_guest::agent::{self, Teller};
 use salp_guest::apply;
 use salp_guest::device::{Device, Registers};
 use salp_guest::freeze::{WATCHDOG, freeze};
@@ -18,7 +19,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Exit status: nothing was done.
 const EXIT_NOTHING_DONE: u8 = 1;
@@ -122,6 +123,21 @@ enum Command {
         #[arg(long, value_name = "CMD", default_value = "poweroff")]
         then: String,
     },
+    /// Tell the manager now and then that this guest lives, its host name and its addresses
+    ///
+    /// The manager shows it, and tells when a guest or its application is up and when it has fallen silent. Each report is a
+    /// heartbeat. A clone of this VM tells for itself.
+    Agent {
+        /// How often to tell, in milliseconds
+        #[arg(long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(100..))]
+        interval: u64,
+        /// Tell besides whether the application lives: whether this command succeeds (by /bin/sh -c, within the interval)
+        #[arg(long, value_name = "CMD")]
+        application: Option<String>,
+        /// Tell once, and end
+        #[arg(long)]
+        once: bool,
+    },
     /// Print who this VM is and its configuration, as key=value lines
     Info,
     /// Print N random bytes of the kernel's generator as hexadecimal digits
@@ -181,6 +197,10 @@ fn run(command: Command) -> Result<bool> {
             let status = process::Command::new("/bin/sh").arg("-c").arg(&then).status();
             Ok(status.with_context(|| format!("cannot run {then:?}"))?.success())
         }
+        Command::Agent { interval, application, once } => {
+            tell(Duration::from_millis(interval), application.as_deref(), once)?;
+            Ok(true)
+        }
         Command::Info => {
             let identity = Opened::open()?.device.identity();
             output.write_all(identity.to_string().as_bytes())?;
@@ -203,6 +223,21 @@ fn take_on<R: Registers>(device: &Device<R>, identity: &Identity, output: &mut d
     let mut report = Report::new(output, dry_run);
     apply::take_on(device, identity, Path::new(ETC), &mut report);
     report.is_clean()
+}
+
+/// Tells how this guest is, once or until the process ends.
+fn tell(interval: Duration, application: Option<&str>, once: bool) -> Result<()> {
+    let opened = Opened::open()?;
+    let mut teller = Teller::default();
+    loop {
+        let begin = Instant::now();
+        let lives = application.map(|command| agent::lives(command, interval)).transpose()?;
+        teller.tell(&opened.device, &agent::look(lives)?);
+        if once {
+            return Ok(());
+        }
+        thread::sleep(interval.saturating_sub(begin.elapsed()));
+    }
 }
 
 /// Waits for new identities until the process ends.
@@ -248,7 +283,14 @@ mod tests {
 
     #[test]
     fn mistakes_are_wrong_arguments() {
-        for words in [&[][..], &["thaw"], &["random"], &["random", "0"], &["watch", "--interval", "0"]] {
+        for words in [
+            &[][..],
+            &["thaw"],
+            &["random"],
+            &["random", "0"],
+            &["watch", "--interval", "0"],
+            &["agent", "--interval", "9"],
+        ] {
             let error = Arguments::try_parse_from(["salp-guest"].iter().chain(words)).expect_err("refused");
             assert_eq!(error.exit_code(), 2, "{words:?}");
         }

@@ -1,6 +1,7 @@
 //! A guest device for tests: a page of registers that behaves as the real one's.
 
 use crate::device::{Device, Registers};
+use salp_hvc::agent::AgentReport;
 use salp_hvc::device as layout;
 use std::cell::{Cell, RefCell};
 
@@ -15,6 +16,7 @@ pub struct Fake {
     /// These come when the VM is frozen.
     clone: RefCell<Option<Box<Fake>>>,
     commands: RefCell<Vec<u32>>,
+    staged: Cell<usize>,
 }
 
 impl Fake {
@@ -37,6 +39,7 @@ impl Fake {
             change: RefCell::new(None),
             clone: RefCell::new(None),
             commands: RefCell::new(Vec::new()),
+            staged: Cell::new(0),
         };
         fake.set32(layout::MAGIC, layout::MAGIC_VALUE);
         fake.set32(layout::VERSION, layout::VERSION_VALUE);
@@ -82,6 +85,11 @@ impl Fake {
         self.commands.borrow().clone()
     }
 
+    /// Returns how many words of reports were written.
+    pub fn staged(&self) -> usize {
+        self.staged.get()
+    }
+
     fn set(&self, offset: u64, bytes: &[u8]) {
         self.page.borrow_mut()[offset as usize..][..bytes.len()].copy_from_slice(bytes);
     }
@@ -112,7 +120,11 @@ impl Registers for Fake {
     }
 
     fn write32(&self, offset: u64, value: u32) {
-        assert_eq!(offset, layout::COMMAND, "the only register that can be written");
+        if (layout::REPORT..layout::REPORT + size_of::<AgentReport>() as u64).contains(&offset) {
+            self.staged.set(self.staged.get() + 1);
+            return;
+        }
+        assert_eq!(offset, layout::COMMAND, "no register that can be written");
         self.commands.borrow_mut().push(value);
         match value {
             layout::COMMAND_FREEZE => {
@@ -121,6 +133,7 @@ impl Registers for Fake {
                 }
             }
             layout::COMMAND_ACKNOWLEDGE => self.set32(layout::ACKNOWLEDGED, 1),
+            layout::COMMAND_REPORT => {}
             other => panic!("command {other}"),
         }
     }

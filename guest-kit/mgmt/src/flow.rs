@@ -3,10 +3,12 @@
 //! them, and the service, which gives them the hypervisor whenever bytes have come or may go.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::Debug;
 
+use crate::events::journal::Journal;
 use crate::hypervisor::Hypervisor;
 use crate::message::Failure;
 use crate::resources::Outcome;
@@ -32,6 +34,27 @@ pub trait Sink: Debug {
 pub trait Flow: Debug {
     /// Takes what it wants from the front of `input` and appends to `output`, which is empty; returns false if it is over.
     fn drive(&mut self, hypervisor: &mut dyn Hypervisor, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool;
+
+    /// Appends to `output` what has happened in the service that its reader wants to know; before each [`drive`](Self::drive).
+    fn hear(&mut self, _: &Heard<'_>, _: &mut Vec<u8>) {}
+}
+
+/// What has happened in the service.
+#[derive(Debug)]
+pub struct Heard<'a> {
+    /// Events.
+    pub journal: &'a Journal,
+    /// The last metric reports, by their paths, as they are sent.
+    pub reports: &'a BTreeMap<String, String>,
+    /// The time, in seconds since 1970.
+    pub now: u64,
+}
+
+impl Heard<'_> {
+    /// Returns the metric report at a path.
+    pub fn report(&self, path: &str) -> Option<&str> {
+        self.reports.get(path).map(|report| &**report)
+    }
 }
 
 /// A flow, and who may see it.
@@ -53,4 +76,6 @@ pub enum Then {
     Body(Box<dyn Sink>),
     /// The body goes on.
     Flow(Live),
+    /// This was no answer yet: it comes when this [job](crate::media::jobs) has come to its end.
+    Later(u64),
 }

@@ -1,7 +1,10 @@
 //! What this guest asks of the hypervisor. Before: [`resources`](crate::resources). After: Salp's calls in the guest,
 //! [`fake`](crate::fake) where there is no Salp.
 
+use salp_hvc::agent::AgentInfo;
 use salp_hvc::calls::{MAX_CONFIG, MachineInfo, NAME, STATE_SNAPSHOT, VmInfo, VmMemory};
+use salp_hvc::events::EventRecord;
+use salp_hvc::host::{POWER_OFF, POWER_RESET};
 use salp_hvc::manager::{ImageInfo, LABEL, NicChange, NicInfo, SIGNAL_RESTART, SIGNAL_SHUTDOWN};
 use salp_hvc::status;
 
@@ -50,6 +53,34 @@ pub struct Heard {
     pub end: u64,
 }
 
+/// A CPU of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cpu {
+    /// What it is: MIDR_EL1.
+    pub model: u64,
+    /// Its place: MPIDR_EL1 without its flags.
+    pub affinity: u64,
+}
+
+/// What can be done to the whole machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum MachinePower {
+    /// Reset it.
+    Reset = POWER_RESET,
+    /// Turn it off.
+    Off = POWER_OFF,
+}
+
+/// What a VM has had of the CPUs, in nanoseconds, its vCPUs all together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// For how long it ran.
+    pub ran: u64,
+    /// For how long it waited for a CPU that it had to leave to others.
+    pub waited: u64,
+}
+
 /// The label of an image.
 pub type Label = [u8; LABEL];
 
@@ -90,6 +121,8 @@ pub trait Hypervisor {
     fn signal(&mut self, id: u64, signal: Signal) -> Answer<()>;
     /// Returns a NIC of a VM.
     fn nic(&self, id: u64, index: u64) -> Answer<NicInfo>;
+    /// Returns what the agent of a VM has told; zeros if it has told nothing.
+    fn agent(&self, id: u64) -> Answer<AgentInfo>;
     /// Changes a NIC of a VM.
     fn change_nic(&mut self, id: u64, index: u64, change: &NicChange) -> Answer<()>;
 
@@ -117,6 +150,26 @@ pub trait Hypervisor {
     fn keep(&mut self, record: u64, bytes: &[u8]) -> Answer<()>;
     /// Reads a record, and returns how long it is; 0 if there is none.
     fn recall(&self, record: u64, bytes: &mut [u8]) -> Answer<usize>;
+
+    /// Returns the image that is in the drive of a VM, if any is.
+    fn medium(&self, id: u64) -> Answer<Option<u64>>;
+    /// Puts a finished image into the drive of a VM in place of what is in it, or takes that out.
+    fn change_medium(&mut self, id: u64, image: Option<u64>) -> Answer<()>;
+    /// Starts a VM that is off from what records name ([`VM_START_FROM`](salp_hvc::host::VM_START_FROM)): for one life, or until
+    /// it is off.
+    fn start_from(&mut self, id: u64, description: &[u8], lasts: bool) -> Answer<()>;
+    /// Returns what the machine's clock shows, in nanoseconds since 1970, after setting it to this time.
+    fn clock(&mut self, time: Option<u64>) -> Answer<u64>;
+    /// Reads the hypervisor's own log, from a position on.
+    fn read_log(&self, position: u64, bytes: &mut [u8]) -> Answer<Heard>;
+    /// Does something to the whole machine, at once.
+    fn power(&mut self, how: MachinePower) -> Answer<()>;
+    /// Returns a CPU of the machine.
+    fn cpu(&self, index: u64) -> Answer<Cpu>;
+    /// Tells what a VM has had of the CPUs.
+    fn usage(&self, id: u64) -> Answer<Usage>;
+    /// Reads what became of VMs, from an event on; returns how many events, and the number to go on with.
+    fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)>;
 
     /// Returns the VM or snapshot with this identifier.
     fn find(&self, id: u64) -> Answer<VmInfo> {

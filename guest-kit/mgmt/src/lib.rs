@@ -2,11 +2,13 @@
 //! [`Hypervisor`](hypervisor::Hypervisor). Runs on the host in tests, and in the guest of this package's program.
 //!
 //! A request's way: [`http`] (bytes → request) → [`service`] (who asks, may they, ETags, [`query`] parameters) → [`table`] (which
-//! resource) → [`resources`] (what it says and does; [`images`],
-//! [`systems`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
-//! (accounts and sessions), [`audit`] (who changed what), [`events`] (what became of VMs), [`flow`] (bodies and answers that are
-//! streamed), [`tls`], [`entropy`], [`state`] (what outlives this
-//! guest), [`dhcp`] (for segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
+//! resource; published by [`openapi`]) → [`resources`] (what it says and does; [`images`],
+//! [`systems`], [`media`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
+//! (accounts and sessions), [`audit`] (who changed what), [`events`] (what has happened, and who is told), [`agent`] (what
+//! guests tell), [`client`] (requests to others), [`tasks`] (what takes long), [`telemetry`] (figures), [`flow`] (bodies and
+//! answers that are streamed), [`tls`], [`entropy`], [`state`] (what outlives this
+//! guest), [`appliance`] and [`sntp`] (names, addresses and the clock), [`peers`] (who had a connection then), [`dhcp`] (for
+//! segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -14,8 +16,11 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod agent;
+pub mod appliance;
 pub mod audit;
 pub mod auth;
+pub mod client;
 pub mod console;
 pub mod dhcp;
 pub mod entropy;
@@ -25,13 +30,19 @@ pub mod flow;
 pub mod http;
 pub mod hypervisor;
 pub mod images;
+pub mod media;
 pub mod message;
+pub mod openapi;
+pub mod peers;
 pub mod query;
 pub mod resources;
 pub mod service;
+pub mod sntp;
 pub mod state;
 pub mod systems;
 pub mod table;
+pub mod tasks;
+pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod tls;

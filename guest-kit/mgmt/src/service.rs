@@ -10,20 +10,29 @@ use alloc::vec::Vec;
 
 use serde_json::Value;
 
+use crate::appliance::Appliance;
 use crate::audit::Audit;
 use crate::auth::{Auth, Right, Stranger, Who};
 use crate::entropy::Entropy;
-use crate::events::Watch;
-use crate::flow::{Live, Sink, Then};
+use crate::events::Events;
+use crate::events::journal::News;
+use crate::events::subscription::Delivery;
+use crate::flow::{Heard, Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
-use crate::hypervisor::Hypervisor;
+use crate::hypervisor::{Answer, Hypervisor};
 use crate::images::{self, Library};
+use crate::media::fetch::Wire;
+use crate::media::jobs::Jobs;
 use crate::message::Failure;
+use crate::peers::{self, Peer};
 use crate::query::filter::Filter;
 use crate::query::{Expand, Query};
-use crate::resources::{Call, Outcome, accounts, schemas, systems};
+use crate::resources::{Call, Outcome, accounts, schemas};
 use crate::state;
+use crate::systems::boot;
 use crate::table;
+use crate::tasks::{Tasks, Tools};
+use crate::telemetry::Telemetry;
 use crate::tls::certificate::Identity;
 use crate::tls::keys::Keys;
 
@@ -48,8 +57,16 @@ pub struct Service {
     pub keys: Keys,
     /// Who changed what.
     pub audit: Audit,
-    /// What became of VMs.
-    watch: Watch,
+    /// What has happened, and who is told.
+    pub events: Events,
+    /// What takes longer than a request.
+    pub tasks: Tasks,
+    /// Reports and thresholds.
+    pub telemetry: Telemetry,
+    /// Media under way.
+    pub jobs: Jobs,
+    /// The appliance itself.
+    pub appliance: Appliance,
     facts: Facts,
     requests: u64,
 }
@@ -63,14 +80,28 @@ impl Service {
         facts: Facts,
     ) -> Self {
         let (auth, keys) = (Auth::new(entropy), Keys::new(identity, entropy));
-        Self { hypervisor, auth, keys, audit: Audit::default(), watch: Watch::default(), facts, requests: 0 }
+        Self {
+            hypervisor,
+            auth,
+            keys,
+            audit: Audit::default(),
+            events: Events::default(),
+            tasks: Tasks::default(),
+            telemetry: Telemetry::default(),
+            jobs: Jobs::default(),
+            appliance: Appliance::default(),
+            facts,
+            requests: 0,
+        }
     }
 
     /// Takes what was kept: keys, accounts and sessions; returns false if there are no accounts.
     pub fn recall(&mut self, now: u64) -> bool {
         state::recall_keys(&*self.hypervisor, &mut self.keys);
         state::recall_audit(&*self.hypervisor, &mut self.audit);
-        self.watch.look(&*self.hypervisor, now);
+        self.appliance.recall(&*self.hypervisor);
+        state::recall_events(&*self.hypervisor, &mut self.events, &mut self.tasks, &mut self.telemetry);
+        self.events.look(&*self.hypervisor, now);
         state::recall_auth(&*self.hypervisor, &mut self.auth, now)
     }
 
@@ -83,10 +114,22 @@ impl Service {
         if self.audit.has_changed() && state::keep_audit(&mut *self.hypervisor, &self.audit).is_err() {
             self.audit.mark_changed();
         }
+        state::keep_events(&mut *self.hypervisor, &mut self.events, &mut self.tasks, &mut self.telemetry);
         if self.auth.has_changed() && state::keep_auth(&mut *self.hypervisor, &self.auth).is_err() {
             // The next request tries again.
             self.auth.mark_changed();
         }
+    }
+
+    /// Keeps who has a connection.
+    pub fn keep_peers(&mut self, peers: &mut dyn Iterator<Item = Peer>) {
+        // What cannot be kept costs somebody patience, should this guest fail.
+        let _ = peers::keep(&mut *self.hypervisor, peers);
+    }
+
+    /// Returns who had a connection.
+    pub fn recall_peers(&self) -> Vec<Peer> {
+        peers::recall(&*self.hypervisor)
     }
 
     /// Returns how many requests there were.
@@ -97,7 +140,72 @@ impl Service {
     /// Removes what nobody waits for any more; to be called now and then.
     pub fn tidy(&mut self, now: u64) {
         images::sweep(&mut *self.hypervisor, now);
-        self.watch.look(&*self.hypervisor, now);
+    }
+
+    /// Takes note of what has happened, and does a little of what takes long; to be called on and on. Returns whether there is
+    /// more to do at once.
+    pub fn work(&mut self, now: u64) -> bool {
+        self.events.look(&*self.hypervisor, now);
+        self.tasks.work(&mut Tools { hypervisor: &mut *self.hypervisor, now }, &mut self.events.journal);
+        self.telemetry.work(&*self.hypervisor, &mut self.events, now);
+        self.keep();
+        self.tasks.is_busy(now)
+    }
+
+    /// Returns the next request to a listener, if one is due. [`delivered`](Self::delivered) has to be told how it went.
+    pub fn next_delivery(&mut self, now: u64) -> Option<Delivery> {
+        let mut subscriptions = core::mem::take(&mut self.events.subscriptions);
+        let journal = core::mem::take(&mut self.events.journal);
+        let reports = core::mem::take(&mut self.events.reports);
+        let library = Library::default();
+        let delivery = subscriptions.next(&Heard { journal: &journal, reports: &reports, now }, &mut |user, path| {
+            let role = self.auth.account(user).filter(|account| account.is_enabled)?.role;
+            let who = Who { user: user.to_string(), role, session: None, must_change: false };
+            self.look_up(path, &Reading { who: Some(&who), library: &library, now })
+        });
+        self.events.subscriptions = subscriptions;
+        (self.events.journal, self.events.reports) = (journal, reports);
+        delivery
+    }
+
+    /// Takes note of how a request to a listener went: the status of the answer, or why there is none.
+    pub fn delivered(&mut self, done: &Delivery, result: Result<u16, &str>, now: u64) {
+        self.events.subscriptions.delivered(&mut self.events.journal, done, result, now);
+        self.keep();
+    }
+
+    /// Goes on with what takes longer than a request: VMs that are to start when they are off, a machine that is to go when they
+    /// are.
+    pub fn go_on(&mut self, now: u64) {
+        if self.appliance.is_leaving() {
+            return self.appliance.go_on(&mut *self.hypervisor, now);
+        }
+        boot::go_on(&mut *self.hypervisor, now);
+    }
+
+    /// Sets the machine's clock, which shows `now`, to a time in nanoseconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// If the hypervisor refuses.
+    pub fn set_clock(&mut self, time: u64, now: u64) -> Answer<()> {
+        self.hypervisor.clock(Some(time))?;
+        self.auth.shift((time / 1_000_000_000) as i64 - now as i64);
+        Ok(())
+    }
+
+    /// Returns what the machine's clock shows, in nanoseconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// If the hypervisor refuses.
+    pub fn clock(&mut self) -> Answer<u64> {
+        self.hypervisor.clock(None)
+    }
+
+    /// Lets the medium at this place go on over its wire; `now` in milliseconds, `seconds` since 1970.
+    pub fn drive_job(&mut self, place: usize, wire: &mut dyn Wire, now: u64, seconds: u64) {
+        self.jobs.drive(place, wire, &mut *self.hypervisor, now, seconds);
     }
 
     /// Returns the service at `now`, in seconds since 1970.
@@ -153,8 +261,12 @@ impl Service {
             now,
             auth: &mut self.auth,
             audit: &self.audit,
-            watch: &self.watch,
+            events: &mut self.events,
+            tasks: &mut self.tasks,
+            telemetry: &mut self.telemetry,
             library,
+            jobs: &mut self.jobs,
+            appliance: &mut self.appliance,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
@@ -179,7 +291,7 @@ impl Service {
                 if let Then::Flow(live) = &mut answer.then {
                     live.session = who.and_then(|who| who.session);
                 }
-                answer.field("Cache-Control", "no-store")
+                if answer.get("Cache-Control").is_some() { answer } else { answer.field("Cache-Control", "no-store") }
             }
             outcome => response(outcome),
         };
@@ -189,6 +301,8 @@ impl Service {
     /// Lets a flow go on, as long as who began it is logged in.
     fn drive(&mut self, live: &mut Live, now: u64, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
         let is_welcome = live.session.as_deref().is_none_or(|session| self.auth.touch(session, now));
+        let Events { journal, reports, .. } = &self.events;
+        live.flow.hear(&Heard { journal, reports, now }, output);
         is_welcome && live.flow.drive(&mut *self.hypervisor, input, output)
     }
 
@@ -256,8 +370,12 @@ impl Service {
             now,
             auth: &mut self.auth,
             audit: &self.audit,
-            watch: &self.watch,
+            events: &mut self.events,
+            tasks: &mut self.tasks,
+            telemetry: &mut self.telemetry,
             library,
+            jobs: &mut self.jobs,
+            appliance: &mut self.appliance,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
@@ -327,13 +445,14 @@ impl Serve for Serving<'_> {
         let mut user = None;
         let answer = self.service.answer(request, self.now, &mut user);
         let mut response = answer.unwrap_or_else(|failure| failure.response());
-        let is_change = !matches!(request.method, Method::Get | Method::Head) && response.status < 300;
-        if is_change && request.path.starts_with(systems::SYSTEMS) {
-            self.service.watch.look(&*self.service.hypervisor, self.now);
+        if (200..300).contains(&response.status) && response.status != 202 {
+            self.service.events.note(request, response.get("Location"), self.now);
+            self.service.events.look(&*self.service.hypervisor, self.now);
         }
         // Who logs in is somebody from then on.
         if let Some(user) = user.or_else(|| self.service.user_of(response.get("X-Auth-Token")?, self.now)) {
             self.service.audit.note(self.now, &user, request.method, &request.path, response.status);
+            response.is_known = true;
         }
         if response.status == 401 {
             response = response.field("WWW-Authenticate", REALM);
@@ -348,11 +467,27 @@ impl Serve for Serving<'_> {
 
     fn finish(&mut self, sink: Box<dyn Sink>) -> Response {
         let outcome = sink.finish(&mut *self.service.hypervisor, self.now);
+        if let Ok(Outcome::Created { location, .. }) = &outcome {
+            self.service.events.journal.tell(News::new("ResourceCreated", &[], location), self.now);
+        }
         outcome.map_or_else(|failure| failure.response(), response)
+    }
+
+    fn poll(&mut self, job: u64) -> Option<Response> {
+        self.poll_job(job)
     }
 
     fn drive(&mut self, live: &mut Live, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
         self.service.drive(live, self.now, input, output)
+    }
+}
+
+impl Serving<'_> {
+    /// Returns the answer that a job gives at its end, once.
+    pub fn poll_job(&mut self, job: u64) -> Option<Response> {
+        let outcome = self.service.jobs.take(job)?;
+        self.service.events.look(&*self.service.hypervisor, self.now);
+        Some(outcome.map_or_else(|failure| failure.response(), |()| response(Outcome::Done)))
     }
 }
 
@@ -385,7 +520,8 @@ pub fn resource(status: u16, mut value: Value) -> Response {
     if let Some(schema) = value["@odata.type"].as_str().and_then(schema_of) {
         response = response.field("Link", format!("<{schema}>; rel=describedby"));
     }
-    response.content("application/json", value.to_string())
+    // A value of JSON can always be written.
+    response.content("application/json", serde_json::to_vec(&value).unwrap_or_default())
 }
 
 /// Gives a resource its tag.
@@ -419,10 +555,11 @@ fn etag(value: &Value) -> String {
 }
 
 fn mix(hash: &mut u64, bytes: &[u8]) {
-    // FNV-1a: who can choose what is hashed can only fool itself.
-    for byte in bytes.iter().chain(&[0xff]) {
-        *hash = (*hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    }
+    // FxHash, eight bytes at a time: who can choose what is hashed can only fool itself.
+    let mut add = |word: u64| *hash = (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    let (words, rest) = bytes.as_chunks::<8>();
+    words.iter().for_each(|word| add(u64::from_le_bytes(*word)));
+    add(rest.iter().fold(bytes.len() as u64, |word, byte| word << 8 | u64::from(*byte)));
 }
 
 fn mix_value(hash: &mut u64, value: &Value) {

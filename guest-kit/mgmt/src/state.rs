@@ -3,18 +3,22 @@
 //!
 //! The hypervisor keeps records in memory that no VM but this one can ask for. Tokens are in them as hashes.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
 use p256::ecdsa::SigningKey;
 use salp_hvc::manager::MAX_RECORD;
+use serde_json::{Value, json};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use crate::audit::Audit;
 use crate::auth::{self, Auth, Policy, Role};
+use crate::events::Events;
 use crate::hypervisor::{Answer, Hypervisor, name_text, padded};
+use crate::tasks::Tasks;
+use crate::telemetry::Telemetry;
 use crate::tls::certificate::Identity;
 use crate::tls::keys::Keys;
 
@@ -24,6 +28,14 @@ const SESSIONS: u64 = 1;
 const IDENTITY: u64 = 2;
 const PENDING: u64 = 3;
 const AUDIT: u64 = 4;
+const HAPPENED: u64 = 5;
+const LISTENERS: u64 = 6;
+/// From where VMs start ([`Boots`](crate::systems::boot::Boots)).
+pub const BOOTS: u64 = 7;
+/// What the appliance is set to ([`Settings`](crate::appliance::Settings)).
+pub const SETTINGS: u64 = 8;
+/// Where media were fetched from ([`media`](crate::media)).
+pub const MEDIA: u64 = 9;
 
 /// An account, as it is kept.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -85,7 +97,8 @@ pub fn role_of(code: u8) -> Option<Role> {
     Role::ALL.get(usize::from(code)).map(|&(_, role)| role)
 }
 
-fn recall(hypervisor: &dyn Hypervisor, record: u64) -> Option<Vec<u8>> {
+/// Reads a record, if there is one.
+pub fn recall(hypervisor: &dyn Hypervisor, record: u64) -> Option<Vec<u8>> {
     let mut bytes = vec![0; MAX_RECORD as usize];
     let size = hypervisor.recall(record, &mut bytes).ok().filter(|&size| size > 0)?;
     bytes.truncate(size);
@@ -182,6 +195,50 @@ pub fn keep_audit(hypervisor: &mut dyn Hypervisor, audit: &Audit) -> Answer<()> 
 pub fn recall_audit(hypervisor: &dyn Hypervisor, audit: &mut Audit) {
     if let Some(bytes) = recall(hypervisor, AUDIT) {
         audit.put_back(&bytes);
+    }
+}
+
+/// Keeps what has happened, tasks, listeners and reports, if they have changed; what cannot be kept is tried again.
+pub fn keep_events(hypervisor: &mut dyn Hypervisor, events: &mut Events, tasks: &mut Tasks, telemetry: &mut Telemetry) {
+    let (is_told, is_done) = (events.journal.has_changed(), tasks.has_changed());
+    if is_told || is_done {
+        let tasks_kept = tasks.kept().to_string();
+        let frame = r#"{"tasks":,"journal":}"#.len();
+        // Tasks have at most two thirds of the record.
+        let journal = events.journal.kept((MAX_RECORD as usize).saturating_sub(tasks_kept.len() + frame));
+        let kept = alloc::format!(r#"{{"tasks":{tasks_kept},"journal":{journal}}}"#);
+        if hypervisor.keep(HAPPENED, kept.as_bytes()).is_err() {
+            events.journal.mark_changed();
+            tasks.mark_changed();
+        }
+    }
+    let (is_sent, is_defined) = (events.subscriptions.has_changed(), telemetry.has_changed());
+    if (is_sent || is_defined) && hypervisor.keep(LISTENERS, listeners(events, telemetry).as_bytes()).is_err() {
+        events.subscriptions.mark_changed();
+        telemetry.mark_changed();
+    }
+}
+
+/// Returns listeners and reports as they are kept.
+fn listeners(events: &Events, telemetry: &Telemetry) -> String {
+    json!({ "subscriptions": events.subscriptions.kept(), "telemetry": telemetry.kept() }).to_string()
+}
+
+/// Returns whether what is to be kept of listeners and reports fits into its record.
+pub fn fits(events: &Events, telemetry: &Telemetry) -> bool {
+    listeners(events, telemetry).len() <= MAX_RECORD as usize
+}
+
+/// Puts what has happened, tasks, listeners and reports in place that were kept.
+pub fn recall_events(hypervisor: &dyn Hypervisor, events: &mut Events, tasks: &mut Tasks, telemetry: &mut Telemetry) {
+    let read = |record| recall(hypervisor, record).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    if let Some(kept) = read(HAPPENED) {
+        tasks.put_back(&kept["tasks"]);
+        events.journal.put_back(&kept["journal"]);
+    }
+    if let Some(kept) = read(LISTENERS) {
+        events.subscriptions.put_back(&kept["subscriptions"]);
+        telemetry.put_back(&kept["telemetry"]);
     }
 }
 

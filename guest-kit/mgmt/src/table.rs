@@ -1,16 +1,20 @@
 //! Every path of this service: what can be done to it, who may, and the function that does it. Before:
 //! [`service`](crate::service). After: [`resources`].
 //!
-//! `Allow`, 405, HEAD, rights and the answers to strangers all follow from this one table; a resource that is not here
-//! does not exist.
+//! `Allow`, 405, HEAD, rights and the answers to strangers all follow from this one table, and so do the published document
+//! ([`openapi`](crate::openapi)) and the list in `docs/api.md` ([`listing`]); a resource that is not here does not exist.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
 use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
+use crate::openapi;
+use crate::resources::fields::{Field, NOTHING};
 use crate::resources::{
-    Handler, accounts, certificates, clones, console, hardware, images, logs, making, managers, metrics, network, nics,
-    power, registries, root, schemas, sessions, snapshots, systems,
+    Handler, accounts, aggregation, boot, certificates, clones, console, events, hardware, images, logs, making,
+    managers, media, metrics, network, nics, power, registries, root, schemas, sessions, snapshots, systems, tasks,
+    telemetry,
 };
 
 /// One path.
@@ -19,7 +23,48 @@ pub struct Route {
     pub pattern: &'static str,
     /// What can be done to it.
     pub methods: &'static [(Method, Right, Handler)],
+    /// The name of the schema of what GET answers; none if that is no resource.
+    pub kind: &'static str,
+    /// What it is, for people.
+    pub summary: &'static str,
+    /// What bodies hold, of methods that take JSON.
+    pub takes: &'static [(Method, &'static [Field])],
+    /// What a method answers besides what every method may ([`openapi`](crate::openapi)), where that is not what follows from
+    /// the method.
+    pub answers: &'static [(Method, &'static [u16])],
+    /// Media types of what is read, and of what is written where that is no JSON.
+    pub media: &'static [&'static str],
+    /// What a method is told besides the body, where that is not the same everywhere.
+    pub parameters: &'static [(Method, Place, Field)],
 }
+
+/// Where a parameter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In the query.
+    Query,
+    /// In a field of the head.
+    Header,
+}
+
+/// A path of which nothing is said.
+pub const ROUTE: Route = Route {
+    pattern: "",
+    methods: &[],
+    kind: "",
+    summary: "",
+    takes: &[],
+    answers: &[],
+    media: &[JSON],
+    parameters: &[],
+};
+
+/// The media type of resources.
+pub const JSON: &str = "application/json";
+const XML: &str = "application/xml";
+const TEXT: &str = "text/plain";
+/// The media type of an answer that does not end.
+pub const EVENTS: &str = "text/event-stream";
 
 /// The greatest number of `{}` in a pattern.
 pub const MAX_VARIABLES: usize = 2;
@@ -31,35 +76,100 @@ pub const SESSION: &str = "/redfish/v1/SessionService/Sessions/{}";
 
 /// All paths.
 pub const ROUTES: &[Route] = &[
-    Route { pattern: "/redfish", methods: &[(Get, Open, root::versions)] },
-    Route { pattern: "/redfish/v1", methods: &[(Get, Open, root::root)] },
-    Route { pattern: "/redfish/v1/odata", methods: &[(Get, Open, root::odata)] },
-    Route { pattern: "/redfish/v1/$metadata", methods: &[(Get, Open, root::metadata)] },
-    Route { pattern: "/redfish/v1/Schemas/{}", methods: &[(Get, Login, schemas::schema)] },
+    Route {
+        pattern: "/redfish",
+        methods: &[(Get, Open, root::versions)],
+        summary: "where versions of the API are",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1",
+        methods: &[(Get, Open, root::root)],
+        kind: "ServiceRoot",
+        summary: "the root",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/odata",
+        methods: &[(Get, Open, root::odata)],
+        summary: "the OData service document",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/$metadata",
+        methods: &[(Get, Open, root::metadata)],
+        summary: "the OData metadata document, XML",
+        media: &[XML],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/openapi.yaml",
+        methods: &[(Get, Open, root::openapi)],
+        summary: "this table as an OpenAPI 3.1 document",
+        media: &[openapi::MEDIA],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Schemas/{}",
+        methods: &[(Get, Login, schemas::schema)],
+        summary: "CSDL of what only Salp has, XML",
+        media: &[XML],
+        ..ROUTE
+    },
     Route {
         pattern: "/redfish/v1/SessionService",
         methods: &[(Get, Login, sessions::service), (Patch, ConfigureManager, sessions::patch_service)],
+        kind: "SessionService",
+        summary: "`SessionTimeout`, 30 to 86,400 s",
+        takes: &[(Patch, sessions::SERVICE_FIELDS)],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/SessionService/Sessions",
         methods: &[(Get, Login, sessions::list), (Post, Open, sessions::create)],
+        kind: "SessionCollection",
+        summary: "sessions: POST logs in",
+        takes: &[(Post, sessions::LOGIN)],
+        answers: &[(Post, &[201, 503])],
+        ..ROUTE
     },
-    Route { pattern: "/redfish/v1/SessionService/Sessions/Members", methods: &[(Post, Open, sessions::create)] },
+    Route {
+        pattern: "/redfish/v1/SessionService/Sessions/Members",
+        methods: &[(Post, Open, sessions::create)],
+        summary: "the same",
+        takes: &[(Post, sessions::LOGIN)],
+        answers: &[(Post, &[201, 503])],
+        ..ROUTE
+    },
     Route {
         pattern: SESSION,
         methods: &[(Get, ConfigureSelf, sessions::session), (Delete, ConfigureSelf, sessions::delete)],
+        kind: "Session",
+        summary: "a session: DELETE logs out",
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/AccountService",
         methods: &[(Get, Login, accounts::service), (Patch, ConfigureManager, accounts::patch_service)],
+        kind: "AccountService",
+        summary: "length of passwords, lock-out: see below",
+        takes: &[(Patch, accounts::SERVICE_FIELDS)],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/AccountService/Accounts",
         methods: &[(Get, ConfigureManager, accounts::list), (Post, ConfigureManager, accounts::create)],
+        kind: "ManagerAccountCollection",
+        summary: "accounts; at most 64",
+        takes: &[(Post, accounts::NEW_ACCOUNT)],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/AccountService/Accounts/Members",
         methods: &[(Post, ConfigureManager, accounts::create)],
+        summary: "the same",
+        takes: &[(Post, accounts::NEW_ACCOUNT)],
+        ..ROUTE
     },
     Route {
         pattern: ACCOUNT,
@@ -68,54 +178,458 @@ pub const ROUTES: &[Route] = &[
             (Patch, ConfigureSelf, accounts::patch),
             (Delete, ConfigureManager, accounts::delete),
         ],
+        kind: "ManagerAccount",
+        summary: "an account; everybody may change the own password",
+        takes: &[(Patch, accounts::ACCOUNT_FIELDS)],
+        ..ROUTE
     },
-    Route { pattern: "/redfish/v1/AccountService/Roles", methods: &[(Get, Login, accounts::roles)] },
-    Route { pattern: "/redfish/v1/AccountService/Roles/{}", methods: &[(Get, Login, accounts::role)] },
-    Route { pattern: "/redfish/v1/Managers", methods: &[(Get, Login, managers::list)] },
-    Route { pattern: "/redfish/v1/Managers/salp", methods: &[(Get, Login, managers::salp)] },
-    Route { pattern: "/redfish/v1/Managers/salp/NetworkProtocol", methods: &[(Get, Login, network::protocol)] },
+    Route {
+        pattern: "/redfish/v1/AccountService/Roles",
+        methods: &[(Get, Login, accounts::roles)],
+        kind: "RoleCollection",
+        summary: "Administrator, Operator, ReadOnly",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/AccountService/Roles/{}",
+        methods: &[(Get, Login, accounts::role)],
+        kind: "Role",
+        summary: "what a role may",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers",
+        methods: &[(Get, Login, managers::list)],
+        kind: "ManagerCollection",
+        summary: "the host, and nothing else",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp",
+        methods: &[(Get, Login, managers::salp), (Patch, ConfigureManager, managers::patch)],
+        kind: "Manager",
+        summary: "the host; memory of the machine; `DateTime` sets the clock",
+        takes: &[(Patch, managers::FIELDS)],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/NetworkProtocol",
+        methods: &[(Get, Login, network::protocol), (Patch, ConfigureManager, network::patch_protocol)],
+        kind: "ManagerNetworkProtocol",
+        summary: "what is spoken; `HostName`, `NTP`",
+        takes: &[(Patch, network::PROTOCOL_FIELDS)],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/Actions/Manager.Reset",
+        methods: &[(Post, ConfigureManager, managers::reset)],
+        summary: "`ResetType`: see below",
+        takes: &[(Post, managers::RESET)],
+        ..ROUTE
+    },
     Route {
         pattern: "/redfish/v1/Managers/salp/NetworkProtocol/HTTPS/Certificates",
         methods: &[(Get, Login, certificates::list)],
+        kind: "CertificateCollection",
+        summary: "with which certificate",
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Managers/salp/NetworkProtocol/HTTPS/Certificates/1",
         methods: &[(Get, Login, certificates::certificate)],
+        kind: "Certificate",
+        summary: "the certificate",
+        ..ROUTE
     },
-    Route { pattern: "/redfish/v1/Managers/salp/EthernetInterfaces", methods: &[(Get, Login, network::list)] },
-    Route { pattern: "/redfish/v1/Managers/salp/EthernetInterfaces/{}", methods: &[(Get, Login, network::nic)] },
-    Route { pattern: "/redfish/v1/CertificateService", methods: &[(Get, Login, certificates::service)] },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/EthernetInterfaces",
+        methods: &[(Get, Login, network::list)],
+        kind: "EthernetInterfaceCollection",
+        summary: "NICs of the management guest",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/EthernetInterfaces/{}",
+        methods: &[(Get, Login, network::nic), (Patch, ConfigureManager, network::patch)],
+        kind: "EthernetInterface",
+        summary: "one of them; the addresses of the first",
+        takes: &[(Patch, network::FIELDS)],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/CertificateService",
+        methods: &[(Get, Login, certificates::service)],
+        kind: "CertificateService",
+        summary: "what can be done with certificates",
+        ..ROUTE
+    },
     Route {
         pattern: "/redfish/v1/CertificateService/CertificateLocations",
         methods: &[(Get, Login, certificates::locations)],
+        kind: "CertificateLocations",
+        summary: "where certificates are",
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/CertificateService/Actions/CertificateService.GenerateCSR",
         methods: &[(Post, ConfigureManager, certificates::generate)],
+        summary: "see below",
+        takes: &[(Post, certificates::REQUEST)],
+        answers: &[(Post, &[200])],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/CertificateService/Actions/CertificateService.ReplaceCertificate",
         methods: &[(Post, ConfigureManager, certificates::replace)],
+        summary: "see below",
+        takes: &[(Post, certificates::REPLACEMENT)],
+        answers: &[(Post, &[200])],
+        ..ROUTE
     },
-    Route { pattern: "/redfish/v1/Managers/salp/LogServices", methods: &[(Get, Login, logs::of_manager)] },
-    Route { pattern: "/redfish/v1/Managers/salp/LogServices/Audit", methods: &[(Get, ConfigureManager, logs::audit)] },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices",
+        methods: &[(Get, Login, logs::of_manager)],
+        kind: "LogServiceCollection",
+        summary: "logs of the host",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Audit",
+        methods: &[(Get, ConfigureManager, logs::audit)],
+        kind: "LogService",
+        summary: "who changed what",
+        ..ROUTE
+    },
     Route {
         pattern: "/redfish/v1/Managers/salp/LogServices/Audit/Entries",
         methods: &[(Get, ConfigureManager, logs::audit_entries)],
+        kind: "LogEntryCollection",
+        summary: "its entries",
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Managers/salp/LogServices/Audit/Entries/{}",
         methods: &[(Get, ConfigureManager, logs::audit_entry)],
+        kind: "LogEntry",
+        summary: "one of them",
+        ..ROUTE
     },
-    Route { pattern: "/redfish/v1/Chassis", methods: &[(Get, Login, hardware::chassis_list)] },
-    Route { pattern: "/redfish/v1/Chassis/1", methods: &[(Get, Login, hardware::chassis)] },
-    Route { pattern: "/redfish/v1/Registries", methods: &[(Get, Login, registries::list)] },
-    Route { pattern: "/redfish/v1/Registries/{}", methods: &[(Get, Login, registries::registry)] },
-    Route { pattern: "/redfish/v1/JsonSchemas", methods: &[(Get, Login, registries::files)] },
-    Route { pattern: "/redfish/v1/JsonSchemas/{}", methods: &[(Get, Login, registries::file)] },
+    Route {
+        pattern: "/redfish/v1/Chassis",
+        methods: &[(Get, Login, hardware::chassis_list)],
+        kind: "ChassisCollection",
+        summary: "the machine, and nothing else",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Chassis/1",
+        methods: &[(Get, Login, hardware::chassis)],
+        kind: "Chassis",
+        summary: "the host's, for who looks there",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Registries",
+        methods: &[(Get, Login, registries::list)],
+        kind: "MessageRegistryFileCollection",
+        summary: "registries of messages",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Registries/{}",
+        methods: &[(Get, Login, registries::registry)],
+        kind: "MessageRegistryFile",
+        summary: "where one is published",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/JsonSchemas",
+        methods: &[(Get, Login, registries::files)],
+        kind: "JsonSchemaFileCollection",
+        summary: "types of resources",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/JsonSchemas/{}",
+        methods: &[(Get, Login, registries::file)],
+        kind: "JsonSchemaFile",
+        summary: "where one is published",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService",
+        methods: &[(Get, Login, events::service), (Patch, ConfigureManager, events::patch_service)],
+        kind: "EventService",
+        summary: "events: how often it is tried to reach listeners",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/SSE",
+        methods: &[(Get, Login, events::stream)],
+        summary: "events as they come (SSE)",
+        media: &[EVENTS],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Actions/EventService.SubmitTestEvent",
+        methods: &[(Post, ConfigureManager, events::test)],
+        summary: "sends one",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions",
+        methods: &[(Get, Login, events::list), (Post, ConfigureComponents, events::create)],
+        kind: "EventDestinationCollection",
+        summary: "listeners that events are sent to, and those that are connected",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/Members",
+        methods: &[(Post, ConfigureComponents, events::create)],
+        summary: "the same",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}",
+        methods: &[
+            (Get, Login, events::subscription),
+            (Patch, ConfigureComponents, events::patch),
+            (Delete, ConfigureComponents, events::delete),
+        ],
+        kind: "EventDestination",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Actions/EventDestination.SuspendSubscription",
+        methods: &[(Post, ConfigureComponents, events::suspend)],
+        summary: "nothing is sent until it is resumed",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Actions/EventDestination.ResumeSubscription",
+        methods: &[(Post, ConfigureComponents, events::resume)],
+        summary: "goes on, with what was missed if that is wanted",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Certificates",
+        methods: &[(Get, Login, events::list_certificates), (Post, ConfigureComponents, events::add_certificate)],
+        kind: "CertificateCollection",
+        summary: "whom a subscription trusts",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/EventService/Subscriptions/{}/Certificates/{}",
+        methods: &[(Get, Login, events::certificate), (Delete, ConfigureComponents, events::remove_certificate)],
+        kind: "Certificate",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TaskService",
+        methods: &[(Get, Login, tasks::service)],
+        kind: "TaskService",
+        summary: "what takes longer than a request",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TaskService/Tasks",
+        methods: &[(Get, Login, tasks::list)],
+        kind: "TaskCollection",
+        summary: "tasks",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TaskService/Tasks/{}",
+        methods: &[(Get, Login, tasks::task), (Delete, ConfigureComponents, tasks::delete)],
+        kind: "Task",
+        summary: "a task: DELETE cancels it, or forgets it",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TaskService/TaskMonitors/{}",
+        methods: &[(Get, Login, tasks::monitor), (Delete, ConfigureComponents, tasks::delete)],
+        summary: "202 while it goes on, then the operation's own answer",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/AggregationService",
+        methods: &[(Get, Login, aggregation::service)],
+        kind: "AggregationService",
+        summary: "the same for many VMs",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/AggregationService/Actions/AggregationService.Reset",
+        methods: &[(Post, ConfigureComponents, aggregation::reset)],
+        summary: "power of many VMs",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/AggregationService/Actions/Oem/SalpAggregationService.DeleteSystems",
+        methods: &[(Post, ConfigureComponents, aggregation::delete)],
+        summary: "deletes many VMs",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService",
+        methods: &[(Get, Login, telemetry::service)],
+        kind: "TelemetryService",
+        summary: "what is counted and measured",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Actions/TelemetryService.SubmitTestMetricReport",
+        methods: &[(Post, ConfigureManager, telemetry::test)],
+        summary: "sends one",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricDefinitions",
+        methods: &[(Get, Login, telemetry::metrics)],
+        kind: "MetricDefinitionCollection",
+        summary: "metrics",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricDefinitions/{}",
+        methods: &[(Get, Login, telemetry::metric)],
+        kind: "MetricDefinition",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReportDefinitions",
+        methods: &[(Get, Login, telemetry::definitions), (Post, ConfigureManager, telemetry::create_definition)],
+        kind: "MetricReportDefinitionCollection",
+        summary: "reports on request or again and again",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReportDefinitions/Members",
+        methods: &[(Post, ConfigureManager, telemetry::create_definition)],
+        summary: "the same",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReportDefinitions/{}",
+        methods: &[
+            (Get, Login, telemetry::definition),
+            (Patch, ConfigureManager, telemetry::patch_definition),
+            (Delete, ConfigureManager, telemetry::delete_definition),
+        ],
+        kind: "MetricReportDefinition",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReports",
+        methods: &[(Get, Login, telemetry::reports)],
+        kind: "MetricReportCollection",
+        summary: "reports",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/MetricReports/{}",
+        methods: &[(Get, Login, telemetry::one_report)],
+        kind: "MetricReport",
+        summary: "one of them, made now if it is on request",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Triggers",
+        methods: &[(Get, Login, telemetry::triggers), (Post, ConfigureManager, telemetry::create_trigger)],
+        kind: "TriggersCollection",
+        summary: "thresholds",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Triggers/Members",
+        methods: &[(Post, ConfigureManager, telemetry::create_trigger)],
+        summary: "the same",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/TelemetryService/Triggers/{}",
+        methods: &[
+            (Get, Login, telemetry::trigger),
+            (Patch, ConfigureManager, telemetry::patch_trigger),
+            (Delete, ConfigureManager, telemetry::delete_trigger),
+        ],
+        kind: "Triggers",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Registries/{}/{}",
+        methods: &[(Get, Login, registries::messages)],
+        summary: "messages that only Salp has",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor",
+        methods: &[(Get, Login, logs::hypervisor)],
+        kind: "LogService",
+        summary: "EL2's own log",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor/Actions/LogService.ClearLog",
+        methods: &[(Post, ConfigureManager, logs::clear_hypervisor)],
+        summary: "forgets what is older",
+        takes: &[(Post, NOTHING)],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor/Entries",
+        methods: &[(Get, Login, logs::hypervisor_entries)],
+        kind: "LogEntryCollection",
+        summary: "its lines",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Managers/salp/LogServices/Hypervisor/Entries/{}",
+        methods: &[(Get, Login, logs::hypervisor_entry)],
+        kind: "LogEntry",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Chassis/1/Processors",
+        methods: &[(Get, Login, hardware::cpus)],
+        kind: "ProcessorCollection",
+        summary: "the machine's CPUs",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Chassis/1/Processors/{}",
+        methods: &[(Get, Login, hardware::cpu)],
+        kind: "Processor",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Chassis/1/Memory",
+        methods: &[(Get, Login, hardware::machine_memories)],
+        kind: "MemoryCollection",
+        summary: "the machine's RAM, in one entry",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Chassis/1/Memory/1",
+        methods: &[(Get, Login, hardware::machine_memory)],
+        kind: "Memory",
+        summary: "that entry",
+        ..ROUTE
+    },
     Route {
         pattern: "/redfish/v1/Systems",
         methods: &[(Get, Login, systems::list), (Post, ConfigureComponents, making::create)],
+        kind: "ComputerSystemCollection",
+        summary: "VMs; the management guest is not one",
+        takes: &[(Post, making::NEW_SYSTEM)],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Systems/{}",
@@ -124,65 +638,212 @@ pub const ROUTES: &[Route] = &[
             (Patch, ConfigureComponents, making::patch),
             (Delete, ConfigureComponents, systems::delete),
         ],
+        kind: "ComputerSystem",
+        summary: "a VM; PATCH while it is off",
+        takes: &[(Patch, making::SYSTEM)],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/ComputerSystem.Reset",
         methods: &[(Post, ConfigureComponents, power::reset)],
+        summary: "`ResetType`: see below",
+        takes: &[(Post, power::RESET)],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.InstantClone",
         methods: &[(Post, ConfigureComponents, clones::instant_clone)],
+        summary: "`Name`, `Count`, `Config`, `UUID`, `NicsToUpdate`, `DisconnectAllNics`",
+        takes: &[(Post, clones::CLONE)],
+        answers: &[(Post, &[201])],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Freeze",
         methods: &[(Post, ConfigureComponents, power::freeze)],
+        summary: "the same as Pause",
+        takes: &[(Post, NOTHING)],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Unfreeze",
         methods: &[(Post, ConfigureComponents, power::unfreeze)],
+        summary: "the same as Resume",
+        takes: &[(Post, NOTHING)],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Snapshot",
         methods: &[(Post, ConfigureComponents, clones::snapshot)],
+        summary: "`Name`",
+        takes: &[(Post, clones::SNAPSHOT)],
+        answers: &[(Post, &[201])],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Actions/Oem/SalpComputerSystem.Revert",
         methods: &[(Post, ConfigureComponents, clones::revert)],
+        summary: "`Snapshot`: a link",
+        takes: &[(Post, clones::REVERT)],
+        ..ROUTE
     },
-    Route { pattern: "/redfish/v1/Systems/{}/Processors", methods: &[(Get, Login, hardware::processors)] },
-    Route { pattern: "/redfish/v1/Systems/{}/Processors/1", methods: &[(Get, Login, hardware::processor)] },
-    Route { pattern: "/redfish/v1/Systems/{}/Memory", methods: &[(Get, Login, hardware::memories)] },
-    Route { pattern: "/redfish/v1/Systems/{}/Memory/1", methods: &[(Get, Login, hardware::memory)] },
-    Route { pattern: "/redfish/v1/Systems/{}/LogServices", methods: &[(Get, Login, logs::of_system)] },
-    Route { pattern: "/redfish/v1/Systems/{}/LogServices/Console", methods: &[(Get, Login, logs::console)] },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Processors",
+        methods: &[(Get, Login, hardware::processors)],
+        kind: "ProcessorCollection",
+        summary: "vCPUs, in one entry",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Processors/1",
+        methods: &[(Get, Login, hardware::processor)],
+        kind: "Processor",
+        summary: "that entry",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Memory",
+        methods: &[(Get, Login, hardware::memories)],
+        kind: "MemoryCollection",
+        summary: "RAM, in one entry",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Memory/1",
+        methods: &[(Get, Login, hardware::memory)],
+        kind: "Memory",
+        summary: "that entry",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/LogServices",
+        methods: &[(Get, Login, logs::of_system)],
+        kind: "LogServiceCollection",
+        summary: "logs of a VM",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/LogServices/Console",
+        methods: &[(Get, Login, logs::console)],
+        kind: "LogService",
+        summary: "the kept console, line by line",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/BootOptions",
+        methods: &[(Get, Login, boot::options)],
+        kind: "BootOptionCollection",
+        summary: "what a VM can start from",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/BootOptions/{}",
+        methods: &[(Get, Login, boot::option)],
+        kind: "BootOption",
+        summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/VirtualMedia",
+        methods: &[(Get, Login, media::list)],
+        kind: "VirtualMediaCollection",
+        summary: "drives of a VM",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/VirtualMedia/{}",
+        methods: &[(Get, Login, media::drive)],
+        kind: "VirtualMedia",
+        summary: "one drive",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/VirtualMedia/{}/Actions/VirtualMedia.InsertMedia",
+        methods: &[(Post, ConfigureComponents, media::insert)],
+        summary: "puts a medium into it",
+        takes: &[(Post, media::INSERT)],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/VirtualMedia/{}/Actions/VirtualMedia.EjectMedia",
+        methods: &[(Post, ConfigureComponents, media::eject)],
+        summary: "takes it out",
+        takes: &[(Post, NOTHING)],
+        ..ROUTE
+    },
     Route {
         pattern: "/redfish/v1/Systems/{}/LogServices/Console/Entries",
         methods: &[(Get, Login, logs::console_entries)],
+        kind: "LogEntryCollection",
+        summary: "its lines",
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/LogServices/Console/Entries/{}",
         methods: &[(Get, Login, logs::console_entry)],
+        kind: "LogEntry",
+        summary: "one of them",
+        ..ROUTE
     },
-    Route { pattern: "/redfish/v1/Systems/{}/LogServices/Events", methods: &[(Get, Login, logs::events)] },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/LogServices/Events",
+        methods: &[(Get, Login, logs::events)],
+        kind: "LogService",
+        summary: "changes of its state, as seen here",
+        ..ROUTE
+    },
     Route {
         pattern: "/redfish/v1/Systems/{}/LogServices/Events/Entries",
         methods: &[(Get, Login, logs::event_entries)],
+        kind: "LogEntryCollection",
+        summary: "its entries",
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/LogServices/Events/Entries/{}",
         methods: &[(Get, Login, logs::event_entry)],
+        kind: "LogEntry",
+        summary: "one of them",
+        ..ROUTE
     },
-    Route { pattern: "/redfish/v1/Systems/{}/EthernetInterfaces", methods: &[(Get, Login, nics::list)] },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/EthernetInterfaces",
+        methods: &[(Get, Login, nics::list)],
+        kind: "EthernetInterfaceCollection",
+        summary: "NICs of a VM",
+        ..ROUTE
+    },
     Route {
         pattern: "/redfish/v1/Systems/{}/EthernetInterfaces/{}",
         methods: &[(Get, Login, nics::nic), (Patch, ConfigureComponents, nics::patch)],
+        kind: "EthernetInterface",
+        summary: "`InterfaceEnabled`, `VLAN`, segment and rate",
+        takes: &[(Patch, nics::FIELDS)],
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Systems/{}/Oem/Salp/Console",
         methods: &[(Get, Login, console::read), (Post, ConfigureComponents, console::write)],
+        summary: "read, follow, type; WebSocket",
+        answers: &[(Get, &[101, 200, 426]), (Post, &[200])],
+        media: &[TEXT],
+        parameters: console::PARAMETERS,
+        ..ROUTE
     },
-    Route { pattern: "/redfish/v1/Systems/{}/Oem/Salp/Memory", methods: &[(Get, Login, systems::memory)] },
-    Route { pattern: "/redfish/v1/Oem/Salp/Images", methods: &[(Get, Login, images::list)] },
+    Route {
+        pattern: "/redfish/v1/Systems/{}/Oem/Salp/Memory",
+        methods: &[(Get, Login, systems::memory)],
+        kind: "SalpMemory",
+        summary: "private, shared, saved bytes, counted now",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/Oem/Salp/Images",
+        methods: &[(Get, Login, images::list)],
+        kind: "SalpImageCollection",
+        summary: "what VMs are made from",
+        ..ROUTE
+    },
     Route {
         pattern: "/redfish/v1/Oem/Salp/Images/{}",
         methods: &[
@@ -191,18 +852,42 @@ pub const ROUTES: &[Route] = &[
             (Patch, ConfigureComponents, images::patch),
             (Delete, ConfigureComponents, images::delete),
         ],
+        kind: "SalpImage",
+        summary: "bytes, whole or in parts",
+        answers: &[(Put, &[201, 202, 411, 413, 416]), (Patch, &[201, 202, 411, 413, 416])],
+        parameters: images::PARAMETERS,
+        ..ROUTE
     },
-    Route { pattern: "/redfish/v1/Oem/Salp/Snapshots", methods: &[(Get, Login, snapshots::list)] },
+    Route {
+        pattern: "/redfish/v1/Oem/Salp/Snapshots",
+        methods: &[(Get, Login, snapshots::list)],
+        kind: "SalpSnapshotCollection",
+        summary: "snapshots",
+        ..ROUTE
+    },
     Route {
         pattern: "/redfish/v1/Oem/Salp/Snapshots/{}",
         methods: &[(Get, Login, snapshots::snapshot), (Delete, ConfigureComponents, snapshots::delete)],
+        kind: "SalpSnapshot",
+        summary: "a snapshot; it may outlive its VM",
+        ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/Oem/Salp/Snapshots/{}/Actions/SalpSnapshot.InstantClone",
         methods: &[(Post, ConfigureComponents, snapshots::instant_clone)],
+        summary: "as for a VM",
+        takes: &[(Post, clones::CLONE)],
+        answers: &[(Post, &[201])],
+        ..ROUTE
     },
-    Route { pattern: "/metrics", methods: &[(Get, Login, metrics::metrics)] },
-    Route { pattern: "/healthz", methods: &[(Get, Open, metrics::health)] },
+    Route {
+        pattern: "/metrics",
+        methods: &[(Get, Login, metrics::metrics)],
+        summary: "for Prometheus: OpenMetrics to who accepts it, else its text format",
+        media: &[TEXT, metrics::OPEN_METRICS],
+        ..ROUTE
+    },
+    Route { pattern: "/healthz", methods: &[(Get, Open, metrics::health)], summary: "`ok`", media: &[TEXT], ..ROUTE },
 ];
 
 /// The segments of a path that stand where a pattern has `{}`.
@@ -215,6 +900,11 @@ pub fn find(path: &str) -> Option<(&'static Route, Variables<'_>)> {
 }
 
 fn matches<'a>(pattern: &str, path: &'a str) -> Option<Variables<'a>> {
+    // Nearly all differ before the first variable.
+    let difference = pattern.bytes().zip(path.bytes()).find(|(expected, byte)| expected != byte);
+    if difference.is_some_and(|(expected, _)| expected != b'{') {
+        return None;
+    }
     let mut variables = [""; MAX_VARIABLES];
     let (mut free, mut segments) = (variables.iter_mut(), path.split('/'));
     for expected in pattern.split('/') {
@@ -247,9 +937,61 @@ impl Route {
     }
 }
 
+/// Returns the name of the variable behind a segment: `SystemId` behind `Systems`.
+fn variable(segment: &str) -> String {
+    let one = match segment.strip_suffix("ies") {
+        Some(stem) => String::from(stem) + "y",
+        None => String::from(segment.strip_suffix('s').unwrap_or(segment)),
+    };
+    one + "Id"
+}
+
+impl Route {
+    /// Returns the names of the variables of the pattern.
+    pub fn variables(&self) -> Vec<String> {
+        let segments: Vec<&str> = self.pattern.split('/').collect();
+        segments.windows(2).filter(|pair| pair[1] == "{}").map(|pair| variable(pair[0])).collect()
+    }
+
+    /// Returns the pattern with names in it.
+    pub fn path(&self) -> String {
+        let fill = |path: String, name: String| path.replacen("{}", &alloc::format!("{{{name}}}"), 1);
+        self.variables().into_iter().fold(self.pattern.into(), fill)
+    }
+}
+
+/// Returns the table for people, in Markdown: paths, what can be done, by whom, and what it is.
+pub fn listing() -> String {
+    let mut text = String::from("| path | methods | schema | |\n|---|---|---|---|\n");
+    for route in ROUTES {
+        let methods: Vec<String> = route
+            .methods
+            .iter()
+            .map(|(method, right, _)| {
+                let who = match right {
+                    Open => " (everybody)",
+                    Login | ConfigureSelf => "",
+                    ConfigureComponents => " (Operator)",
+                    ConfigureManager => " (Administrator)",
+                };
+                alloc::format!("{method}{who}")
+            })
+            .collect();
+        let (path, methods, kind, summary) = (route.path(), methods.join(", "), route.kind, route.summary);
+        text += &alloc::format!("| `{path}` | {methods} | {kind} | {summary} |\n");
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Role;
+    use crate::testing::{Client, concrete, walk};
+    use alloc::collections::BTreeMap;
+    use serde_json::Value;
+
+    const METHODS: [Method; 7] = [Get, Method::Head, Post, Patch, Put, Delete, Method::Other];
 
     #[test]
     fn a_fixed_path_comes_before_one_with_a_variable() {
@@ -265,6 +1007,74 @@ mod tests {
             let hides = |earlier: &&Route| matches(earlier.pattern, route.pattern).is_some();
             assert!(ROUTES[..index].iter().find(hides).is_none(), "{}", route.pattern);
         }
+    }
+
+    /// Returns a client of a service that has one of everything, and what there is.
+    fn client(role: Option<Role>) -> (Client, BTreeMap<String, Value>) {
+        let mut client = Client::full();
+        let all = walk(&mut client);
+        match role {
+            Some(role) => client.become_user("somebody", role),
+            None => client.log_out(),
+        }
+        (client, all)
+    }
+
+    #[test]
+    fn everybody_may_what_the_table_says_and_nothing_else() {
+        for role in [None, Some(Role::ReadOnly), Some(Role::Operator), Some(Role::Administrator)] {
+            let (mut client, mut all) = self::client(role);
+            for (route, method) in ROUTES.iter().flat_map(|route| METHODS.map(|method| (route, method))) {
+                let path = concrete(route, &all);
+                let body = if matches!(method, Get | Method::Head) { "" } else { "{}" };
+                let status = client.send(&client.request(method, &path, body)).status;
+                let place = alloc::format!("{role:?} {method} {path}: {status}");
+                match (role, route.method(method).map(|(right, _)| right)) {
+                    (_, Some(Open)) => assert!(!matches!(status, 401 | 403 | 405), "{place}"),
+                    (None, _) => assert_eq!(status, 401, "{place}"),
+                    (Some(_), None) => assert_eq!(status, 405, "{place}"),
+                    // What is there is somebody else's.
+                    (Some(role), Some(ConfigureSelf)) if role != Role::Administrator => {
+                        assert_eq!(status, 403, "{place}");
+                    }
+                    (Some(role), Some(right)) if role.has(right) => {
+                        assert!(!matches!(status, 401 | 403 | 405), "{place}");
+                    }
+                    (Some(_), Some(_)) => assert_eq!(status, 403, "{place}"),
+                }
+                if status < 300 && !body.is_empty() {
+                    (client, all) = self::client(role);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_may_only_read_changes_nothing_but_what_is_the_own() {
+        for route in ROUTES {
+            for &(method, right, _) in route.methods {
+                let is_own = [SESSION, ACCOUNT].contains(&route.pattern) || route.pattern.contains("/Sessions");
+                let may = Role::ReadOnly.has(right);
+                assert!(!may || method == Get || is_own, "{method} {}", route.pattern);
+                let is_vm =
+                    ["/redfish/v1/Systems", "/redfish/v1/Oem"].iter().any(|place| route.pattern.starts_with(place));
+                assert!(!is_vm || Role::Operator.has(right), "{method} {}", route.pattern);
+            }
+        }
+    }
+
+    #[test]
+    fn the_manual_lists_this_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/api.md");
+        let manual = std::fs::read_to_string(path).unwrap();
+        let (begin, end) = ("<!-- table.rs -->\n", "<!-- end -->\n");
+        let (before, rest) = manual.split_once(begin).unwrap();
+        let (old, after) = rest.split_once(end).unwrap();
+        if old != listing() && std::env::var_os("SALP_WRITE_DOCS").is_some() {
+            std::fs::write(path, [before, begin, &listing(), end, after].concat()).unwrap();
+            return;
+        }
+        assert!(old == listing(), "docs/api.md is stale: SALP_WRITE_DOCS=1 cargo test -p salp-mgmt the_manual");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::fake::Fake;
 use crate::flow::{Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
 use crate::service::{Facts, Service};
+use crate::table::Route;
 use crate::tls::certificate::Identity;
 
 /// Words that are never the same twice, and nothing more.
@@ -91,16 +92,47 @@ impl Client {
             ("/redfish/v1/Systems", &*body),
             ("/redfish/v1/Systems/2/Actions/Oem/SalpComputerSystem.Snapshot", r#"{"Name":"kept"}"#),
             ("/redfish/v1/Systems/2/Actions/Oem/SalpComputerSystem.InstantClone", r#"{"Name":"clone"}"#),
+            (
+                "/redfish/v1/EventService/Subscriptions",
+                r#"{"Destination":"https://listener/","VerifyCertificate":true}"#,
+            ),
+            ("/redfish/v1/TelemetryService/MetricReportDefinitions", r#"{"Metrics":[{"MetricId":"SystemExits"}]}"#),
+            (
+                "/redfish/v1/TelemetryService/Triggers",
+                r#"{"NumericThresholds":{"LowerCritical":{"Reading":1}},"MetricProperties":["/redfish/v1/Managers/salp#/Oem/Salp/Statistics/FreeBytes"]}"#,
+            ),
         ] {
             let answer = client.post(path, body);
             assert_eq!(answer.status, 201, "{path}: {}", String::from_utf8_lossy(&answer.body));
         }
+        let reset = "/redfish/v1/AggregationService/Actions/AggregationService.Reset";
+        let body = r#"{"ResetType":"On","TargetURIs":[{"@odata.id":"/redfish/v1/Systems/2"}]}"#;
+        assert_eq!(client.post(reset, body).status, 202);
+        while client.service.work(client.now) {}
         client
+    }
+
+    /// Takes the service back to its start, as after a crash: what it knows then is what it has kept.
+    pub fn forget(&mut self) {
+        (self.service.events, self.service.tasks, self.service.telemetry) = Default::default();
+        assert!(self.service.recall(self.now));
     }
 
     /// Returns a client that nobody knows.
     pub fn stranger() -> Self {
         Self { token: None, ..Self::new(Role::Administrator) }
+    }
+
+    /// Goes on as a new user with this role.
+    pub fn become_user(&mut self, user: &str, role: Role) {
+        assert!(self.service.auth.set(user, "secret", role));
+        let (_, token) = self.service.auth.open(user, "secret", self.now).unwrap().unwrap();
+        self.token = Some(token);
+    }
+
+    /// Goes on as somebody whom nobody knows.
+    pub fn log_out(&mut self) {
+        self.token = None;
     }
 
     /// Returns a request of this client.
@@ -193,4 +225,20 @@ pub fn walk(client: &mut Client) -> BTreeMap<String, Value> {
         open.retain(|path| !seen.contains_key(path));
     }
     seen
+}
+
+/// Returns a path of a route, whose variables are those of something that is there.
+pub fn concrete(route: &Route, all: &BTreeMap<String, Value>) -> String {
+    let Some((place, rest)) = route.pattern.rsplit_once("{}") else { return route.pattern.to_string() };
+    let count = place.split('/').count();
+    let fits = |path: &&String| {
+        let segments: Vec<&str> = path.split('/').collect();
+        let is_same = |(pattern, segment): (&str, &&str)| pattern == "{}" || pattern == *segment;
+        segments.len() >= count && place.split('/').zip(&segments).take(count - 1).all(is_same)
+    };
+    // The last one, which nothing else is made from.
+    let known = all.keys().rfind(fits);
+    let known = known.map(|path| path.split('/').take(count).collect::<Vec<_>>().join("/"));
+    // What no link leads to, a schema's text, is found by name.
+    known.unwrap_or_else(|| alloc::format!("{place}SalpImage_v1.xml")) + rest
 }

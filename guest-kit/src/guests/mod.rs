@@ -33,6 +33,7 @@ pub mod irq;
 pub mod manager;
 pub mod memory;
 pub mod net;
+mod nic;
 pub mod psci;
 pub mod rings;
 pub mod spin;

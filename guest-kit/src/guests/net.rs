@@ -3,23 +3,10 @@
 //!
 //! Boot arguments: `count=N` (default 20) rounds after a warm-up of as many.
 
-use salp_hvc::bootset::{VIRTIO_BASE, VIRTIO_SIZE};
-
+use super::nic::{self, NOTIFY, STATUS, write};
 use crate::rt::ram::Ram;
-use crate::rt::{mmio, sysreg};
+use crate::rt::sysreg;
 use crate::{machine, test};
-
-const FEATURES: u64 = 0x020;
-const FEATURES_SELECT: u64 = 0x024;
-const QUEUE_SELECT: u64 = 0x030;
-const QUEUE_SIZE: u64 = 0x038;
-const QUEUE_READY: u64 = 0x044;
-const NOTIFY: u64 = 0x050;
-const STATUS: u64 = 0x070;
-const DESCRIPTORS: u64 = 0x080;
-const AVAILABLE: u64 = 0x090;
-const USED: u64 = 0x0a0;
-const MAC: u64 = 0x100;
 
 /// CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4, MRG_RXBUF, EVENT_IDX; VERSION_1: what Linux agrees upon, as far as frames show it.
 const AGREED: [u32; 2] = [1 | 1 << 1 | 1 << 7 | 1 << 11 | 1 << 15 | 1 << 29, 1];
@@ -50,10 +37,6 @@ pub fn main() {
     test::done(0, 0, 0);
 }
 
-fn write(nic: u64, register: u64, value: u32) {
-    mmio::write32(VIRTIO_BASE + nic * VIRTIO_SIZE + register, value);
-}
-
 /// A queue in memory, whose chains have their heads so many descriptors apart.
 struct Queue {
     at: u64,
@@ -65,14 +48,8 @@ struct Queue {
 impl Queue {
     fn start(ram: Ram, nic: u64, queue: u64, at: u64, apart: u64) -> Self {
         let size = SIZES[queue as usize];
-        write(nic, QUEUE_SELECT, queue as u32);
-        write(nic, QUEUE_SIZE, size as u32);
-        for (register, address) in [(DESCRIPTORS, at), (AVAILABLE, at + 0x8000), (USED, at + 0xa000)] {
-            write(nic, register, address as u32);
-            write(nic, register + 4, (address >> 32) as u32);
-        }
         (0..0x4000).step_by(8).for_each(|offset| ram.write(at + 0x8000 + offset, 0));
-        write(nic, QUEUE_READY, 1);
+        nic::set_up(nic, queue, size, [at, at + 0x8000, at + 0xa000]);
         let mut this = Self { at, size, apart, index: 0 };
         this.offer(ram, 0);
         this
@@ -114,16 +91,7 @@ struct World {
 
 impl World {
     fn start(ram: Ram, payload: u64, buffer: u64) -> Self {
-        for nic in [0, 1] {
-            for value in [0, 3] {
-                write(nic, STATUS, value);
-            }
-            for (select, features) in (0..).zip(AGREED) {
-                write(nic, FEATURES_SELECT, select);
-                write(nic, FEATURES, features);
-            }
-            write(nic, STATUS, 11);
-        }
+        [0, 1].into_iter().for_each(|nic| nic::negotiate(nic, AGREED));
         let at = ram.start();
         // A large frame is in three pieces, as Linux has it.
         let pieces: &[u64] =
@@ -164,13 +132,12 @@ impl World {
 
 /// Writes header and frame: TCP, whose checksum the receiver computes and which is cut if it is too long.
 fn write_frame(ram: Ram, at: u64, payload: u64) {
-    let mac = |nic: u64| (0..6).map(move |byte| mmio::read8(VIRTIO_BASE + nic * VIRTIO_SIZE + MAC + byte));
     let length = (HEADERS - 14 + payload) as u16;
     let gso = if payload > 1460 { 1 } else { 0 };
     let header = [1, gso, HEADERS as u8, 0, (1448 & 0xff) as u8, (1448 >> 8) as u8, 34, 0, 16, 0, 0, 0];
     let ip = [0x45, 0, (length >> 8) as u8, length as u8, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2];
     let tcp = [0, 80, 0, 81, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0];
-    let bytes = header.into_iter().chain(mac(1)).chain(mac(0)).chain([8, 0]).chain(ip).chain(tcp);
+    let bytes = header.into_iter().chain(nic::mac(1)).chain(nic::mac(0)).chain([8, 0]).chain(ip).chain(tcp);
     let mut word = 0u64;
     for (index, byte) in (0u64..).zip(bytes.chain([0; 6])) {
         word |= u64::from(byte) << (8 * (index % 8));

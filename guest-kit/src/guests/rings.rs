@@ -5,23 +5,12 @@
 
 use salp_hvc::bootset::VIRTIO_BASE;
 
+use super::nic::{self, NOTIFY, STATUS};
 use crate::rt::mmio;
 use crate::rt::ram::Ram;
 use crate::rt::sysreg;
 use crate::test::Outcome;
 use crate::{cases, check, check_eq, machine};
-
-const FEATURES: u64 = 0x020;
-const FEATURES_SELECT: u64 = 0x024;
-const QUEUE_SELECT: u64 = 0x030;
-const QUEUE_SIZE: u64 = 0x038;
-const QUEUE_READY: u64 = 0x044;
-const NOTIFY: u64 = 0x050;
-const STATUS: u64 = 0x070;
-const DESCRIPTORS: u64 = 0x080;
-const AVAILABLE: u64 = 0x090;
-const USED: u64 = 0x0a0;
-const MAC: u64 = 0x100;
 
 const NEEDS_RESET: u32 = 64;
 const LIVE: u32 = 15;
@@ -53,11 +42,11 @@ pub fn main() {
 }
 
 fn write(register: u64, value: u32) {
-    mmio::write32(VIRTIO_BASE + register, value);
+    nic::write(0, register, value);
 }
 
 fn status() -> u32 {
-    mmio::read32(VIRTIO_BASE + STATUS)
+    mmio::read32(nic::address(0, STATUS))
 }
 
 /// A queue in memory.
@@ -72,29 +61,15 @@ impl Rings {
         let ram = Ram::largest();
         let rings = Self { ram, at: ram.start() };
         (0..0x5000).step_by(8).for_each(|offset| ram.write(rings.at + offset, 0));
-        for value in [0, 3] {
-            write(STATUS, value);
-        }
         // VIRTIO_F_INDIRECT_DESC and VIRTIO_F_VERSION_1.
-        for (select, features) in [(0, 1 << 28), (1, 1)] {
-            write(FEATURES_SELECT, select);
-            write(FEATURES, features);
-        }
-        write(STATUS, 11);
+        nic::negotiate(0, [1 << 28, 1]);
         rings.place(rings.at);
         write(STATUS, LIVE);
         rings
     }
 
     fn place(&self, at: u64) {
-        write(QUEUE_SELECT, SEND);
-        write(QUEUE_READY, 0);
-        write(QUEUE_SIZE, SIZE as u32);
-        for (register, address) in [(DESCRIPTORS, at), (AVAILABLE, at + 0x1000), (USED, at + 0x2000)] {
-            write(register, address as u32);
-            write(register + 4, (address >> 32) as u32);
-        }
-        write(QUEUE_READY, 1);
+        nic::set_up(0, SEND.into(), SIZE, [at, at + 0x1000, at + 0x2000]);
     }
 
     fn data(&self) -> u64 {
@@ -119,7 +94,7 @@ impl Rings {
 
     /// Writes a frame to everybody, from this NIC, and describes it.
     fn frame(&self) {
-        let mac = (0..6).fold(0, |mac, byte| mac << 8 | u64::from(mmio::read8(VIRTIO_BASE + MAC + byte)));
+        let mac = nic::mac(0).fold(0, |mac, byte| mac << 8 | u64::from(byte));
         let bytes = |word: u64| u64::from_be_bytes(word.to_le_bytes());
         // Twelve bytes of header; then six of 0xff, the address, and a type that is nobody's.
         self.ram.write(self.data() + 8, bytes(0xffff_ffff));

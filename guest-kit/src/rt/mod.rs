@@ -4,10 +4,12 @@
 //! vCPUs, [`console`] prints, [`mmio`] and [`sysreg`] reach the machine, [`mmu`] edits the address map, [`ram`] hands
 //! out the memory that the image does not use, [`el0`] runs code at EL0, [`instruction`] holds single instructions
 //! that a test wants to execute just so, [`freeze`](mod@freeze) is the call that clones return from.
-//! With the feature `net`, `heap`, `virtio` and `net` are for guests on the network.
+//! With the feature `net`, `heap`, `virtio` and `net` are for guests on the network, and `copy` is quicker for them.
 #![allow(unsafe_code)]
 
 pub mod console;
+#[cfg(feature = "net")]
+mod copy;
 pub mod cpu;
 pub mod debug;
 pub mod el0;

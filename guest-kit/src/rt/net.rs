@@ -73,6 +73,11 @@ impl<const QUEUE: usize> Nic<QUEUE> {
         self.raw.ack_interrupt();
     }
 
+    /// Returns true if a packet has come.
+    pub fn has_packet(&self) -> bool {
+        self.raw.poll_receive().is_some()
+    }
+
     /// Returns the next packet that has come.
     pub fn receive(&mut self) -> Option<Vec<u8>> {
         let token = self.raw.poll_receive()?;

@@ -28,6 +28,13 @@ pub fn loaded_bytes() -> u64 {
     &raw const __file_end as u64 - image().0
 }
 
+/// Returns the initrd; nothing if there is none.
+pub fn initrd() -> &'static [u8] {
+    let [_, _, (start, end)] = machine::used_ranges();
+    // SAFETY: RAM that was filled before this image was started, and that `Ram` leaves out: nobody writes it.
+    unsafe { core::slice::from_raw_parts(start as *const u8, (end - start) as usize) }
+}
+
 /// Whether runs are handed out to be written to by anybody, or one was taken by its one owner.
 static USE: AtomicU8 = AtomicU8::new(UNUSED);
 const UNUSED: u8 = 0;

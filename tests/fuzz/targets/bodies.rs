@@ -10,6 +10,7 @@ use salp_mgmt::flow::Then;
 use salp_mgmt::http::{Method, Request, Response, Serve};
 use salp_mgmt::service::{Facts, Service};
 use salp_mgmt::state::{KeptAccount, KeptSession};
+use salp_mgmt::tls::certificate::Identity;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -193,7 +194,11 @@ struct Login {
 
 fn service() -> (Service, &'static str) {
     static LOGIN: OnceLock<Login> = OnceLock::new();
-    let new = || Service::new(Box::<Fake>::default(), &Counting, Facts { uuid: [0x11; 16], started: 0 });
+    static IDENTITY: OnceLock<Identity> = OnceLock::new();
+    let new = || {
+        let identity = IDENTITY.get_or_init(|| Identity::new(&Counting, 0, &["salp"], &[])).clone();
+        Service::new(Box::<Fake>::default(), &Counting, identity, Facts { uuid: [0x11; 16], started: 0 })
+    };
     let login = LOGIN.get_or_init(|| {
         let mut service = new();
         assert!(service.auth.set("admin", "secret", Role::Administrator));

@@ -81,7 +81,7 @@ fuzz_target!(|input: Input| {
         return;
     }
     let mut port = Port::new(MAC, Rules { ipv4: Some(IPV4), ipv6: Some(IPV6), rate: 0 });
-    let admitted = port.admit(packet.frame(), 0);
+    let admitted = port.admit(packet.frame(), packet.frame_length(), 0);
     assert_eq!(port.counters.sent + port.counters.spoofed, 1);
     if admitted.is_err() {
         return;

@@ -1,8 +1,10 @@
-//! Calls that every VM may make: freeze me, who am I, what was I told ([`salp_hvc::calls`]). Before: [`super::vendor`];
-//! after: [`crate::identity`], and the VM, which freezes.
+//! Calls that every VM may make: freeze me, who am I, what was I told, this is how I am ([`salp_hvc::calls`]). Before:
+//! [`super::vendor`]; after: [`crate::identity`], [`crate::agent`], and the VM, which freezes.
 
 use super::{Action, NOT_SUPPORTED};
+use crate::addr::Ipa;
 use crate::identity::{Identity, half};
+use salp_hvc::agent::AGENT;
 use salp_hvc::calls::{
     ACKNOWLEDGE, CONFIG, FREEZE, IDENTITY, IDENTITY_GENERATION, IDENTITY_MAC, IDENTITY_NAME, IDENTITY_UUID,
 };
@@ -10,22 +12,20 @@ use salp_hvc::status;
 
 /// Returns true for the functions of this service.
 pub const fn owns(id: u32) -> bool {
-    matches!(id, FREEZE | IDENTITY | CONFIG | ACKNOWLEDGE)
+    matches!(id, FREEZE | IDENTITY | CONFIG | ACKNOWLEDGE | AGENT)
 }
 
 /// Answers a function of this service; `argument` is x1.
 pub fn call(id: u32, argument: u64, identity: &mut Identity) -> Action {
     match id {
         FREEZE => Action::Freeze,
+        AGENT => Action::Report(Ipa(argument)),
         IDENTITY => match argument {
             IDENTITY_UUID => words([half(&identity.uuid, false), half(&identity.uuid, true), 0, 0]),
             IDENTITY_GENERATION => words([half(&identity.generation, false), half(&identity.generation, true), 0, 0]),
-            IDENTITY_MAC => words([
-                identity.mac().iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
-                identity.index.into(),
-                identity.epoch.into(),
-                identity.acknowledged.into(),
-            ]),
+            IDENTITY_MAC => {
+                words([identity.mac_word(), identity.index.into(), identity.epoch.into(), identity.acknowledged.into()])
+            }
             IDENTITY_NAME => words(core::array::from_fn(|n| identity.name.word(8 * n))),
             _ => Action::Return(status::INVALID as u64),
         },
@@ -81,10 +81,11 @@ mod tests {
     }
 
     #[test]
-    fn acknowledging_is_remembered() {
+    fn acknowledging_is_remembered_and_a_report_is_read_by_the_machine() {
         let mut identity = Identity::of_clone(Name::new(b"a").unwrap(), &[0; 32], 1, 0, &Config::EMPTY);
         assert_eq!(call(ACKNOWLEDGE, 0, &mut identity), Action::Return(0));
         assert!(identity.acknowledged);
+        assert_eq!(call(AGENT, 0x4000_1000, &mut identity), Action::Report(Ipa(0x4000_1000)));
         assert_eq!(call(IDENTITY, 99, &mut identity), Action::Return(status::INVALID as u64));
     }
 }

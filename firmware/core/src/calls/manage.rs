@@ -1,11 +1,12 @@
 //! Management calls ([`salp_hvc::calls`]): what a manager asks for, taken out of its registers and memory and checked.
 //! Before: [`super::vendor`]; after: the machine, which carries a [`Request`] out.
 
-use super::{life, make};
+use super::{host, life, make, update};
 use crate::addr::Ipa;
 use crate::bootset::{MAX_RATE, MAX_VLAN, padded};
 use crate::identity::{Config, Name};
 use crate::net::switch::SegmentName;
+use salp_hvc::agent::VM_AGENT;
 use salp_hvc::calls::{
     CLONE_DISCONNECTED, CloneRequest, MACHINE, MAX_CLONES, MAX_CONFIG, NAME, RESERVE_ALL, VM_CLONE, VM_DESTROY,
     VM_FREEZE, VM_MEMORY, VM_NEXT, VM_REVERT, VM_SNAPSHOT, VM_UNFREEZE,
@@ -37,12 +38,18 @@ pub enum Request {
     Machine { to: Ipa },
     /// Write what is known of a NIC of the VM.
     Nic { vm: u64, index: u64, to: Ipa },
+    /// Write what the VM's agent has told.
+    Agent { vm: u64, to: Ipa },
     /// Change a NIC of the VM as the record says.
     NicChange { vm: u64, index: u64, from: Ipa },
     /// Something about what VMs are made from, or their power.
     Make(make::Request),
+    /// Something about the machine itself, or about what a VM starts from.
+    Host(host::Request),
     /// Do this for the manager's own life, or for a VM's console or power button.
     Life(life::Request),
+    /// Do this with the slots of the flash.
+    Update(update::Request),
 }
 
 /// Returns what a management call asks for, or `None` if there is no such call.
@@ -59,12 +66,19 @@ pub const fn decode(id: u32, args: [u64; 4]) -> Option<Request> {
         VM_MEMORY => Request::Memory { vm: a, to: Ipa(b) },
         MACHINE => Request::Machine { to: Ipa(a) },
         VM_NIC => Request::Nic { vm: a, index: b, to: Ipa(c) },
+        VM_AGENT => Request::Agent { vm: a, to: Ipa(b) },
         VM_NIC_CHANGE => Request::NicChange { vm: a, index: b, from: Ipa(c) },
         _ => match make::decode(id, args) {
             Some(request) => Request::Make(request),
             None => match life::decode(id, args) {
                 Some(request) => Request::Life(request),
-                None => return None,
+                None => match host::decode(id, args) {
+                    Some(request) => Request::Host(request),
+                    None => match update::decode(id, args) {
+                        Some(request) => Request::Update(request),
+                        None => return None,
+                    },
+                },
             },
         },
     })

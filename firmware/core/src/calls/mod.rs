@@ -4,21 +4,24 @@
 //! - [`psci`]: power of vCPUs and of the VM.
 //! - [`trng`]: random bytes.
 //! - [`arch`]: SMCCC version and the CPU's workarounds.
-//! - [`vendor`]: who this hypervisor is, and its own calls: [`guest`] for every VM, [`manage`], [`make`] and [`life`] for
-//!   managers.
+//! - [`vendor`]: who this hypervisor is, and its own calls: [`guest`] for every VM, [`manage`], [`make`], [`life`] and
+//!   [`host`] for managers.
 //!
 //! SMC is not a way in: the guest's ID registers say that EL3 is not there, so SMC is UNDEFINED, as it is on a CPU without
 //! EL3, and the device tree names HVC. HVC with another immediate than 0 is reserved by SMCCC 2.9: NOT_SUPPORTED.
 
 pub mod arch;
 pub mod guest;
+pub mod host;
 pub mod life;
 pub mod make;
 pub mod manage;
 pub mod psci;
 pub mod trng;
+pub mod update;
 pub mod vendor;
 
+use crate::addr::Ipa;
 use crate::identity::Identity;
 use arch::Mitigations;
 use psci::Power;
@@ -38,6 +41,8 @@ pub enum Action {
     Return8([u64; 8]),
     /// Set x0 and x1 to 0 and freeze the VM: when it goes on, this vCPU does so after the call.
     Freeze,
+    /// Take the agent's report at this address of the VM's RAM, set x0 and go on.
+    Report(Ipa),
     /// Do this for a manager, then set the registers of its answer and go on.
     Manage(manage::Request),
     /// Start a vCPU at `entry` with `context` in x0; then set the caller's x0 to 0 and go on.

@@ -1,10 +1,10 @@
 //! Which device answers at a guest physical address, and how a value gets from its register into a general register.
 //! Before: [`crate::exit::decode`], a data abort outside RAM; after: [`super::pl011`], [`super::pl031`], [`super::pl061`],
-//! [`super::net`], [`crate::vgic`].
+//! [`super::net`], [`super::drive`], [`crate::vgic`].
 
 use crate::addr::Ipa;
 use crate::vgic::{AccessSize, DIST_SIZE, MAX_VCPUS, REDIST_SIZE};
-use salp_hvc::bootset::{MAX_NICS, VIRTIO_BASE, VIRTIO_SIZE};
+use salp_hvc::bootset::{DRIVE, MAX_NICS, VIRTIO_BASE, VIRTIO_INTID, VIRTIO_SIZE};
 
 /// Where the distributor is.
 pub const GICD: Ipa = Ipa(0x0800_0000);
@@ -29,6 +29,9 @@ pub const RTC_INTID: u32 = 34;
 /// The interrupt of the PL061: SPI 7.
 pub const GPIO_INTID: u32 = 39;
 
+/// The interrupt of the drive, edge triggered.
+pub const DRIVE_INTID: u32 = VIRTIO_INTID + DRIVE;
+
 /// The two banks of flash below the GIC. They are erased and read-only: what looks for an environment or variables there,
 /// as U-Boot does, finds none.
 pub const FLASH: core::ops::Range<Ipa> = Ipa(0)..Ipa(0x0800_0000);
@@ -48,8 +51,10 @@ pub enum Device {
     Gpio,
     /// The Salp guest device.
     Guest,
-    /// A virtio device, by its number.
+    /// A NIC, by its number.
     Virtio(usize),
+    /// The drive.
+    Drive,
     /// Erased flash: reads as ones, ignores writes.
     Flash,
 }
@@ -76,6 +81,9 @@ pub fn find(ipa: Ipa, vcpus: usize) -> Option<(Device, u64)> {
     }
     if let Some(offset) = within(Ipa(VIRTIO_BASE), VIRTIO_SIZE * u64::from(MAX_NICS)) {
         return Some((Device::Virtio((offset / VIRTIO_SIZE) as usize), offset % VIRTIO_SIZE));
+    }
+    if let Some(offset) = within(Ipa(VIRTIO_BASE + VIRTIO_SIZE * u64::from(DRIVE)), VIRTIO_SIZE) {
+        return Some((Device::Drive, offset));
     }
     if let Some(offset) = within(GPIO, PRIMECELL_SIZE) {
         return Some((Device::Gpio, offset));
@@ -129,6 +137,9 @@ mod tests {
         assert_eq!(find(Ipa(0x0903_0414), 1), Some((Device::Gpio, 0x414)));
         assert_eq!(find(Ipa(0x090c_0014), 1), Some((Device::Guest, 0x14)));
         assert_eq!(find(Ipa(0x090c_1000), 1), None);
+        assert_eq!(find(Ipa(0x0a00_0670), 1), Some((Device::Virtio(3), 0x70)));
+        assert_eq!(find(Ipa(0x0a00_0900), 1), Some((Device::Drive, 0x100)));
+        assert_eq!(find(Ipa(0x0a00_0a00), 1), None);
         assert_eq!(find(Ipa(0x4000_0000), 1), None);
         assert_eq!(find(Ipa(0x0400_0000), 1), Some((Device::Flash, 0x0400_0000)), "the second bank");
         assert_eq!(find(Ipa(0x0802_0000), 1), None);

@@ -1,12 +1,13 @@
-//! The Salp guest device ([`salp_hvc::device`]): a VM's identity for programs that cannot make calls. Before: [`super::bus`];
-//! after: [`crate::identity`], and the VM, which freezes.
+//! The Salp guest device ([`salp_hvc::device`]): a VM's identity for programs that cannot make calls, and what they tell. Before:
+//! [`super::bus`]; after: [`crate::identity`], [`crate::agent`], and the VM, which freezes.
 
+use crate::agent::SIZE;
 use crate::identity::{Identity, half};
 use crate::vgic::AccessSize;
 use salp_hvc::calls::MAX_CONFIG;
 use salp_hvc::device::{
-    ACKNOWLEDGED, COMMAND, COMMAND_ACKNOWLEDGE, COMMAND_FREEZE, CONFIG, CONFIG_LENGTH, EPOCH, GENERATION, INDEX, MAC,
-    MAGIC, MAGIC_VALUE, NAME, RANDOM, TIME, UUID, VERSION, VERSION_VALUE,
+    ACKNOWLEDGED, COMMAND, COMMAND_ACKNOWLEDGE, COMMAND_FREEZE, COMMAND_REPORT, CONFIG, CONFIG_LENGTH, EPOCH,
+    GENERATION, INDEX, MAC, MAGIC, MAGIC_VALUE, NAME, RANDOM, REPORT, TIME, UUID, VERSION, VERSION_VALUE,
 };
 
 /// What the device reads that is not part of the identity.
@@ -31,7 +32,7 @@ pub fn read(identity: &Identity, world: &mut impl World, offset: u64, size: Acce
         0x28 => half(&identity.uuid, true),
         GENERATION => half(&identity.generation, false),
         0x38 => half(&identity.generation, true),
-        MAC => identity.mac().iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte)),
+        MAC => identity.mac_word(),
         TIME => world.time(),
         RANDOM => world.random(),
         NAME..0x80 => identity.name.word((register - NAME) as usize),
@@ -46,6 +47,9 @@ pub fn read(identity: &Identity, world: &mut impl World, offset: u64, size: Acce
 const _: () = assert!(VERSION == MAGIC + 4 && ACKNOWLEDGED == COMMAND + 4 && EPOCH == INDEX + 4);
 const _: () = assert!(CONFIG as usize + MAX_CONFIG <= salp_hvc::device::SIZE as usize);
 
+/// Where the registers of the report end.
+const REPORT_END: u64 = REPORT + SIZE as u64;
+
 /// What a store asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -53,6 +57,10 @@ pub enum Command {
     Freeze,
     /// The identity was taken on.
     Acknowledge,
+    /// Take this word of the agent's next report, at this offset.
+    Stage(u64, u32),
+    /// Take the agent's report.
+    Report,
 }
 
 /// Returns what a store at `offset` asks for. Other stores are ignored.
@@ -60,6 +68,8 @@ pub fn write(offset: u64, value: u64) -> Option<Command> {
     match (offset, value as u32) {
         (COMMAND, COMMAND_FREEZE) => Some(Command::Freeze),
         (COMMAND, COMMAND_ACKNOWLEDGE) => Some(Command::Acknowledge),
+        (COMMAND, COMMAND_REPORT) => Some(Command::Report),
+        (REPORT..REPORT_END, word) => Some(Command::Stage(offset - REPORT, word)),
         _ => None,
     }
 }
@@ -110,10 +120,14 @@ mod tests {
     }
 
     #[test]
-    fn only_known_commands_do_something() {
+    fn only_known_commands_and_the_report_do_something() {
         assert_eq!(write(COMMAND, 1), Some(Command::Freeze));
         assert_eq!(write(COMMAND, 2), Some(Command::Acknowledge));
-        for (offset, value) in [(COMMAND, 0), (COMMAND, 3), (MAGIC, 1), (COMMAND + 1, 1), (0xfff, 1)] {
+        assert_eq!(write(COMMAND, 3), Some(Command::Report));
+        assert_eq!(write(REPORT + 4, 7), Some(Command::Stage(4, 7)));
+        for (offset, value) in
+            [(COMMAND, 0), (COMMAND, 4), (REPORT_END, 1), (REPORT - 4, 1), (MAGIC, 1), (COMMAND + 1, 1), (0xfff, 1)]
+        {
             assert_eq!(write(offset, value), None);
         }
     }

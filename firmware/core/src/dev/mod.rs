@@ -6,9 +6,11 @@
 //! - [`pl031`]: the clock.
 //! - [`pl061`]: the power button.
 //! - [`net`]: a NIC, on [`virtio_mmio`] and [`virtq`], which other virtio devices stand on too.
+//! - [`drive`]: a drive for media, on the same two.
 //! - [`guest`]: who the VM is, and its wish to be frozen.
 
 pub mod bus;
+pub mod drive;
 pub mod guest;
 pub mod net;
 pub mod pl011;

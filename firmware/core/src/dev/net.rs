@@ -2,16 +2,17 @@
 //! [`crate::net`], which has the port that the NIC is plugged into.
 //!
 //! Both ways a frame is copied, between the guest's memory and a [`Packet`] of EL2's. Senders may leave checksums and the
-//! cutting of TCP segments to others; a receiver that does not take such frames gets them finished.
+//! cutting of TCP segments to others; a receiver that does not take such frames gets them finished. Of one that does, a large
+//! frame's payload goes from memory to memory.
 //!
 //! A frame that finds no buffer at its only receiver goes back into the sender's queue, which *waits*, until there are more
 //! buffers or the frame has waited long enough. A receiver earns its senders' patience: each buffer that it gave is worth a
 //! part of a wait, so one that gives few cannot hold up for long what its senders send to others.
 
 use super::virtio_mmio::{EVENT_IDX, Effect, INDIRECT_DESC, Kind, Registers, Transport, VERSION_1};
-use super::virtq::{GuestMem, Mark, QueueError, Virtq};
+use super::virtq::{GuestMem, Mark, Piece, QueueError, Source, Virtq};
 use crate::net::Mac;
-use crate::net::packet::{Addresses, HEADER, Packet};
+use crate::net::packet::{Addresses, HEADER, MAX_FRAME, Packet};
 use crate::net::port::{Port, PortRecord};
 use crate::vgic::AccessSize;
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
@@ -285,15 +286,18 @@ impl Nic {
         let Some(mut chain) = queue.pop(mem)? else {
             return Ok(if queue.arm(mem)? { Taken::Dropped } else { Taken::Nothing });
         };
-        let length = chain.read(mem, packet.room())?;
-        let is_whole = length < packet.room().len() || !chain.has_more_to_read(mem)?;
+        let (beginning, rest) = packet.rooms();
+        let most = HEADER + MAX_FRAME - beginning.len();
+        let begun = chain.read(mem, beginning)?;
+        let rest = if begun == beginning.len() { chain.list(mem, most, rest)? } else { Some(0) };
         if let Err(error) = queue.push(mem, chain.head, 0) {
             queue.rewind(mark);
             return Err(error);
         }
-        self.sending = Sending::Underway { mark, bytes: length.saturating_sub(HEADER), since };
-        let admitted = if is_whole && packet.fill(length) {
-            self.port.admit(packet.frame(), now).ok()
+        let is_sound = rest.is_some_and(|rest| packet.begin(begun, rest));
+        self.sending = Sending::Underway { mark, bytes: packet.frame_length(), since };
+        let admitted = if is_sound {
+            self.port.admit(packet.frame(), packet.frame_length(), now).ok()
         } else {
             self.port.counters.malformed = self.port.counters.malformed.wrapping_add(1);
             None
@@ -369,7 +373,7 @@ impl Nic {
         packet: &mut Packet,
         may_wait: bool,
     ) -> Result<Delivery, QueueError> {
-        let bytes = packet.frame().len();
+        let bytes = packet.frame_length();
         let is_there = self.transport.is_live() && self.is_link_up();
         let result = if is_there { self.hand_over(mem, packet) } else { Ok(0) };
         if is_there && result == Ok(0) {
@@ -397,10 +401,11 @@ impl Nic {
         };
         let mut buffers = 0;
         if features & takes_it != 0 {
-            buffers = self.put(mem, packet.whole(), &[])?;
+            buffers = self.put(mem, packet.whole(), &[], packet.rest())?;
         } else {
+            packet.complete(|from, to| mem.fetch(from, to));
             packet.plain(|first, rest| {
-                let more = self.put(mem, first, rest)?;
+                let more = self.put(mem, first, rest, &[])?;
                 buffers += more;
                 Ok::<_, QueueError>(more != 0)
             })?;
@@ -411,15 +416,21 @@ impl Nic {
         Ok(buffers)
     }
 
-    /// Puts header and frame, in two parts, into as many of the guest's buffers as they take. Returns how many, or 0 if they
-    /// do not fit: then they are available as before.
-    fn put(&mut self, mem: &mut impl GuestMem, first: &[u8], rest: &[u8]) -> Result<u16, QueueError> {
+    /// Puts header and frame, in two parts and pieces, into as many of the guest's buffers as they take. Returns how many, or 0
+    /// if they do not fit: then they are available as before.
+    fn put(
+        &mut self,
+        mem: &mut impl GuestMem,
+        first: &[u8],
+        second: &[u8],
+        pieces: &[Piece],
+    ) -> Result<u16, QueueError> {
         let can_merge = self.transport.features() & MERGE_BUFFERS != 0;
         let queue = &mut self.transport.queues[RECEIVE];
         let mark = queue.mark();
         let mut start = None;
         let mut buffers = 0u16;
-        let (mut first_left, mut rest_left) = (first, rest);
+        let mut left = Source::new(first, second, pieces);
         let result = loop {
             let mut chain = match queue.pop(mem) {
                 Ok(Some(chain)) => chain,
@@ -427,20 +438,12 @@ impl Nic {
                 Err(error) => break Err(error),
             };
             start.get_or_insert_with(|| chain.clone());
-            let written = chain.write(mem, first_left).and_then(|count| {
-                first_left = first_left.get(count..).unwrap_or_default();
-                if !first_left.is_empty() || rest_left.is_empty() {
-                    return Ok(count);
-                }
-                let more = chain.write(mem, rest_left)?;
-                rest_left = rest_left.get(more..).unwrap_or_default();
-                Ok(count + more)
-            });
             buffers += 1;
+            let written = chain.fill(mem, &mut left);
             if let Err(error) = written.and_then(|written| queue.push(mem, chain.head, written as u32)) {
                 break Err(error);
             }
-            if first_left.is_empty() && rest_left.is_empty() {
+            if left.is_empty() {
                 break Ok(true);
             }
             if !can_merge || buffers == MAX_BUFFERS {
@@ -477,8 +480,9 @@ mod tests {
     use super::super::virtq::Breach;
     use super::super::virtq::tests::{Driver, Mem, RAM};
     use super::*;
-    use crate::net::packet::{Checksum, ETHERNET, Offload, Segments};
+    use crate::net::packet::{BEGINNING, Checksum, ETHERNET, Offload, Segments};
     use crate::net::port::Rules;
+    use proptest::prelude::*;
 
     const MAC: Mac = [2, 0, 0, 0, 0, 1];
     const WRITE: u16 = 2;
@@ -657,23 +661,105 @@ mod tests {
         assert_eq!((deliver(&mut world, true), deliver(&mut world, true)), (Delivery::Full, Delivery::Over));
     }
 
-    #[test]
-    fn a_receiver_without_segments_gets_them_cut() {
+    /// Returns a frame of TCP with so many bytes, to be cut, and what its sender has left to others.
+    fn large(bytes: usize) -> (Vec<u8>, Offload) {
         let mut frame = frame(ETHERNET);
         frame.truncate(12);
         frame.extend([8, 0, 0x45, 0, 0x10, 0, 0, 1, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
         frame.extend([0, 80, 0, 81, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
-        frame.extend(vec![7; 4000]);
+        frame.extend((0..bytes).map(|at| (at * 31 / 8) as u8));
         let segments = Segments { version: 4, size: 1460, tcp: 34, payload: 54 };
-        let offload = Offload { checksum: Some(Checksum { start: 34, offset: 16 }), segments: Some(segments) };
-        for (features, expected) in [(0, vec![1514, 1514, 1134]), (GUEST_CSUM | GUEST_TSO4 | MERGE_BUFFERS, vec![4054])]
-        {
+        (frame, Offload { checksum: Some(Checksum { start: 34, offset: 16 }), segments: Some(segments) })
+    }
+
+    const TAKES_SEGMENTS: u64 = GUEST_CSUM | GUEST_TSO4 | MERGE_BUFFERS;
+
+    #[test]
+    fn a_receiver_without_segments_gets_them_cut() {
+        let (frame, offload) = large(4000);
+        for (features, expected) in [(0, vec![1514, 1514, 1134]), (TAKES_SEGMENTS, vec![4054])] {
             let mut world = world(features);
             world.offer(8, 1600);
             world.put_packet(offload, &frame);
             world.deliver().unwrap();
             assert_eq!(world.arrived(1600).iter().map(|(frame, _)| frame.len()).collect::<Vec<_>>(), expected);
         }
+    }
+
+    impl World {
+        /// Sends a large frame, of which the most part stays where it is.
+        fn send_large(&mut self, frame: &[u8], offload: Offload) {
+            let mut header = [0; HEADER];
+            offload.put(&mut header);
+            assert!(matches!(self.send(header, frame), Ok(Taken::Frame(..))));
+            assert_eq!(self.packet.frame(), &frame[..BEGINNING - HEADER]);
+            assert_eq!(self.nic.port.counters.sent_bytes, frame.len() as u64);
+        }
+    }
+
+    #[test]
+    fn a_large_frame_goes_from_memory_to_memory() {
+        let (frame, offload) = large(30_000);
+        let mut world = world(TAKES_SEGMENTS);
+        world.send_large(&frame, offload);
+        world.offer(20, 1600);
+        world.deliver().unwrap();
+        assert_eq!(world.arrived(1600), [(frame.clone(), 19)]);
+        assert_eq!(world.nic.port.counters.received_bytes, frame.len() as u64);
+    }
+
+    proptest! {
+        #[test]
+        fn a_large_frame_arrives_as_it_was_whatever_buffers_it_is_in(
+            bytes in 1500usize..30_000, cuts in proptest::collection::vec(1u32..9000, 0..12), size in 600u32..4096,
+        ) {
+            let (frame, offload) = large(bytes);
+            let mut world = world(TAKES_SEGMENTS);
+            let mut header = [0; HEADER];
+            offload.put(&mut header);
+            world.mem.put(DATA, &[&header, &frame[..]].concat());
+            let (mut at, mut left) = (DATA, (HEADER + frame.len()) as u32);
+            let mut buffers = Vec::new();
+            for cut in cuts.into_iter().chain([u32::MAX]) {
+                let cut = cut.min(left);
+                if cut != 0 {
+                    buffers.push((at, cut, 0));
+                }
+                (at, left) = (at + u64::from(cut), left - cut);
+            }
+            world.transmit.chain(&mut world.mem, 0, &buffers);
+            world.transmit.offer(&mut world.mem, 0);
+            let taken = world.nic.take(&mut world.mem, &mut world.packet, 0);
+            prop_assert!(matches!(taken, Ok(Taken::Frame(..))));
+            world.offer((0x2_0000 / size).min(64) as u16, size);
+            prop_assert_eq!(world.deliver(), Ok(Delivery::Over));
+            let arrived = world.arrived(size);
+            prop_assert_eq!(&arrived[0].0, &frame);
+        }
+    }
+
+    #[test]
+    fn a_large_frame_is_cut_for_a_receiver_without_segments() {
+        let (frame, offload) = large(14_600);
+        let mut world = world(0);
+        world.send_large(&frame, offload);
+        world.offer(10, 1600);
+        world.deliver().unwrap();
+        let payload: Vec<u8> = world.arrived(1600).iter().flat_map(|(frame, _)| frame[54..].to_vec()).collect();
+        assert_eq!(payload, frame[54..]);
+    }
+
+    #[test]
+    fn a_sender_that_rewrites_a_frame_on_its_way_changes_nothing_that_was_looked_at() {
+        let (frame, offload) = large(20_000);
+        let mut world = world(TAKES_SEGMENTS);
+        world.send_large(&frame, offload);
+        world.mem.put(DATA, &[0xff; 20_066]);
+        world.offer(20, 1600);
+        world.deliver().unwrap();
+        let [(arrived, _)] = &world.arrived(1600)[..] else { panic!("one frame") };
+        assert_eq!(arrived[..BEGINNING - HEADER], frame[..BEGINNING - HEADER]);
+        assert!(arrived[BEGINNING - HEADER..].iter().all(|&byte| byte == 0xff));
     }
 
     #[test]

@@ -6,10 +6,14 @@
 //! ([`GuestMem`]). A chain is walked as it is copied: at most as many descriptors as the queue has, and as many again in one
 //! indirect table. What breaks the rules is a [`Breach`]: the device stops until its driver resets it, and nobody else
 //! notices.
+//!
+//! What a guest sends to another may stay where it is at first: a chain tells of its [`Piece`]s, and the bytes go from there
+//! into the receiver's buffers. Until then their guest may change them, as it might have before.
 
 use crate::addr::Ipa;
 use crate::stage2::Fault;
 use core::sync::atomic::{Ordering, fence};
+use heapless::Vec;
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
 
 /// A guest's memory, by copy.
@@ -27,6 +31,83 @@ pub trait GuestMem {
     ///
     /// Part of the range is no RAM, or the machine has no memory for it.
     fn write(&mut self, at: Ipa, from: &[u8]) -> Result<(), Fault>;
+
+    /// Returns true if all of the range is RAM.
+    fn holds(&self, at: Ipa, bytes: u64) -> bool;
+
+    /// Copies bytes out of the sender's memory, which is this one unless it is said to be another. What is no RAM there reads
+    /// as zeros: it was looked at before.
+    fn fetch(&mut self, from: Ipa, to: &mut [u8]) {
+        if self.read(from, to).is_err() {
+            to.fill(0);
+        }
+    }
+
+    /// Copies bytes from the [sender's memory](Self::fetch) into this one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::write`], but some bytes may be changed.
+    fn carry(&mut self, from: Ipa, to: Ipa, bytes: usize) -> Result<(), Fault> {
+        let mut part = [0; 256];
+        for done in (0..bytes).step_by(part.len()) {
+            let count = part.len().min(bytes - done);
+            let Some(part) = part.get_mut(..count) else { break };
+            self.fetch(plus(from, done as u64), part);
+            self.write(plus(to, done as u64), part)?;
+        }
+        Ok(())
+    }
+}
+
+/// A part of a guest's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// Where it begins.
+    pub at: Ipa,
+    /// How long it is.
+    pub bytes: u32,
+}
+
+/// What is on its way into buffers: bytes of EL2's in two parts, then pieces of the sender's memory.
+#[derive(Clone, Debug, Default)]
+pub struct Source<'a> {
+    first: &'a [u8],
+    second: &'a [u8],
+    pieces: &'a [Piece],
+    /// How much of the first piece has gone.
+    gone: u32,
+}
+
+impl<'a> Source<'a> {
+    /// Returns these bytes.
+    pub const fn new(first: &'a [u8], second: &'a [u8], pieces: &'a [Piece]) -> Self {
+        Self { first, second, pieces, gone: 0 }
+    }
+
+    /// Returns true if nothing is left.
+    pub const fn is_empty(&self) -> bool {
+        self.first.is_empty() && self.second.is_empty() && self.pieces.is_empty()
+    }
+
+    /// Moves at most so many bytes into memory. Returns how many, at least one.
+    fn move_to(&mut self, mem: &mut impl GuestMem, at: Ipa, most: u32) -> Result<u32, Fault> {
+        if self.first.is_empty() {
+            self.first = core::mem::take(&mut self.second);
+        }
+        if self.first.is_empty() {
+            let Some((piece, rest)) = self.pieces.split_first() else { return Ok(0) };
+            let left = piece.bytes.saturating_sub(self.gone);
+            let count = left.min(most);
+            mem.carry(plus(piece.at, self.gone.into()), at, count as usize)?;
+            (self.pieces, self.gone) = if count == left { (rest, 0) } else { (self.pieces, self.gone + count) };
+            return Ok(count);
+        }
+        let (now, later) = self.first.split_at_checked(most as usize).unwrap_or((self.first, &[]));
+        mem.write(at, now)?;
+        self.first = later;
+        Ok(now.len() as u32)
+    }
 }
 
 /// The greatest size of a queue.
@@ -75,12 +156,14 @@ fn failed(fault: Fault, at: Ipa) -> QueueError {
     }
 }
 
+#[inline]
 fn read_u16(mem: &mut impl GuestMem, at: Ipa) -> Result<u16, QueueError> {
     let mut bytes = [0; 2];
     mem.read(at, &mut bytes).map_err(|fault| failed(fault, at))?;
     Ok(u16::from_le_bytes(bytes))
 }
 
+#[inline]
 fn write(mem: &mut impl GuestMem, at: Ipa, from: &[u8]) -> Result<(), QueueError> {
     mem.write(at, from).map_err(|fault| failed(fault, at))
 }
@@ -181,7 +264,7 @@ impl Virtq {
     /// # Errors
     ///
     /// The driver broke the rules.
-    #[inline]
+    #[inline(always)] // A large frame takes many buffers.
     pub fn pop(&mut self, mem: &mut impl GuestMem) -> Result<Option<Chain>, QueueError> {
         if self.next_available == self.seen_available && !self.look(mem)? {
             return Ok(None);
@@ -223,7 +306,7 @@ impl Virtq {
     /// # Errors
     ///
     /// The ring is not in memory, or there is no memory for it.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, mem: &mut impl GuestMem, head: u16, written: u32) -> Result<(), QueueError> {
         let entry = u64::from(self.next_used & (self.size - 1));
         let [a, b, c, d] = u32::from(head).to_le_bytes();
@@ -325,6 +408,7 @@ pub struct Chain {
 
 impl Chain {
     /// Goes to the next buffer. Returns false behind the last.
+    #[inline(always)]
     fn advance(&mut self, mem: &mut impl GuestMem) -> Result<bool, QueueError> {
         loop {
             let Some(index) = self.next else { return Ok(false) };
@@ -380,7 +464,7 @@ impl Chain {
             let count = rest.len().min(self.bytes as usize);
             let Some(part) = rest.get_mut(..count) else { break };
             mem.read(self.at, part).map_err(|fault| failed(fault, self.at))?;
-            self.consume(count);
+            self.consume(count as u32);
             done += count;
         }
         Ok(done)
@@ -395,32 +479,82 @@ impl Chain {
         Ok((self.bytes != 0 || self.advance(mem)?) && !self.is_writing)
     }
 
+    /// Says where what is left to read is, instead of copying it, if that is at most `most` bytes; else `None`.
+    ///
+    /// # Errors
+    ///
+    /// The driver broke the rules.
+    pub fn list<const N: usize>(
+        &mut self,
+        mem: &mut impl GuestMem,
+        most: usize,
+        pieces: &mut Vec<Piece, N>,
+    ) -> Result<Option<usize>, QueueError> {
+        let mut total = 0;
+        while self.has_more_to_read(mem)? {
+            let bytes = self.bytes.min((most - total) as u32);
+            if !mem.holds(self.at, bytes.into()) {
+                return Err(Breach::Outside.into());
+            }
+            if bytes != self.bytes || pieces.push(Piece { at: self.at, bytes }).is_err() {
+                return Ok(None);
+            }
+            self.bytes = 0;
+            total += bytes as usize;
+        }
+        Ok(Some(total))
+    }
+
     /// Copies to the buffers to write, as much as `from` has and there is room for. Returns how much.
     ///
     /// # Errors
     ///
     /// The driver broke the rules, or there is no memory.
     pub fn write(&mut self, mem: &mut impl GuestMem, from: &[u8]) -> Result<usize, QueueError> {
+        self.fill(mem, &mut Source::new(from, &[], &[]))
+    }
+
+    /// Moves what is left of `from` to the buffers to write, as much as there is room for. Returns how much.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::write`].
+    pub fn fill(&mut self, mem: &mut impl GuestMem, from: &mut Source<'_>) -> Result<usize, QueueError> {
         let mut done = 0;
-        while let Some(rest) = from.get(done..).filter(|rest| !rest.is_empty()) {
+        while !from.is_empty() {
             if (self.bytes == 0 || !self.is_writing) && !self.advance(mem)? {
                 break;
             }
             if !self.is_writing {
                 continue;
             }
-            let count = rest.len().min(self.bytes as usize);
-            let Some(part) = rest.get(..count) else { break };
-            write(mem, self.at, part)?;
+            let count = from.move_to(mem, self.at, self.bytes).map_err(|fault| failed(fault, self.at))?;
             self.consume(count);
-            done += count;
+            done += count as usize;
         }
         Ok(done)
     }
 
-    fn consume(&mut self, count: usize) {
-        self.at = plus(self.at, count as u64);
-        self.bytes -= count as u32;
+    /// Passes over buffers to write, as many bytes as there are and at most `most`. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// The driver broke the rules.
+    pub fn skip(&mut self, mem: &mut impl GuestMem, most: u64) -> Result<u64, QueueError> {
+        let mut done = 0;
+        while done < most && ((self.bytes != 0 && self.is_writing) || self.advance(mem)?) {
+            if self.is_writing {
+                let count = u64::from(self.bytes).min(most - done);
+                self.consume(count as u32);
+                done += count;
+            }
+        }
+        Ok(done)
+    }
+
+    fn consume(&mut self, count: u32) {
+        self.at = plus(self.at, count.into());
+        self.bytes -= count;
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::record::{FRAMES_PER_BLOCK, NO_BLOCK, Record, State};
 use super::{BLOCK_WORDS, Frames, Kind, OutOfMemory, Spans, Stats};
-use crate::addr::{PAGE_SHIFT, PAGE_SIZE, Pa};
+use crate::addr::{BLOCK_SIZE, PAGE_SHIFT, PAGE_SIZE, Pa};
 use core::ops::Range;
 use salp_hvc::handover;
 use zerocopy::{FromBytes, IntoBytes};
@@ -63,25 +63,43 @@ impl<'a> Frames<'a> {
         is_sound.then_some(this)
     }
 
-    /// Takes a free block of 2 MiB whose frames live on their own, each with one reference. Their bytes are whatever was there
-    /// last.
+    /// Takes so many free blocks of 2 MiB, one behind the other in memory, whose frames live on their own, each with one
+    /// reference. Their bytes are whatever was there last.
     ///
     /// # Errors
     ///
-    /// As for [`Frames::alloc_block`].
-    pub fn alloc_frames(&mut self, kind: Kind) -> Result<Pa, OutOfMemory> {
-        let at = self.free_blocks;
-        if at == NO_BLOCK || self.unpromised() < FRAMES_PER_BLOCK {
+    /// There are no such blocks, or others were promised their frames.
+    pub fn alloc_blocks(&mut self, kind: Kind, count: usize) -> Result<Pa, OutOfMemory> {
+        if self.unpromised() < count * FRAMES_PER_BLOCK {
             return Err(OutOfMemory);
         }
-        self.unlink_free(at);
-        let first = at as usize * FRAMES_PER_BLOCK;
-        let block = &mut self.blocks[at as usize];
-        block.set_state(State::Split);
-        (block.free, block.fresh) = (0, FRAMES_PER_BLOCK as u16);
-        self.records[first..][..FRAMES_PER_BLOCK].fill(Record::used(kind));
-        self.account(Kind::Free, kind, FRAMES_PER_BLOCK);
-        Ok(self.spans.address(first))
+        let first = self.find_blocks(count).ok_or(OutOfMemory)?;
+        for at in first..first + count {
+            self.unlink_free(at as u32);
+            let block = &mut self.blocks[at];
+            block.set_state(State::Split);
+            (block.free, block.fresh) = (0, FRAMES_PER_BLOCK as u16);
+            self.records[at * FRAMES_PER_BLOCK..][..FRAMES_PER_BLOCK].fill(Record::used(kind));
+        }
+        self.account(Kind::Free, kind, count * FRAMES_PER_BLOCK);
+        Ok(self.spans.address(first * FRAMES_PER_BLOCK))
+    }
+
+    /// Returns the first of so many free blocks.
+    fn find_blocks(&self, count: usize) -> Option<usize> {
+        let address = |at: usize| self.spans.address(at * FRAMES_PER_BLOCK).0;
+        let mut run = 0;
+        for (at, block) in self.blocks.iter().enumerate() {
+            let goes_on = run > 0 && address(at) == address(at - 1) + BLOCK_SIZE;
+            run = match block.state() {
+                State::Free => 1 + if goes_on { run } else { 0 },
+                _ => 0,
+            };
+            if run == count {
+                return Some(at + 1 - count);
+            }
+        }
+        None
     }
 
     /// Gives back frames that EL2 has for itself, reserved at its start or taken since. What is used otherwise, or lies outside
@@ -108,7 +126,6 @@ impl<'a> Frames<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::BLOCK_SIZE;
     use proptest::prelude::*;
 
     fn bank(mib: u64) -> Range<Pa> {
@@ -143,12 +160,25 @@ mod tests {
         let mut frames = Frames::new(&[bank(16)], &mut words).unwrap();
         frames.reserve(Pa(0x4000_0000)..Pa(0x4030_0000)).unwrap();
         frames.adopt_image(Pa(0x4030_0000)..Pa(0x4031_0000)).unwrap();
-        let block = frames.alloc_frames(Kind::Hyp).unwrap();
-        assert_eq!(frames.stats().frames(Kind::Hyp), 512);
-        frames.give_up(block..Pa(block.0 + BLOCK_SIZE));
+        let blocks = frames.alloc_blocks(Kind::Hyp, 2).unwrap();
+        assert_eq!(frames.stats().frames(Kind::Hyp), 1024);
+        frames.give_up(blocks..Pa(blocks.0 + 2 * BLOCK_SIZE));
         frames.give_up(Pa(0x3ff0_0000)..Pa(0x4040_0000));
         assert_eq!(frames.stats().frames(Kind::Free), 16 * 256 - 16, "all but the boot set");
         assert_eq!((frames.stats().free_blocks, frames.stats().frames(Kind::Image)), (7, 16));
+    }
+
+    #[test]
+    fn blocks_that_are_taken_together_are_neighbours() {
+        let banks = [bank(6), Pa(0x8000_0000)..Pa(0x8080_0000)];
+        let mut words = vec![0; Frames::words_needed(&banks).unwrap()];
+        let mut frames = Frames::new(&banks, &mut words).unwrap();
+        frames.reserve(Pa(0x4020_0000)..Pa(0x4020_1000)).unwrap();
+        assert_eq!(frames.alloc_blocks(Kind::Hyp, 2), Ok(Pa(0x8000_0000)), "not of two banks");
+        assert_eq!(frames.alloc_blocks(Kind::Hyp, 3), Err(OutOfMemory));
+        assert_eq!(frames.alloc_blocks(Kind::Hyp, 1), Ok(Pa(0x4000_0000)));
+        frames.promise(1024).unwrap();
+        assert_eq!(frames.alloc_blocks(Kind::Hyp, 2), Err(OutOfMemory), "they are promised");
     }
 
     proptest! {

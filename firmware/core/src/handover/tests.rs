@@ -130,6 +130,13 @@ impl Model {
             put(kind::UART, 0, &[self.uart.as_bytes()]);
             put(kind::RTC, 0, &[Pl031::new(1_700_000_000).as_bytes()]);
             put(kind::GPIO, 0, &[Pl061::new().as_bytes()]);
+            put(kind::DRIVE, 0, &[Drive::default().record().as_bytes()]);
+            put(kind::OWN, 1, &[spec().as_bytes()]);
+            put(
+                kind::AGENT,
+                0,
+                &[handover::Agent { frame: self.about.frames[0], ..handover::Agent::new_zeroed() }.as_bytes()],
+            );
             put(kind::NIC, 0, &[self.nic.record().as_bytes()]);
             for (index, context) in self.contexts.iter().enumerate() {
                 let about = handover::Vcpu { activity: 2, deadline: 99, exits: 5, ..Default::default() };
@@ -173,6 +180,8 @@ fn a_vm_is_read_back_as_it_was_written() {
             assert_eq!(activity(&vcpu.about), Some(Activity::Asleep { deadline: Some(99) }));
         }
         assert!(spec().is_same(vm.spec.unwrap()));
+        assert!(vm.own.is_some_and(|(own, lasts)| spec().is_same(own) && lasts));
+        assert_eq!(Drive::restored(vm.drive.unwrap(), None), Some(Drive::default()));
         Ok(())
     })
     .unwrap();
@@ -184,7 +193,7 @@ fn a_vm_is_read_back_as_it_was_written() {
 fn a_vm_that_lacks_a_part_is_refused() {
     let mut model = Model::new(1);
     assert_eq!(model.read(&model.write(None)), Ok(1));
-    for kind in [kind::SPEC, kind::IDENTITY, kind::VGIC, kind::POWER, kind::UART, kind::RTC, kind::GPIO] {
+    for kind in [kind::SPEC, kind::IDENTITY, kind::VGIC, kind::POWER, kind::UART, kind::RTC, kind::GPIO, kind::DRIVE] {
         assert_eq!(model.read(&model.write(Some(kind))), Err(Refusal::Lacks(kind)));
     }
     for kind in [kind::NIC, kind::VCPU] {

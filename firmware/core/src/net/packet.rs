@@ -3,9 +3,15 @@
 //!
 //! The sender's header is an allegation. [`Offload::read`] accepts what agrees with the frame itself, and [`Offload::put`]
 //! writes what was understood: nothing of the sender's own gets through to a receiver's network stack.
+//!
+//! Of a large frame only the beginning is copied at first, with all that is looked at. The rest goes from the sender's memory
+//! into that of its receiver; who needs it here [completes](Packet::complete) the frame.
 
 use super::Mac;
+use crate::addr::Ipa;
+use crate::dev::virtq::Piece;
 use core::ops::Range;
+use heapless::Vec;
 
 /// The size of the header of virtio-net, in bytes.
 pub const HEADER: usize = 12;
@@ -15,8 +21,14 @@ pub const ETHERNET: usize = 14;
 pub const MAX_FRAME: usize = ETHERNET + 4 + 0xffff;
 /// The greatest frame that is not to be cut into segments: 1,500 bytes, and a tag.
 pub const MAX_PLAIN: usize = ETHERNET + 4 + 1500;
+/// How much of a frame and its header is copied at first: whatever is not to be cut, and more than the headers of what is.
+pub const BEGINNING: usize = HEADER + MAX_PLAIN;
+/// How many pieces the rest of a frame may be in: as many as a chain of the longest queue has, and of an indirect table.
+pub const MAX_PIECES: usize = 512;
 /// The greatest headers in front of a segment: Ethernet, IP and TCP.
 pub const MAX_HEADERS: usize = ETHERNET + 60 + 60;
+
+const _: () = assert!(BEGINNING > HEADER + MAX_HEADERS);
 
 const NEEDS_CSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
@@ -107,21 +119,22 @@ fn put_word(frame: &mut [u8], at: usize, value: u16) {
 }
 
 impl Offload {
-    /// Reads the header in front of a frame. `None` if it asks for what makes no sense for this frame.
-    pub fn read(header: &[u8; HEADER], frame: &[u8]) -> Option<Self> {
+    /// Reads the header in front of a frame of this length, which begins so. `None` if it asks for what makes no sense for this
+    /// frame.
+    pub fn read(header: &[u8; HEADER], frame: &[u8], length: usize) -> Option<Self> {
         let [flags, gso, _, _, size_low, size_high, start_low, start_high, offset_low, offset_high, ..] = *header;
         let mut offload = Self::default();
         if flags & NEEDS_CSUM != 0 {
             let start = u16::from_le_bytes([start_low, start_high]);
             let offset = u16::from_le_bytes([offset_low, offset_high]);
             let at = usize::from(start) + usize::from(offset);
-            if usize::from(start) < ETHERNET || at + 2 > frame.len() || !may_be_summed(frame, at) {
+            if usize::from(start) < ETHERNET || at + 2 > length || !may_be_summed(frame, at) {
                 return None;
             }
             offload.checksum = Some(Checksum { start, offset });
         }
         if gso == GSO_NONE {
-            return (frame.len() <= MAX_PLAIN).then_some(offload);
+            return (length <= MAX_PLAIN).then_some(offload);
         }
         let segments = Segments::find(frame, gso, u16::from_le_bytes([size_low, size_high]))?;
         // What is cut has its checksum left out: each segment gets its own.
@@ -248,27 +261,52 @@ impl Sum {
 /// A frame and the header in front of it.
 pub struct Packet {
     bytes: [u8; HEADER + MAX_FRAME],
+    /// How much of them is here.
     length: usize,
+    /// Where the rest is.
+    rest: Vec<Piece, MAX_PIECES>,
+    /// How long that is.
+    rest_length: usize,
     /// What is left to do to it.
     pub offload: Offload,
 }
 
 impl Packet {
     /// No frame.
-    pub const EMPTY: Self =
-        Self { bytes: [0; HEADER + MAX_FRAME], length: 0, offload: Offload { checksum: None, segments: None } };
+    pub const EMPTY: Self = Self {
+        bytes: [0; HEADER + MAX_FRAME],
+        length: 0,
+        rest: Vec::new(),
+        rest_length: 0,
+        offload: Offload { checksum: None, segments: None },
+    };
 
     /// Returns the room for header and frame.
     pub fn room(&mut self) -> &mut [u8] {
         &mut self.bytes
     }
 
+    /// Returns the room for the beginning, and for the places of the rest.
+    pub fn rooms(&mut self) -> (&mut [u8], &mut Vec<Piece, MAX_PIECES>) {
+        self.rest.clear();
+        (self.bytes.get_mut(..BEGINNING).unwrap_or_default(), &mut self.rest)
+    }
+
     /// Takes over what was put into the [room](Self::room). Returns false if that is no frame with a sound header.
     pub fn fill(&mut self, length: usize) -> bool {
+        self.rest.clear();
+        self.begin(length, 0)
+    }
+
+    /// Takes over what was put into its [rooms](Self::rooms): so many bytes are here, and so many elsewhere. Returns false if
+    /// that is no frame with a sound header.
+    pub fn begin(&mut self, length: usize, rest_length: usize) -> bool {
         self.length = length.clamp(HEADER, self.bytes.len());
+        self.rest_length = rest_length;
         let Some((header, frame)) = self.bytes.split_first_chunk_mut::<HEADER>() else { return false };
         let Some(frame) = frame.get(..self.length - HEADER) else { return false };
-        let offload = (frame.len() >= ETHERNET).then(|| Offload::read(header, frame)).flatten();
+        let length = frame.len() + rest_length;
+        let offload = (frame.len() >= ETHERNET).then(|| Offload::read(header, frame, length)).flatten();
         if let Some(offload) = offload {
             self.offload = offload;
             offload.put(header);
@@ -276,12 +314,34 @@ impl Packet {
         offload.is_some()
     }
 
-    /// Returns header and frame.
+    /// Returns where the part of the frame is that is not here.
+    pub fn rest(&self) -> &[Piece] {
+        &self.rest
+    }
+
+    /// Gets the rest of the frame here, by `fetch`.
+    pub fn complete(&mut self, mut fetch: impl FnMut(Ipa, &mut [u8])) {
+        for piece in &self.rest {
+            let end = self.length + piece.bytes as usize;
+            let Some(room) = self.bytes.get_mut(self.length..end) else { break };
+            fetch(piece.at, room);
+            self.length = end;
+        }
+        self.rest.clear();
+        self.rest_length = 0;
+    }
+
+    /// Returns how long the frame is, with what is not here.
+    pub const fn frame_length(&self) -> usize {
+        self.length.saturating_sub(HEADER) + self.rest_length
+    }
+
+    /// Returns header and frame, as much as is here.
     pub fn whole(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 
-    /// Returns the frame.
+    /// Returns the frame, as much as is here.
     pub fn frame(&self) -> &[u8] {
         self.bytes.get(HEADER..self.length).unwrap_or_default()
     }
@@ -306,7 +366,7 @@ impl Packet {
 
 impl Packet {
     /// Calls `put` with each frame that this is on a wire, its header in front, in two parts: checksums are computed, segments
-    /// are cut. Ends when `put` returns false, and returns that.
+    /// are cut. Ends when `put` returns false, and returns that. The frame is complete.
     ///
     /// # Errors
     ///
@@ -332,7 +392,7 @@ impl Packet {
 
     /// Returns how many frames this is on a wire.
     pub fn count(&self) -> usize {
-        self.offload.segments.map_or(1, |segments| segments.parts(self.frame().len()).count())
+        self.offload.segments.map_or(1, |segments| segments.parts(self.frame_length()).count())
     }
 
     /// Takes the frame's tag out, if it has one (IEEE 802.1Q). Returns its VLAN, else 0.
@@ -391,6 +451,7 @@ impl Addresses {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::vec::Vec;
 
     fn slow_sum(bytes: &[u8]) -> u16 {
         let mut sum = 0u32;

@@ -296,19 +296,19 @@ impl Port {
         info
     }
 
-    /// Decides if a frame may leave at `now`, in microseconds, and counts it.
+    /// Decides if a frame of this length, which begins so, may leave at `now`, in microseconds, and counts it.
     ///
     /// # Errors
     ///
     /// Says why it does not.
     #[inline]
-    pub fn admit(&mut self, frame: &[u8], now: u64) -> Result<Addresses, Refusal> {
-        let verdict = self.check(frame, now);
+    pub fn admit(&mut self, frame: &[u8], length: usize, now: u64) -> Result<Addresses, Refusal> {
+        let verdict = self.check(frame, length as u64, now);
         let counters = &mut self.counters;
         match verdict {
             Ok(_) => {
                 counters.sent = counters.sent.wrapping_add(1);
-                counters.sent_bytes = counters.sent_bytes.wrapping_add(frame.len() as u64);
+                counters.sent_bytes = counters.sent_bytes.wrapping_add(length as u64);
             }
             Err(Refusal::Closed) => counters.quarantined = counters.quarantined.wrapping_add(1),
             Err(Refusal::Spoofed) => counters.spoofed = counters.spoofed.wrapping_add(1),
@@ -317,7 +317,7 @@ impl Port {
         verdict
     }
 
-    fn check(&mut self, frame: &[u8], now: u64) -> Result<Addresses, Refusal> {
+    fn check(&mut self, frame: &[u8], length: u64, now: u64) -> Result<Addresses, Refusal> {
         if !self.is_open() {
             return Err(Refusal::Closed);
         }
@@ -326,7 +326,7 @@ impl Port {
         {
             return Err(Refusal::Spoofed);
         }
-        if !self.bucket.take(frame.len() as u64, now) {
+        if !self.bucket.take(length, now) {
             return Err(Refusal::Rate);
         }
         if matches!(addresses.kind, ARP | IPV6) {
@@ -461,9 +461,13 @@ mod tests {
         v6(IP6, ICMPV6, &[&[136, 0, 0, 0, 0x20, 0, 0, 0], &target[..], &[2, 1], &mac].concat())
     }
 
+    fn admit(port: &mut Port, frame: &[u8]) -> Result<Addresses, Refusal> {
+        port.admit(frame, frame.len(), 0)
+    }
+
     fn leaves(frame: &[u8]) -> bool {
         let mut port = port();
-        let admitted = port.admit(frame, 0);
+        let admitted = admit(&mut port, frame);
         assert_eq!(port.counters.sent + port.counters.spoofed, 1);
         admitted.is_ok()
     }
@@ -522,22 +526,22 @@ mod tests {
     fn nothing_leaves_in_quarantine() {
         let mut clone = port().of_clone(OTHER);
         for frame in [arp(MAC, IP), v4(IP), ethernet(OTHER, 0x88b5, &[])] {
-            assert_eq!(clone.admit(&frame, 0), Err(Refusal::Closed));
+            assert_eq!(admit(&mut clone, &frame), Err(Refusal::Closed));
         }
         assert_eq!((clone.counters.quarantined, clone.counters.sent), (3, 0));
         clone.is_quarantined = false;
-        assert!(clone.admit(&ethernet(OTHER, 0x88b5, &[]), 0).is_ok());
-        assert_eq!(clone.admit(&v4(IP), 0), Err(Refusal::Spoofed), "with the source's MAC address");
+        assert!(admit(&mut clone, &ethernet(OTHER, 0x88b5, &[])).is_ok());
+        assert_eq!(admit(&mut clone, &v4(IP)), Err(Refusal::Spoofed), "with the source's MAC address");
     }
 
     #[test]
     fn nothing_leaves_while_it_is_disconnected_and_a_clone_stays_so() {
         let mut port = port().placed(*b"lan\0\0\0\0\0\0\0\0\0\0\0\0\0", 7);
         port.is_disconnected = true;
-        assert_eq!(port.admit(&v4(IP), 0), Err(Refusal::Closed));
+        assert_eq!(admit(&mut port, &v4(IP)), Err(Refusal::Closed));
         let mut clone = port.of_clone(OTHER);
         clone.is_quarantined = false;
-        assert_eq!((clone.admit(&ethernet(OTHER, 0x88b5, &[]), 0), clone.vlan), (Err(Refusal::Closed), 7));
+        assert_eq!((admit(&mut clone, &ethernet(OTHER, 0x88b5, &[])), clone.vlan), (Err(Refusal::Closed), 7));
         assert_eq!(clone.info().link.get(), LINK_DISCONNECTED);
     }
 
@@ -545,7 +549,7 @@ mod tests {
     fn the_addresses_that_a_guest_claims_are_remembered() {
         let mut port = Port::new(MAC, Rules::default());
         let mut claimed = |frame: &[u8]| {
-            let _ = port.admit(frame, 0);
+            let _ = admit(&mut port, frame);
             (port.ipv4, port.ipv6[15])
         };
         assert_eq!(claimed(&arp(MAC, [0; 4])), ([0; 4], 0), "it only asks");

@@ -8,7 +8,7 @@
 //! was taken, never more: what is left over goes back.
 
 use super::edit::{self, Edit};
-use super::entry::{self, Entry, Level, VALID, WRITABLE};
+use super::entry::{self, Entry, Level, WRITABLE};
 use super::port::{TableMem, Tlb};
 use super::supply::{self, Fill, Need, Supply};
 use super::{AddressSpace, Policy};
@@ -486,79 +486,6 @@ impl AddressSpace {
                 (Resolved::Zeroed, None)
             }
         }
-    }
-
-    /// Returns where an address is, and whether a guest may write there without a fault. `None` if it reads as zeros or
-    /// is no memory of the VM.
-    pub fn translate(&self, mem: &impl TableMem, ipa: Ipa) -> Option<(Pa, bool)> {
-        let window = self.window(mem, ipa);
-        window.find(ipa, 0).map(|pa| (pa, window.is_writable()))
-    }
-
-    /// Returns the page or block that an address is in; an empty one if it reads as zeros or is no memory of the VM.
-    pub fn window(&self, mem: &impl TableMem, ipa: Ipa) -> Window {
-        if !self.is_memory(ipa) {
-            return Window::EMPTY;
-        }
-        let mut node = self.root;
-        let mut rights = VALID;
-        // Not a loop: the levels are constants then, and much goes through here.
-        let mut look = |level: Level| {
-            let raw = mem.read(node, level.index(ipa));
-            rights &= raw;
-            match Entry::decode(raw, level) {
-                Entry::Absent => Some(Window::EMPTY),
-                Entry::Lazy(child) | Entry::Table(child) => {
-                    node = child;
-                    None
-                }
-                Entry::Leaf { pa, is_writable } => {
-                    let size = level.entry_size();
-                    let place = pa.0 | if is_writable { rights } else { 0 };
-                    Some(Window { start: ipa.0 & !(size - 1), size, place })
-                }
-            }
-        };
-        if let Some(window) = look(Level::One) {
-            return window;
-        }
-        if let Some(window) = look(Level::Two) {
-            return window;
-        }
-        look(Level::Three).unwrap_or(Window::EMPTY)
-    }
-}
-
-const _: () = assert!(VALID == 1);
-
-/// A page or block of guest memory: what one entry of a table says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Window {
-    start: u64,
-    size: u64,
-    /// Where it is; bit 0 says that a guest may write there without a fault.
-    place: u64,
-}
-
-impl Window {
-    /// None.
-    pub const EMPTY: Self = Self { start: 0, size: 0, place: 0 };
-
-    /// Returns where bytes are, if they are all in it.
-    #[inline]
-    pub const fn find(&self, ipa: Ipa, bytes: usize) -> Option<Pa> {
-        let offset = ipa.0.wrapping_sub(self.start);
-        if offset < self.size && bytes as u64 <= self.size - offset {
-            Some(Pa((self.place & !1) + offset))
-        } else {
-            None
-        }
-    }
-
-    /// Returns true if a guest may write there without a fault.
-    #[inline]
-    pub const fn is_writable(&self) -> bool {
-        self.place & 1 != 0
     }
 }
 

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use salp_hvc::agent::AgentInfo;
 use salp_hvc::bootset::{MAX_NICS, MAX_RAM, MAX_SEGMENTS, MAX_VCPUS, NicRecord, PAGE, SegmentRecord, VmRecord};
 use salp_hvc::calls::VmInfo;
 use salp_hvc::manager::{CONSOLE_SIZE, LINK_UP, MAX_DESCRIPTION, NicInfo};
@@ -20,8 +21,12 @@ pub struct Machine {
     pub nics: Vec<NicInfo>,
     /// The images that it is made from.
     pub images: Vec<u64>,
+    /// What is in its drive.
+    pub medium: Option<u64>,
     /// What it wrote to its console; what is typed comes back.
     pub console: Console,
+    /// What its agent has told.
+    pub agent: AgentInfo,
 }
 
 /// A console.

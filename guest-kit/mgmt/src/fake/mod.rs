@@ -6,13 +6,15 @@
 pub mod images;
 pub mod machine;
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::vec::Vec;
 
+use salp_hvc::agent::{AGENT_APPLICATION, AGENT_VERSION, AGENT_WATCHES, AgentInfo};
 use salp_hvc::calls::{
-    MAX_CLONES, MachineInfo, STATE_FROZEN, STATE_OFF, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, VmMemory,
+    MAX_CLONES, MachineInfo, NAME, STATE_FROZEN, STATE_OFF, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, VmMemory,
 };
+use salp_hvc::events::{self, EventRecord};
 use salp_hvc::manager::{
     CONSOLE_SIZE, ImageInfo, LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, MAX_RECORD, NicChange, NicInfo, RECORDS,
 };
@@ -20,7 +22,8 @@ use salp_hvc::status;
 use zerocopy::FromZeros;
 
 use crate::hypervisor::{
-    Answer, Cloning, Heard, Hypervisor, Label, Refused, Signal, is_config, is_name, name_text, padded,
+    Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Refused, Signal, Usage, is_config, is_name,
+    name_text, padded,
 };
 use images::Images;
 use machine::{Console, Machine};
@@ -39,6 +42,10 @@ pub struct Fake {
     last: u64,
     images: Images,
     records: BTreeMap<u64, Vec<u8>>,
+    log: Console,
+    clock: u64,
+    events: VecDeque<EventRecord>,
+    told: u64,
 }
 
 impl Default for Fake {
@@ -53,6 +60,19 @@ std::thread_local! {
     pub static LOOKS: core::cell::Cell<u32> = const { core::cell::Cell::new(0) };
 }
 
+/// Returns what an agent tells of a guest with this MAC address.
+fn agent(mac: &[u8; 6]) -> AgentInfo {
+    let mut told = AgentInfo::new_zeroed();
+    told.report.version = AGENT_VERSION.into();
+    told.report.flags = (AGENT_WATCHES | AGENT_APPLICATION).into();
+    told.report.host_name = padded("web.example");
+    told.report.nics[0].mac = *mac;
+    told.report.nics[0].ipv4 = [10, 0, 0, 3];
+    told.report.nics[0].ipv6 = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
+    told.heartbeats = 1.into();
+    told
+}
+
 /// The entry that is this VM itself.
 const OWN: u64 = 1;
 
@@ -60,7 +80,17 @@ impl Fake {
     /// Returns a machine with a VM `web` that runs and has a NIC, like this VM itself, a VM `base` that is frozen, and room for so many bytes of
     /// images.
     pub fn new(room: usize) -> Self {
-        let mut fake = Self { entries: BTreeMap::new(), last: 0, images: Images::new(room), records: BTreeMap::new() };
+        let mut fake = Self {
+            entries: BTreeMap::new(),
+            last: 0,
+            images: Images::new(room),
+            records: BTreeMap::new(),
+            log: Console::default(),
+            clock: 1_000_000_000,
+            events: VecDeque::new(),
+            told: 0,
+        };
+        fake.log.write(b"7 ready\n8 mgmt: crashed: taken back to its checkpoint (1)\n");
         let manager = fake.boot("mgmt", 32 << 20, STATE_RUNNING);
         debug_assert_eq!(manager, OWN);
         let web = fake.boot("web", 512 << 20, STATE_RUNNING);
@@ -75,6 +105,7 @@ impl Fake {
         }
         if let Some(web) = fake.entries.get_mut(&web) {
             web.console.write(b"web login: ");
+            web.agent = agent(&web.info.mac);
         }
         fake
     }
@@ -84,7 +115,8 @@ impl Fake {
         info.family = (self.last + 1).into();
         info.vcpus = 1.into();
         info.memory = memory.into();
-        let model = Machine { info, nics: Vec::new(), images: Vec::new(), console: Console::default() };
+        let (medium, agent) = (None, AgentInfo::new_zeroed());
+        let model = Machine { info, nics: Vec::new(), images: Vec::new(), medium, console: Console::default(), agent };
         self.add(model, name, state)
     }
 
@@ -92,6 +124,7 @@ impl Fake {
     fn add(&mut self, model: Machine, name: &str, state: u32) -> u64 {
         self.last += 1;
         let mut machine = model;
+        machine.agent = AgentInfo::new_zeroed();
         let info = &mut machine.info;
         info.id = self.last.into();
         info.name = padded(name);
@@ -104,7 +137,20 @@ impl Fake {
             nic.mac = [0x52, 0x54, 0, index as u8, (self.last >> 8) as u8, self.last as u8];
         }
         self.entries.insert(self.last, machine);
+        let kind = if state == STATE_SNAPSHOT { events::SNAPSHOT } else { events::CREATED };
+        self.tell(self.last, kind, 0);
         self.last
+    }
+
+    /// Tells what became of a VM. There is no clock here: all happens at once.
+    fn tell(&mut self, vm: u64, kind: u32, detail: u32) {
+        self.told += 1;
+        let name = self.entries.get(&vm).map_or([0; NAME], |machine| machine.info.name);
+        let (number, kind, detail) = (self.told.into(), kind.into(), detail.into());
+        self.events.push_back(EventRecord { number, time: 0.into(), vm: vm.into(), kind, detail, name });
+        if self.events.len() > events::KEPT {
+            self.events.pop_front();
+        }
     }
 
     fn get(&mut self, id: u64) -> Answer<&mut Machine> {
@@ -114,16 +160,24 @@ impl Fake {
         self.entries.get_mut(&id).ok_or(Refused(status::NOT_FOUND))
     }
 
+    /// Returns how many VMs are made from an image, and drives have it.
+    fn users(&self, image: u64) -> u32 {
+        let uses =
+            |machine: &Machine| u32::from(machine.images.contains(&image)) + u32::from(machine.medium == Some(image));
+        self.entries.values().map(uses).sum()
+    }
+
     fn is_taken(&self, name: &str) -> bool {
         self.entries.values().any(|machine| name_text(&machine.info.name) == name)
     }
 
-    fn change_state(&mut self, id: u64, from: &[u32], to: u32) -> Answer<()> {
+    fn change_state(&mut self, id: u64, from: &[u32], to: u32, (kind, detail): (u32, u32)) -> Answer<()> {
         let info = &mut self.get(id)?.info;
         if !from.contains(&info.state.get()) {
             return Err(Refused(status::WRONG_STATE));
         }
         info.state = to.into();
+        self.tell(id, kind, detail);
         Ok(())
     }
 
@@ -209,15 +263,16 @@ impl Hypervisor for Fake {
     }
 
     fn freeze(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &[STATE_RUNNING], STATE_FROZEN)
+        self.change_state(id, &[STATE_RUNNING], STATE_FROZEN, (events::FROZEN, 0))
     }
 
     fn unfreeze(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &[STATE_FROZEN], STATE_RUNNING)
+        self.change_state(id, &[STATE_FROZEN], STATE_RUNNING, (events::UNFROZEN, 0))
     }
 
     fn destroy(&mut self, id: u64) -> Answer<()> {
-        self.get(id)?;
+        let is_snapshot = self.get(id)?.info.state.get() == STATE_SNAPSHOT;
+        self.tell(id, if is_snapshot { events::DELETED } else { events::DESTROYED }, 0);
         self.entries.remove(&id);
         Ok(())
     }
@@ -248,6 +303,7 @@ impl Hypervisor for Fake {
             return Err(Refused(status::WRONG_STATE));
         }
         vm.state = STATE_RUNNING.into();
+        self.tell(id, events::REVERTED, 0);
         Ok(())
     }
 
@@ -275,32 +331,43 @@ impl Hypervisor for Fake {
             return Err(Refused(status::NAME_TAKEN));
         }
         self.describe(id, description);
+        self.tell(id, events::CHANGED, 0);
         Ok(())
     }
 
     fn start(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &[STATE_OFF], STATE_RUNNING)?;
-        self.get(id)?.console = Console::default();
+        self.change_state(id, &[STATE_OFF], STATE_RUNNING, (events::STARTED, 0))?;
+        let machine = self.get(id)?;
+        (machine.console, machine.agent) = (Console::default(), AgentInfo::new_zeroed());
         Ok(())
     }
 
     fn stop(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &ALIVE, STATE_OFF)
+        self.change_state(id, &ALIVE, STATE_OFF, (events::STOPPED, 0))
     }
 
     fn reset(&mut self, id: u64) -> Answer<()> {
-        self.change_state(id, &ALIVE, STATE_RUNNING)
+        self.change_state(id, &ALIVE, STATE_RUNNING, (events::RESET, events::AFTER_AGAIN))?;
+        self.get(id)?.agent = AgentInfo::new_zeroed();
+        Ok(())
     }
 
     fn signal(&mut self, id: u64, signal: Signal) -> Answer<()> {
-        let to = if signal == Signal::Shutdown { STATE_OFF } else { STATE_RUNNING };
-        self.change_state(id, &[STATE_RUNNING], to)
+        let (to, what) = match signal {
+            Signal::Shutdown => (STATE_OFF, (events::OFF, events::AFTER_OFF)),
+            Signal::Restart => (STATE_RUNNING, (events::RESTARTED, events::AFTER_AGAIN)),
+        };
+        self.change_state(id, &[STATE_RUNNING], to, what)
     }
 
     fn nic(&self, id: u64, index: u64) -> Answer<NicInfo> {
         let machine = self.entries.get(&id).ok_or(Refused(status::NOT_FOUND))?;
         let index = usize::try_from(index).map_err(|_| Refused(status::NOT_FOUND))?;
         machine.nics.get(index).copied().ok_or(Refused(status::NOT_FOUND))
+    }
+
+    fn agent(&self, id: u64) -> Answer<AgentInfo> {
+        self.entries.get(&id).map(|machine| machine.agent).ok_or(Refused(status::NOT_FOUND))
     }
 
     fn change_nic(&mut self, id: u64, index: u64, change: &NicChange) -> Answer<()> {
@@ -317,6 +384,7 @@ impl Hypervisor for Fake {
             _ => quarantined,
         }
         .into();
+        self.tell(id, events::NIC_CHANGED, index as u32);
         Ok(())
     }
 
@@ -337,7 +405,7 @@ impl Hypervisor for Fake {
     }
 
     fn delete_image(&mut self, id: u64) -> Answer<()> {
-        if self.entries.values().any(|machine| machine.images.contains(&id)) {
+        if self.users(id) > 0 {
             return Err(Refused(status::IN_USE));
         }
         self.images.delete(id)
@@ -348,8 +416,7 @@ impl Hypervisor for Fake {
         LOOKS.set(LOOKS.get() + u32::from(after == 0));
         let mut info = self.images.next(after)?;
         let id = info.id.get();
-        let users = self.entries.values().filter(|machine| machine.images.contains(&id)).count();
-        info.users = (users as u32).into();
+        info.users = self.users(id).into();
         Ok(info)
     }
 
@@ -389,5 +456,55 @@ impl Hypervisor for Fake {
         let Some(kept) = self.records.get(&record) else { return Ok(0) };
         bytes.get_mut(..kept.len()).ok_or(Refused(status::INVALID))?.copy_from_slice(kept);
         Ok(kept.len())
+    }
+
+    fn medium(&self, id: u64) -> Answer<Option<u64>> {
+        self.entries.get(&id).map(|machine| machine.medium).ok_or(Refused(status::NOT_FOUND))
+    }
+
+    fn change_medium(&mut self, id: u64, image: Option<u64>) -> Answer<()> {
+        if image.is_some_and(|image| !self.images.is_finished(image, 1)) {
+            return Err(Refused(status::WRONG_STATE));
+        }
+        self.get(id)?.medium = image;
+        Ok(())
+    }
+
+    fn start_from(&mut self, id: u64, description: &[u8], _: bool) -> Answer<()> {
+        machine::describe(description, &self.images)?;
+        self.start(id)?;
+        self.get(id)?.console.write(b"started from something else");
+        Ok(())
+    }
+
+    fn clock(&mut self, time: Option<u64>) -> Answer<u64> {
+        self.clock = time.unwrap_or(self.clock);
+        Ok(self.clock)
+    }
+
+    fn read_log(&self, position: u64, bytes: &mut [u8]) -> Answer<Heard> {
+        Ok(self.log.read(position, bytes))
+    }
+
+    fn power(&mut self, _: MachinePower) -> Answer<()> {
+        let vms = self.entries.iter_mut().filter(|(id, _)| **id != OWN);
+        vms.for_each(|(_, machine)| machine.info.state = STATE_OFF.into());
+        Ok(())
+    }
+
+    fn cpu(&self, index: u64) -> Answer<Cpu> {
+        if index == 0 { Ok(Cpu { model: 0x410f_d0c1, affinity: 0 }) } else { Err(Refused(status::NOT_FOUND)) }
+    }
+
+    fn usage(&self, id: u64) -> Answer<Usage> {
+        // None of them runs.
+        self.entries.get(&id).map(|_| Usage::default()).ok_or(Refused(status::NOT_FOUND))
+    }
+
+    fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)> {
+        let left = self.events.iter().filter(|event| event.number.get() >= from);
+        let count = left.zip(room.iter_mut()).map(|(event, place)| *place = *event).count();
+        let last = count.checked_sub(1).and_then(|last| room.get(last));
+        Ok((count, last.map_or(self.told + 1, |event| event.number.get() + 1)))
     }
 }

@@ -1,10 +1,14 @@
-//! The addresses of this guest: boot arguments, DHCP, router advertisements. Before: [`network`](super::network). After:
+//! The addresses of this guest: boot arguments, DHCP, router advertisements, and what an operator has set. Before:
+//! [`network`](super::network). After:
 //! smoltcp.
 
+use alloc::vec::Vec;
+
 use guest_kit::{machine, println, words};
+use salp_mgmt::appliance::{Reached, Settings};
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::dhcpv4;
-use smoltcp::wire::{IpCidr, Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
+use smoltcp::wire::{IpAddress, IpCidr, Ipv4Address, Ipv4Cidr, Ipv6Address, Ipv6Cidr};
 
 fn argument<T: core::str::FromStr>(key: &str) -> Option<T> {
     let text = words::get(machine::bootargs(), key)?;
@@ -20,9 +24,19 @@ pub fn dns() -> Option<Ipv4Address> {
     argument("dns")
 }
 
-/// How this guest comes by its IPv4 address.
+/// How this guest comes by its addresses.
 pub struct Addresses {
     dhcp: Option<SocketHandle>,
+    /// What DHCP has told.
+    lease: Vec<IpAddress>,
+    /// The IPv6 address that was set.
+    set6: Option<IpCidr>,
+    /// The name servers.
+    servers: Vec<IpAddress>,
+    /// The IPv4 router.
+    router: Option<Ipv4Address>,
+    /// Name servers that were set.
+    set_servers: Vec<IpAddress>,
 }
 
 impl Addresses {
@@ -44,41 +58,106 @@ impl Addresses {
             // There is room: there is none yet.
             let _ = interface.routes_mut().add_default_ipv6_route(router);
         }
+        let (lease, servers, set_servers) = (Vec::new(), Vec::new(), Vec::new());
+        let mut new = Self { dhcp: None, lease, set6: None, servers, router: None, set_servers };
         match argument::<Ipv4Cidr>("address") {
-            Some(own) => {
-                set(interface, Some(own), argument("gateway"));
-                Self { dhcp: None }
-            }
-            None => Self { dhcp: Some(sockets.add(dhcpv4::Socket::new())) },
+            Some(own) => new.set(interface, Some(own), argument("gateway")),
+            None => new.dhcp = Some(sockets.add(dhcpv4::Socket::new())),
         }
+        new.choose_servers();
+        new
     }
 
     /// Takes or gives back what the DHCP server says.
     pub fn poll(&mut self, interface: &mut Interface, sockets: &mut SocketSet<'_>) {
         match self.dhcp.and_then(|handle| sockets.get_mut::<dhcpv4::Socket>(handle).poll()) {
-            Some(dhcpv4::Event::Configured(lease)) => set(interface, Some(lease.address), lease.router),
-            Some(dhcpv4::Event::Deconfigured) => set(interface, None, None),
+            Some(dhcpv4::Event::Configured(lease)) => {
+                self.lease = lease.dns_servers.iter().map(|server| IpAddress::Ipv4(*server)).collect();
+                let (own, router) = (lease.address, lease.router);
+                self.set(interface, Some(own), router);
+                self.choose_servers();
+            }
+            Some(dhcpv4::Event::Deconfigured) => self.set(interface, None, None),
             None => {}
         }
     }
-}
 
-/// Sets the IPv4 address and the router.
-fn set(interface: &mut Interface, own: Option<Ipv4Cidr>, router: Option<Ipv4Address>) {
-    interface.update_ip_addrs(|addresses| {
-        addresses.retain(|address| !matches!(address, IpCidr::Ipv4(_)));
-        if let Some(own) = own {
-            // There is room, unless a router has given out more addresses than anybody needs.
-            let _ = addresses.push(IpCidr::Ipv4(own));
+    /// Makes the interface what an operator has set.
+    pub fn apply(&mut self, settings: &Settings, interface: &mut Interface, sockets: &mut SocketSet<'_>) {
+        match (settings.dhcp, settings.ipv4) {
+            (Some(false), Some(own)) => {
+                if let Some(handle) = self.dhcp.take() {
+                    sockets.remove(handle);
+                    self.lease.clear();
+                }
+                self.set(interface, Some(Ipv4Cidr::new(own.address, own.prefix)), own.gateway);
+            }
+            (Some(true), _) if self.dhcp.is_none() => {
+                self.set(interface, None, None);
+                self.dhcp = Some(sockets.add(dhcpv4::Socket::new()));
+            }
+            _ => {}
         }
-    });
-    interface.routes_mut().remove_default_ipv4_route();
-    if let Some(router) = router {
-        // There is room: it was removed.
-        let _ = interface.routes_mut().add_default_ipv4_route(router);
+        let own6 = settings.ipv6.map(|own| IpCidr::new(own.address.into(), own.prefix));
+        if own6 != self.set6 {
+            let before = core::mem::replace(&mut self.set6, own6);
+            interface.update_ip_addrs(|addresses| {
+                addresses.retain(|address| Some(*address) != before);
+                if let Some(own) = own6 {
+                    // There is room, unless a router has given out more addresses than anybody needs.
+                    let _ = addresses.push(own);
+                }
+            });
+        }
+        self.set_servers = settings.name_servers.iter().map(|server| (*server).into()).collect();
+        self.choose_servers();
     }
-    if let Some(own) = own {
-        println!("mgmt: serves https://{}/redfish/v1/", own.address());
+
+    /// Chooses the name servers: those that were set, that of the boot arguments, or those of DHCP.
+    fn choose_servers(&mut self) {
+        self.servers = match dns() {
+            _ if !self.set_servers.is_empty() => self.set_servers.clone(),
+            Some(server) => Vec::from([IpAddress::Ipv4(server)]),
+            None => self.lease.clone(),
+        };
+    }
+
+    /// Returns the name servers.
+    pub fn name_servers(&self) -> &[IpAddress] {
+        &self.servers
+    }
+
+    /// Returns how this guest is reached now.
+    pub fn reached(&self, interface: &Interface) -> Reached {
+        let mut reached = Reached { gateway4: self.router, is_dhcp: self.dhcp.is_some(), ..Reached::default() };
+        for own in interface.ip_addrs() {
+            match own {
+                IpCidr::Ipv4(own) => reached.ipv4 = Some((own.address(), own.prefix_len())),
+                IpCidr::Ipv6(own) => reached.ipv6.push((own.address(), own.prefix_len())),
+            }
+        }
+        reached.name_servers = self.servers.iter().map(|server| (*server).into()).collect();
+        reached
+    }
+
+    /// Sets the IPv4 address and the router.
+    fn set(&mut self, interface: &mut Interface, own: Option<Ipv4Cidr>, router: Option<Ipv4Address>) {
+        interface.update_ip_addrs(|addresses| {
+            addresses.retain(|address| !matches!(address, IpCidr::Ipv4(_)));
+            if let Some(own) = own {
+                // There is room, unless a router has given out more addresses than anybody needs.
+                let _ = addresses.push(IpCidr::Ipv4(own));
+            }
+        });
+        interface.routes_mut().remove_default_ipv4_route();
+        self.router = router;
+        if let Some(router) = router {
+            // There is room: it was removed.
+            let _ = interface.routes_mut().add_default_ipv4_route(router);
+        }
+        if let Some(own) = own {
+            println!("mgmt: serves https://{}/redfish/v1/", own.address());
+        }
     }
 }
 

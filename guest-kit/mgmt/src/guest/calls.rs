@@ -3,13 +3,21 @@
 //! This runtime maps memory as itself, so an address is a guest physical address.
 
 use guest_kit::salp::{self, Name, Refused};
+use salp_hvc::agent::{AgentInfo, VM_AGENT};
 use salp_hvc::calls::{CLONE_DISCONNECTED, CloneRequest, MachineInfo, VM_CLONE, VmInfo, VmMemory};
+use salp_hvc::events::EventRecord;
+use salp_hvc::host;
 use salp_hvc::manager::{self, ImageInfo, NicChange, NicInfo};
 use salp_hvc::status;
-use salp_mgmt::hypervisor::{self, Answer, Cloning, Heard, Hypervisor, Label, Signal, padded};
+use salp_mgmt::hypervisor::{
+    self, Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Signal, Usage, padded,
+};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::life;
+
+/// The SPI that tells of a new event: no device has it.
+pub const EVENT_INTID: u32 = 36;
 
 /// Salp.
 pub struct Calls;
@@ -57,6 +65,8 @@ impl Hypervisor for Calls {
     }
 
     fn next(&self, after: u64) -> Answer<VmInfo> {
+        // All VMs are told of in one go: that is life, too.
+        life::beat();
         answer(salp::vm_next(after))
     }
 
@@ -127,6 +137,10 @@ impl Hypervisor for Calls {
         record(manager::VM_NIC, |address| [id, index, address])
     }
 
+    fn agent(&self, id: u64) -> Answer<AgentInfo> {
+        record(VM_AGENT, |address| [id, address])
+    }
+
     fn change_nic(&mut self, id: u64, index: u64, change: &NicChange) -> Answer<()> {
         call(manager::VM_NIC_CHANGE, [id, index, from(change)]).map(drop)
     }
@@ -137,7 +151,7 @@ impl Hypervisor for Calls {
     }
 
     fn write_image(&mut self, id: u64, offset: u64, bytes: &[u8]) -> Answer<()> {
-        // A large image is unpacked in one go: that is life, too.
+        // And a large image is unpacked in one go.
         life::beat();
         call(manager::IMAGE_WRITE, [id, offset, from(bytes), bytes.len() as u64]).map(drop)
     }
@@ -177,8 +191,46 @@ impl Hypervisor for Calls {
         call(manager::KEEP, [record, from(bytes), bytes.len() as u64]).map(drop)
     }
 
+    fn usage(&self, id: u64) -> Answer<Usage> {
+        answer(salp::vm_usage(id)).map(|(ran, waited)| Usage { ran, waited })
+    }
+
+    fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)> {
+        answer(salp::events(from, room, EVENT_INTID))
+    }
+
     fn recall(&self, record: u64, bytes: &mut [u8]) -> Answer<usize> {
         let [size, ..] = call(manager::RECALL, [record, to(bytes), bytes.len() as u64])?;
         Ok((size as usize).min(bytes.len()))
+    }
+
+    fn medium(&self, id: u64) -> Answer<Option<u64>> {
+        let [image, ..] = call(host::VM_MEDIUM, [id, host::SAME_MEDIUM])?;
+        Ok(Some(image).filter(|&image| image != host::NO_MEDIUM))
+    }
+
+    fn change_medium(&mut self, id: u64, image: Option<u64>) -> Answer<()> {
+        call(host::VM_MEDIUM, [id, image.unwrap_or(host::NO_MEDIUM)]).map(drop)
+    }
+
+    fn start_from(&mut self, id: u64, description: &[u8], lasts: bool) -> Answer<()> {
+        call(host::VM_START_FROM, [id, from(description), description.len() as u64, lasts.into()]).map(drop)
+    }
+
+    fn clock(&mut self, time: Option<u64>) -> Answer<u64> {
+        call(host::CLOCK, [time.unwrap_or(0)]).map(|[time, ..]| time)
+    }
+
+    fn read_log(&self, position: u64, bytes: &mut [u8]) -> Answer<Heard> {
+        let [count, first, end] = call(host::LOG_READ, [position, to(bytes), bytes.len() as u64])?;
+        Ok(Heard { count: (count as usize).min(bytes.len()), first, end })
+    }
+
+    fn power(&mut self, how: MachinePower) -> Answer<()> {
+        call(host::MACHINE_POWER, [how as u64]).map(drop)
+    }
+
+    fn cpu(&self, index: u64) -> Answer<Cpu> {
+        call(host::MACHINE_CPU, [index]).map(|[model, affinity, _]| Cpu { model, affinity })
     }
 }

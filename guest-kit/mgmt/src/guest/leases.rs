@@ -90,6 +90,11 @@ impl Segment {
         self.interface.poll_delay(now(), &self.sockets).map(|delay| delay.total_millis())
     }
 
+    /// Returns true if a packet has come.
+    pub fn has_packet(&self) -> bool {
+        self.nic.has_packet()
+    }
+
     /// Tells the device that its interrupt was seen.
     pub fn acknowledge(&mut self) {
         self.nic.acknowledge();

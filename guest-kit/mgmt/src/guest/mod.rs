@@ -1,6 +1,8 @@
 //! The machine's side of the management guest. Before: guest-kit's runtime. After: the service of this package's library.
 //!
-//! [`network`] moves bytes, over [`nic`]s with [`addresses`], and [`leases`] serves addresses to others; [`calls`] is the
+//! [`network`] moves bytes, over [`nic`]s with [`addresses`], between [`place`]s and their peers ([`farewell`] to those that
+//! were lost), and [`leases`] serves addresses to others; [`outbound`] tells listeners, [`wire`] are connections to servers, by
+//! their [`names`], [`time`] asks servers for it; [`calls`] is the
 //! hypervisor, [`life`] is how this guest outlives its own death, [`random`] and [`clock`] are what they say.
 //!
 //! Boot arguments: `address=A.B.C.D/N` and `gateway=A.B.C.D` instead of DHCP; `address6=` and `gateway6=` besides what routers
@@ -9,11 +11,17 @@
 mod addresses;
 mod calls;
 mod clock;
+mod farewell;
 mod leases;
 mod life;
+mod names;
 mod network;
 mod nic;
+mod outbound;
+mod place;
 mod random;
+mod time;
+mod wire;
 
 use alloc::boxed::Box;
 

@@ -1,174 +1,180 @@
-//! Packets and connections: smoltcp, and a fixed number of places for connections. Before: `main`. After: [`Secure`], which
-//! gets the bytes.
+//! Packets and connections: smoltcp, and a fixed number of places for connections. Before: `main`. After: [`place`](super::place).
 //!
 //! One loop does everything: some packets, then each connection, then sleep until a device or a timer has something. Each
-//! turn of it is bounded, whatever comes: who waits too long for a heartbeat takes this guest back to its checkpoint. A place
-//! serves one connection after the other; a peer that comes when all are taken is refused by TCP. The first NIC is this
-//! guest's own; the others are for [`leases`].
+//! turn of it is bounded, whatever comes: who waits too long for a heartbeat takes this guest back to its checkpoint. The first
+//! NIC is this guest's own; the others are for [`leases`].
+//!
+//! TCP here has no queue of peers that come: one that finds nobody who listens is refused. So there are more places than
+//! connections that are served, and when few are left who shows least for its place gives it up ([`Claim`]). And packets are
+//! moved after each connection that had something to do: they wait in the device's ring, which is finite too.
 
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use guest_kit::rt::sysreg;
 use guest_kit::{gic, timer};
 use rustls::ServerConfig;
 use salp_mgmt::entropy::Entropy;
+use salp_mgmt::http::{CONNECTIONS, Claim};
+use salp_mgmt::media::jobs;
 use salp_mgmt::service::Service;
 use salp_mgmt::tls;
-use salp_mgmt::tls::secure::Secure;
-use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
-use smoltcp::socket::tcp;
-use smoltcp::time::{Duration, Instant};
+use salp_mgmt::tls::client::{Certificates, Tls};
+use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
+use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
 use super::addresses::{self, Addresses};
+use super::farewell::Farewell;
 use super::leases::{self, Segment};
+use super::names::Names;
 use super::nic::{self, Nic};
-use super::{clock, life};
+use super::outbound::Outbound;
+use super::place::{Place, Progress};
+use super::time::Time;
+use super::wire::{Line, Working};
+use super::{calls, clock, life};
 
-/// The port.
-const PORT: u16 = 443;
-/// How many connections there can be.
-const PLACES: usize = salp_mgmt::http::CONNECTIONS;
-/// Buffers of a connection, in bytes.
-const RECEIVE: usize = 32768;
-const SEND: usize = 16384;
-/// How many packets are looked at before it is the connections' turn.
+/// How many places are kept free for who comes.
+const SPARE: usize = 8;
+/// How many packets are looked at before it is seen to that there are: each can take one.
+const BATCH: usize = SPARE;
+/// How many are looked at before it is the connections' turn.
 const PACKETS: usize = 128;
-/// How long TCP may take to open or to close, in milliseconds.
-const IMPATIENCE: u64 = 5000;
-/// After how long of silence TCP asks whether the peer is there, and for how long it waits.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
-const TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest sleep, in milliseconds: the heart beats meanwhile.
 const NAP: u64 = life::BEAT;
 /// How long it sleeps while somebody follows a console, in milliseconds.
 const DOZE: u64 = 20;
+/// How often VMs are looked after that are to start when they are off, in milliseconds.
+const LOOK: u64 = 500;
+/// How long an answer has to leave before what it answers is carried out, in milliseconds.
+const GRACE: u64 = 1000;
 /// How often it is tidied up, in milliseconds.
 const TIDY: u64 = 60_000;
 
-/// Where one connection at a time is.
-struct Place {
-    handle: SocketHandle,
-    secure: Option<Secure>,
-    /// Since when TCP opens or closes.
-    since: u64,
+fn now() -> Instant {
+    Instant::from_millis(clock::milliseconds() as i64)
 }
 
-impl Place {
-    fn new(sockets: &mut SocketSet<'_>) -> Self {
-        let buffer = |size| tcp::SocketBuffer::new(vec![0; size]);
-        let mut socket = tcp::Socket::new(buffer(RECEIVE), buffer(SEND));
-        // Answers are whole when they are sent.
-        socket.set_nagle_enabled(false);
-        // Uploads wait for no acknowledgement.
-        socket.set_ack_delay(None);
-        // A console may be silent for hours; a peer that is gone is found out all the same.
-        socket.set_keep_alive(Some(KEEP_ALIVE));
-        socket.set_timeout(Some(TIMEOUT));
-        Self { handle: sockets.add(socket), secure: None, since: 0 }
-    }
-
-    /// Returns true if something may be to send though nothing has come.
-    fn is_live(&self) -> bool {
-        self.secure.as_ref().is_some_and(Secure::is_live)
-    }
-
-    /// Moves bytes of the connection; returns true if there is something to send.
-    fn drive(&mut self, sockets: &mut SocketSet<'_>, config: &Arc<ServerConfig>, service: &mut Service) -> bool {
-        let socket = sockets.get_mut::<tcp::Socket>(self.handle);
-        let now = clock::milliseconds();
-        match socket.state() {
-            tcp::State::Closed | tcp::State::TimeWait => {
-                // What a late packet of the old connection does to a new one, sequence numbers and TLS prevent.
-                socket.abort();
-                self.secure = None;
-                // The port is no zero and the socket is closed.
-                let _ = socket.listen(PORT);
-                return false;
-            }
-            tcp::State::Listen => {
-                self.since = now;
-                return false;
-            }
-            tcp::State::Established if self.secure.is_none() && now.saturating_sub(self.since) <= IMPATIENCE => {
-                self.secure = Secure::new(config.clone(), now).ok();
-            }
-            _ => {}
-        }
-        let Some(secure) = &mut self.secure else {
-            if now.saturating_sub(self.since) > IMPATIENCE {
-                socket.abort();
-                return true;
-            }
-            return false;
-        };
-        while secure.room() > 0 && socket.can_recv() {
-            let room = secure.room();
-            let taken = socket.recv(|bytes| {
-                let taken = bytes.len().min(room);
-                secure.receive(&bytes[..taken]);
-                (taken, taken)
-            });
-            if taken.is_err() {
-                break;
-            }
-        }
-        let before = service.requests();
-        secure.drive(now, &mut service.at(clock::seconds()));
-        if service.requests() != before {
-            life::note_request();
-        }
-        let mut has_sent = false;
-        while socket.can_send() && !secure.outgoing().is_empty() {
-            let Ok(count) = socket.send_slice(secure.outgoing()) else { break };
-            secure.sent(count, now);
-            has_sent = true;
-        }
-        let is_gone = !socket.may_recv() && !socket.can_recv() && secure.outgoing().is_empty();
-        if secure.is_finished() || is_gone {
-            socket.close();
-            self.secure = None;
-            self.since = now;
-            return true;
-        }
-        if secure.is_overdue(now) {
-            socket.abort();
-            self.secure = None;
-            return true;
-        }
-        has_sent
-    }
+/// Takes packets that have come, but only so many: they may come faster than they are looked at. Returns true if there may be
+/// more.
+fn take(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>, count: usize) -> bool {
+    let now = now();
+    (0..count).all(|_| interface.poll_ingress_single(now, nic, sockets) != PollIngressSingleResult::None)
 }
 
-/// Moves packets, but only so many: they may come faster than they are looked at. Returns true if there are more.
-pub fn poll(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>) -> bool {
-    let now = Instant::from_millis(clock::milliseconds() as i64);
-    interface.poll_maintenance(now);
-    let has_more =
-        (0..PACKETS).all(|_| interface.poll_ingress_single(now, nic, sockets) != PollIngressSingleResult::None);
+/// Sends what there is to send.
+fn send(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>) {
+    let now = now();
     while interface.poll_egress(now, nic, sockets) != PollResult::None {}
+}
+
+/// Moves packets, but only so many. Returns true if there may be more.
+pub fn poll(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>) -> bool {
+    interface.poll_maintenance(now());
+    let has_more = take(interface, nic, sockets, PACKETS);
+    send(interface, nic, sockets);
     has_more
 }
 
-/// Sleeps until a device has something or so many milliseconds are over. Interrupts are masked: a pending one ends WFI, and is
-/// acknowledged here.
+/// This guest's own end of the network.
+struct Endpoint {
+    interface: Interface,
+    nic: Nic,
+    sockets: SocketSet<'static>,
+    places: Vec<Place>,
+    farewell: Farewell,
+    /// Who has a connection is not as it was kept.
+    has_changed: bool,
+    /// The time by which peers are slow, in milliseconds, and when it was looked at.
+    time: u64,
+    seen: u64,
+}
+
+impl Endpoint {
+    /// Moves packets, but only so many. Returns true if there may be more.
+    fn poll(&mut self) -> bool {
+        self.interface.poll_maintenance(now());
+        let has_more = (0..PACKETS / BATCH).all(|_| {
+            let has_more = take(&mut self.interface, &mut self.nic, &mut self.sockets, BATCH);
+            self.make_room();
+            has_more
+        });
+        send(&mut self.interface, &mut self.nic, &mut self.sockets);
+        self.farewell.finish(&mut self.sockets);
+        has_more
+    }
+
+    /// Sees to it that there are free places, as long as somebody has less to show for one than to be served now.
+    fn make_room(&mut self) {
+        let free = self.places.iter().filter(|place| place.is_free(&self.sockets)).count();
+        for _ in free..SPARE {
+            let taken = self.places.iter_mut().filter(|place| !place.is_free(&self.sockets));
+            let least = taken.map(|place| (place.claim(&self.sockets), place)).min_by_key(|&(claim, _)| claim);
+            let Some((_, place)) = least.filter(|&(claim, _)| claim != Claim::Busy) else { return };
+            self.has_changed |= place.peer().is_some();
+            place.abort(&mut self.sockets);
+            // The peer is told before the socket forgets it.
+            send(&mut self.interface, &mut self.nic, &mut self.sockets);
+            place.listen(&mut self.sockets);
+        }
+    }
+
+    /// Moves bytes of each connection. Returns true if one goes on though nothing comes.
+    fn drive(&mut self, config: &Arc<ServerConfig>, service: &mut Service) -> bool {
+        // A turn may take long when many come at once: that is not the slowness of those who wait for it.
+        let now = clock::milliseconds();
+        self.time += now.saturating_sub(self.seen).min(NAP);
+        self.seen = now;
+        let mut is_busy = false;
+        for index in 0..self.places.len() {
+            // Most are free, and to look at more of them than that costs each request.
+            let Some(place) = self.places.get_mut(index).filter(|place| !place.is_free(&self.sockets)) else {
+                continue;
+            };
+            let before = place.peer();
+            let progress = place.drive(&mut self.sockets, config, service, self.time);
+            self.has_changed |= place.peer() != before;
+            if progress != Progress::Nothing {
+                life::beat();
+                is_busy |= self.poll() || progress == Progress::More;
+            }
+        }
+        if core::mem::take(&mut self.has_changed) {
+            let peers = self.places.iter().filter_map(Place::peer);
+            service.keep_peers(&mut peers.chain(self.farewell.peers().iter().copied()));
+        }
+        is_busy
+    }
+}
+
+/// Sleeps until a device has a packet or so many milliseconds are over. Interrupts are masked: a pending one ends WFI, and is
+/// acknowledged here. That something has left is no reason to get up.
 fn sleep(nic: &mut Nic, segments: &mut [Segment], milliseconds: u64) {
     sysreg::set_cntv_tval(timer::ticks(milliseconds * 1000));
     sysreg::set_cntv_ctl(timer::ENABLE);
-    sysreg::wfi();
-    sysreg::set_cntv_ctl(timer::MASKED);
-    loop {
-        let intid = gic::acknowledge();
-        if intid >= gic::SPURIOUS {
-            return;
+    while sysreg::cntv_ctl() & timer::STATUS == 0 && !nic.has_packet() && !segments.iter().any(Segment::has_packet) {
+        sysreg::wfi();
+        loop {
+            let intid = gic::acknowledge();
+            if intid >= gic::SPURIOUS {
+                break;
+            }
+            // Each time: the device may raise it again meanwhile, and a level that nobody lowers never ends.
+            nic.acknowledge();
+            segments.iter_mut().for_each(Segment::acknowledge);
+            if intid == timer::VIRTUAL_INTID {
+                sysreg::set_cntv_ctl(timer::MASKED);
+            }
+            gic::end(intid);
         }
-        // Each time: the device may raise it again meanwhile, and a level that nobody lowers never ends.
-        nic.acknowledge();
-        segments.iter_mut().for_each(Segment::acknowledge);
-        gic::end(intid);
     }
+    sysreg::set_cntv_ctl(timer::MASKED);
+}
+
+/// Returns after how many milliseconds settings are carried out: those that there were at once, others when the answer is gone.
+fn delay_of(version: u64) -> u64 {
+    if version == 0 { 0 } else { GRACE }
 }
 
 /// Serves for good.
@@ -180,6 +186,8 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut nics = nic::all();
     assert!(!nics.is_empty(), "there is a network device");
     gic::enable(timer::VIRTUAL_INTID);
+    gic::set_edge(calls::EVENT_INTID, true);
+    gic::enable(calls::EVENT_INTID);
     let mut seed = [0; 8];
     entropy.fill(&mut seed);
     let seed = u64::from_le_bytes(seed);
@@ -189,25 +197,58 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut settings = Config::new(EthernetAddress(mac).into());
     settings.random_seed = seed;
     settings.slaac = true;
-    let now = || Instant::from_millis(clock::milliseconds() as i64);
     let mut interface = Interface::new(settings, &mut nic, now());
     let mut sockets = SocketSet::new(Vec::new());
     let mut addresses = Addresses::new(&mut interface, &mut sockets, mac);
-    let mut places: Vec<Place> = (0..PLACES).map(|_| Place::new(&mut sockets)).collect();
-    let mut tidied = clock::milliseconds();
+    let tls = Tls::new(entropy);
+    let client = Arc::new(tls.config(&Certificates::Any, 0).expect("the provider is complete"));
+    let mut names = Names::new(&mut sockets);
+    let mut lines: Vec<Line> =
+        (0..jobs::MOST as u64).map(|place| Line::new(&mut sockets, seed >> (16 * place))).collect();
+    let mut outbound = Outbound::new(&mut sockets, tls, seed);
+    let mut time = Time::new(&mut sockets);
+    let (mut version, mut due, mut looked) = (0, None, 0);
+    let places = (0..CONNECTIONS + SPARE).map(|_| Place::new(&mut sockets)).collect();
+    let farewell = Farewell::new(service.recall_peers(), clock::milliseconds());
+    let seen = clock::milliseconds();
+    let mut endpoint = Endpoint { interface, nic, sockets, places, farewell, has_changed: false, time: seen, seen };
+    let mut tidied = seen;
     loop {
         life::beat();
-        let mut is_busy = poll(&mut interface, &mut nic, &mut sockets);
-        addresses.poll(&mut interface, &mut sockets);
-        for place in &mut places {
+        let rest = endpoint.farewell.prepare(&endpoint.interface, &mut endpoint.sockets, clock::milliseconds());
+        let mut is_busy = endpoint.poll();
+        addresses.poll(&mut endpoint.interface, &mut endpoint.sockets);
+        // What has happened is told in this turn.
+        is_busy |= service.work(clock::seconds());
+        is_busy |= endpoint.drive(&config, service);
+        if service.appliance.version() != version
+            && clock::milliseconds() >= *due.get_or_insert(clock::milliseconds() + delay_of(version))
+        {
+            (version, due) = (service.appliance.version(), None);
+            addresses.apply(service.appliance.settings(), &mut endpoint.interface, &mut endpoint.sockets);
+        }
+        service.appliance.reached = addresses.reached(&endpoint.interface);
+        names.set_servers(&mut endpoint.sockets, addresses.name_servers());
+        time.drive(&mut endpoint.interface, &mut endpoint.sockets, &mut names, service, entropy);
+        is_busy |= outbound.drive(&mut names, &mut endpoint.interface, &mut endpoint.sockets, service);
+        for (place, line) in lines.iter_mut().enumerate() {
+            if service.jobs.is_empty() {
+                break;
+            }
             life::beat();
-            is_busy |= place.drive(&mut sockets, &config, service);
+            let (interface, sockets) = (&mut endpoint.interface, &mut endpoint.sockets);
+            let mut wire = Working { line, interface, sockets, names: &mut names, config: &client };
+            service.drive_job(place, &mut wire, clock::milliseconds(), clock::seconds());
+        }
+        if clock::milliseconds().saturating_sub(looked) > LOOK {
+            looked = clock::milliseconds();
+            service.go_on(clock::seconds());
         }
         // Connections that there are go on with what they began with.
         if let Some(renewed) = service.keys.renewed().and_then(|identity| tls::server(identity, entropy).ok()) {
             config = renewed;
         }
-        let mut delay = interface.poll_delay(now(), &sockets).map_or(NAP, |delay| delay.total_millis().min(NAP));
+        let mut delay = rest.unwrap_or(NAP).min(NAP);
         for segment in &mut segments {
             life::beat();
             delay = segment.drive().unwrap_or(NAP).min(delay);
@@ -216,11 +257,16 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
             tidied = clock::milliseconds();
             service.tidy(clock::seconds());
         }
-        if places.iter().any(Place::is_live) {
+        if is_busy {
+            continue;
+        }
+        if endpoint.places.iter().any(Place::is_live) || service.jobs.is_busy() || outbound.is_live() {
             delay = delay.min(DOZE);
         }
-        if !is_busy && delay > 0 {
-            sleep(&mut nic, &mut segments, delay);
+        let due = endpoint.interface.poll_delay(now(), &endpoint.sockets);
+        delay = due.map_or(delay, |due| due.total_millis().min(delay));
+        if delay > 0 {
+            sleep(&mut endpoint.nic, &mut segments, delay);
         }
     }
 }

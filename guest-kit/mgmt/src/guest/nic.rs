@@ -10,8 +10,9 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 use virtio_drivers::transport::{DeviceType, Transport};
 
-/// Packets that a device can have under way in each direction.
-const QUEUE: usize = 64;
+/// Packets that a device can have under way in each direction: one that finds no buffer is lost, and TCP waits a second before
+/// it sends it again. Each of so many connections has a few while one of them is served.
+const QUEUE: usize = 256;
 /// The greatest Ethernet frame.
 const FRAME: usize = 1514;
 
@@ -36,6 +37,11 @@ impl Nic {
     /// Returns the MAC address.
     pub fn mac_address(&self) -> [u8; 6] {
         self.0.mac_address()
+    }
+
+    /// Returns true if a packet has come.
+    pub fn has_packet(&self) -> bool {
+        self.0.has_packet()
     }
 
     /// Tells the device that its interrupt was seen.

@@ -39,8 +39,26 @@ pub trait Serve {
     /// Answers a request whose body was taken.
     fn finish(&mut self, sink: Box<dyn Sink>) -> Response;
 
+    /// Returns the answer that a job gives at its end.
+    fn poll(&mut self, _job: u64) -> Option<Response> {
+        None
+    }
+
     /// Lets a flow go on; returns false if it is over.
     fn drive(&mut self, live: &mut Live, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool;
+}
+
+/// What a connection has to show for its place when there are too few: the least of them goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Claim {
+    /// It has asked for nothing since it was opened, then.
+    New(u64),
+    /// Nobody knows who asks there, the last time then.
+    Unknown(u64),
+    /// Somebody who is known has been silent since then.
+    Idle(u64),
+    /// Somebody who is known asks, or is answered.
+    Busy,
 }
 
 /// Bytes that wait to be understood or sent, and how long they may.
@@ -54,10 +72,17 @@ pub struct Connection {
     sink: Option<Box<dyn Sink>>,
     /// The answer that goes on, and how its pieces are framed.
     live: Option<(Live, Framing)>,
+    /// The job whose end is the answer, and how it is to be given.
+    later: Option<(u64, Method, bool, bool)>,
     /// Nothing more is read: the last answer is being sent.
     is_closing: bool,
     /// Since when it waits for the same thing.
     since: u64,
+    /// When the last request came, or since when there is none.
+    asked: u64,
+    has_asked: bool,
+    /// It is known who sent the last request.
+    is_known: bool,
 }
 
 impl Connection {
@@ -70,8 +95,12 @@ impl Connection {
             decoder: Decoder::default(),
             sink: None,
             live: None,
+            later: None,
             is_closing: false,
             since: now,
+            asked: now,
+            has_asked: false,
+            is_known: false,
         }
     }
 
@@ -100,6 +129,13 @@ impl Connection {
         if self.live.is_some() {
             return self.go_on(now, service);
         }
+        if let Some((job, method, close, knows_chunks)) = self.later {
+            if let Some(response) = service.poll(job) {
+                self.later = None;
+                self.answer(response, method, close, knows_chunks, now);
+            }
+            return;
+        }
         if let Err(why) = self.read(now, service) {
             self.give_up(&crate::message::malformed(why), now);
         }
@@ -116,6 +152,7 @@ impl Connection {
                         continue;
                     }
                     let response = service.begin(request);
+                    self.note(&response, now);
                     match response.then {
                         Then::Body(sink) => {
                             self.sink = Some(sink);
@@ -135,7 +172,11 @@ impl Connection {
                 Step::Whole(whole) => {
                     let Decoded { request, close, knows_chunks } = *whole;
                     let response = match self.sink.take() {
-                        None => service.handle(&request),
+                        None => {
+                            let response = service.handle(&request);
+                            self.note(&response, now);
+                            response
+                        }
                         Some(mut sink) => match service.take(&mut *sink, &request.body) {
                             Ok(()) => service.finish(sink),
                             Err(response) => response,
@@ -163,9 +204,18 @@ impl Connection {
         }
     }
 
+    /// Notes that somebody has asked.
+    fn note(&mut self, response: &Response, now: u64) {
+        (self.asked, self.has_asked, self.is_known) = (now, true, response.is_known);
+    }
+
     /// Sends an answer, and what follows it.
     fn answer(&mut self, response: Response, method: Method, close: bool, knows_chunks: bool, now: u64) {
         self.since = now;
+        if let Then::Later(job) = response.then {
+            self.later = Some((job, method, close, knows_chunks));
+            return;
+        }
         let is_live = method != Method::Head && matches!(response.then, Then::Flow(_));
         let framing = match () {
             () if !is_live => Framing::Length,
@@ -223,7 +273,7 @@ impl Connection {
 
     /// Returns true if something may be to send though nothing has come.
     pub fn is_live(&self) -> bool {
-        self.live.is_some()
+        self.live.is_some() || self.later.is_some()
     }
 
     /// Returns what is to be sent.
@@ -252,6 +302,16 @@ impl Connection {
     /// Returns true if nothing of a request has come yet, and no answer is under way.
     pub fn is_idle(&self) -> bool {
         self.inbox.is_empty() && self.decoder.is_between() && self.outgoing().is_empty()
+    }
+
+    /// Returns what it has to show for its place.
+    pub fn claim(&self) -> Claim {
+        match () {
+            () if !self.has_asked => Claim::New(self.asked),
+            () if !self.is_known => Claim::Unknown(self.asked),
+            () if self.is_idle() && !self.is_live() => Claim::Idle(self.since),
+            () => Claim::Busy,
+        }
     }
 
     /// Returns true if the peer was waited for long enough.
@@ -394,6 +454,38 @@ mod tests {
         assert!(connection.is_overdue(SLOW + 1));
         assert!(!Connection::new(0).is_overdue(SLOW + 1));
         assert!(Connection::new(0).is_overdue(IDLE + 1));
+    }
+
+    #[test]
+    fn who_shows_least_for_a_place_gives_it_up_first() {
+        let mut client = Client::new(Role::Operator);
+        let mut at = |now: u64, said: &str| {
+            let mut connection = Connection::new(now);
+            connection.receive(said.as_bytes(), now + 1);
+            connection.serve(now + 1, &mut client.service.at(0));
+            let sent = connection.outgoing().len();
+            connection.sent(sent, now + 2);
+            connection
+        };
+        let web = "GET /redfish/v1/Systems/2";
+        let open = "GET /redfish/v1/ HTTP/1.1\r\nHost: x\r\n\r\n";
+        let known = format!("{web} HTTP/1.1\r\n{LOGIN}\r\n");
+        let wrong = known.replace("YWRtaW46c2VjcmV0", "YWRtaW46d3Jvbmc=");
+        let follow = format!("{web}/Oem/Salp/Console?follow=1 HTTP/1.1\r\n{LOGIN}\r\n");
+        let inverse = [
+            (at(0, &follow), Claim::Busy),
+            (at(0, &format!("{known}GET /")), Claim::Busy),
+            (at(5, &known), Claim::Idle(7)),
+            (at(3, &known), Claim::Idle(5)),
+            (at(9, open), Claim::Unknown(10)),
+            (at(8, &format!("{wrong}GET /")), Claim::Unknown(9)),
+            (at(21, "GET /"), Claim::New(21)),
+            (at(20, ""), Claim::New(20)),
+        ];
+        for (connection, claim) in &inverse {
+            assert_eq!(connection.claim(), *claim);
+        }
+        assert!(inverse.is_sorted_by(|(_, more), (_, less)| more >= less));
     }
 
     #[test]

@@ -13,6 +13,6 @@ pub mod response;
 /// How many connections there can be.
 pub const CONNECTIONS: usize = 72;
 
-pub use connection::{Connection, Serve};
+pub use connection::{Claim, Connection, Serve};
 pub use request::{Method, Request};
 pub use response::Response;

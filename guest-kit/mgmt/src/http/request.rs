@@ -82,11 +82,12 @@ pub struct Request {
 }
 
 /// Names of fields that few resources ask for.
-const OTHERS: [&str; 14] = [
+const OTHERS: [&str; 15] = [
     "accept",
     "content-digest",
     "content-range",
     "digest",
+    "last-event-id",
     "repr-digest",
     "sec-websocket-key",
     "sec-websocket-version",

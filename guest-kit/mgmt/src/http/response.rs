@@ -17,6 +17,8 @@ pub struct Response {
     pub body: Vec<u8>,
     /// What comes after it.
     pub then: Then,
+    /// Whether it is known who asked.
+    pub is_known: bool,
 }
 
 /// How the end of a body is known.
@@ -33,7 +35,7 @@ pub(super) enum Framing {
 impl Response {
     /// Returns an answer without fields and body.
     pub fn new(status: u16) -> Self {
-        Self { status, fields: Vec::new(), body: Vec::new(), then: Then::End }
+        Self { status, fields: Vec::new(), body: Vec::new(), then: Then::End, is_known: false }
     }
 
     /// Adds a field.

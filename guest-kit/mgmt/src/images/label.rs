@@ -25,6 +25,8 @@ pub enum Kind {
     Initrd = 2,
     /// What was made for a VM: its device tree, its kernel laid out. Nobody sees it, and it goes when no VM uses it.
     Hidden = 3,
+    /// A medium that was fetched for a drive. It goes when it is in none any more.
+    Fetched = 4,
 }
 
 impl Kind {
@@ -38,7 +40,10 @@ impl Kind {
 
     /// Returns the name.
     pub fn name(self) -> &'static str {
-        Self::NAMES.iter().find(|&&(_, kind)| kind == self).map_or("Hidden", |(name, _)| name)
+        match self {
+            Self::Fetched => "Fetched",
+            _ => Self::NAMES.iter().find(|&&(_, kind)| kind == self).map_or("Hidden", |(name, _)| name),
+        }
     }
 
     /// Returns whether people see images of it.
@@ -99,6 +104,7 @@ impl Label {
             1 => Kind::Kernel,
             2 => Kind::Initrd,
             3 => Kind::Hidden,
+            4 => Kind::Fetched,
             _ => Kind::Raw,
         }
     }

@@ -14,7 +14,8 @@ use core::cell::OnceCell;
 use salp_hvc::manager::ImageInfo;
 
 use crate::hypervisor::{self, Hypervisor};
-use label::Label;
+use crate::systems::boot::Boots;
+use label::{Kind, Label};
 
 /// Where images are.
 pub const IMAGES: &str = "/redfish/v1/Oem/Salp/Images";
@@ -31,14 +32,20 @@ pub fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_good) && !text.starts_with('.')
 }
 
-/// Images with their labels, looked at once and then remembered: for one request that shows many VMs.
+/// Images with their labels, and from where VMs start, looked at once and then remembered: for one request that shows many
+/// VMs.
 #[derive(Debug, Default)]
-pub struct Library(OnceCell<Vec<(ImageInfo, Label)>>);
+pub struct Library(OnceCell<Vec<(ImageInfo, Label)>>, OnceCell<Boots>);
 
 impl Library {
     /// Returns all images with a label.
     pub fn all(&self, hypervisor: &dyn Hypervisor) -> &[(ImageInfo, Label)] {
         self.0.get_or_init(|| labelled(hypervisor).collect())
+    }
+
+    /// Returns from where VMs start.
+    pub fn boots(&self, hypervisor: &dyn Hypervisor) -> &Boots {
+        self.1.get_or_init(|| Boots::recall(hypervisor))
     }
 }
 
@@ -61,6 +68,7 @@ pub fn find(hypervisor: &dyn Hypervisor, name: &str) -> Option<(ImageInfo, Label
 pub fn sweep(hypervisor: &mut dyn Hypervisor, now: u64) {
     let is_over = |info: &ImageInfo| {
         Label::read(&info.label).is_some_and(|label| match label.kind() {
+            Kind::Fetched if info.finished.get() == 1 => info.users.get() == 0,
             kind if kind.is_visible() => info.finished.get() == 0 && now.saturating_sub(label.time.get()) > PATIENCE,
             _ => info.users.get() == 0,
         })

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::fields::{Field, LINE, Shape, field, needed};
 use super::{Call, Outcome, collection};
 use crate::auth::{LEAST_PASSWORD, MAX_ACCOUNTS, MOST_PASSWORD, Policy, Right, Role};
 use crate::message::Failure;
@@ -17,6 +18,36 @@ const ROLES: &str = "/redfish/v1/AccountService/Roles";
 
 /// The longest name of an account, as records keep it.
 const MOST_USER: usize = 63;
+
+/// What can be changed of the service.
+pub const SERVICE_FIELDS: &[Field] = &[
+    field("AccountLockoutThreshold", Shape::Number(0, 1000)),
+    field("AccountLockoutDuration", Shape::Number(1, 86400)),
+    field("AccountLockoutCounterResetAfter", Shape::Number(1, 86400)),
+    field("MinPasswordLength", Shape::Number(LEAST_PASSWORD as u64, 64)),
+];
+
+const ROLE_NAMES: &[&str] = &[Role::ALL[0].0, Role::ALL[1].0, Role::ALL[2].0];
+
+/// What a new account is made of.
+pub const NEW_ACCOUNT: &[Field] = &[
+    needed("UserName", Shape::Text("^(?!Members$)[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,62}$")),
+    needed("Password", Shape::Text(LINE)),
+    needed("RoleId", Shape::Word(ROLE_NAMES)),
+    field("Enabled", Shape::Flag),
+    field("Locked", Shape::Only(false)),
+    field("PasswordChangeRequired", Shape::Flag),
+    field("AccountTypes", Shape::Words(&["Redfish"])),
+];
+
+/// What can be changed of an account.
+pub const ACCOUNT_FIELDS: &[Field] = &[
+    field("Password", Shape::Text(LINE)),
+    field("RoleId", Shape::Word(ROLE_NAMES)),
+    field("Enabled", Shape::Flag),
+    field("Locked", Shape::Only(false)),
+    field("PasswordChangeRequired", Shape::Flag),
+];
 
 /// Answers the service of accounts.
 pub fn service(call: &mut Call<'_>) -> Result<Outcome, Failure> {

@@ -13,6 +13,12 @@ use crate::http::Request;
 use crate::message::{Failure, Message};
 use crate::service;
 
+#[cfg(test)]
+std::thread_local! {
+    /// Members that a test's thread has asked bodies for.
+    pub static ASKED: core::cell::RefCell<alloc::collections::BTreeSet<String>> = Default::default();
+}
+
 /// The members of a body that have not been asked for, and what is wrong so far.
 #[derive(Debug)]
 pub struct Body {
@@ -73,6 +79,11 @@ impl Body {
         self.wrong.push(if self.action.is_some() { message } else { message.about(name) });
     }
 
+    /// Says why what was read of a member is no good all the same.
+    pub fn refuse(&mut self, name: &str, why: &str) {
+        self.complain("format", name, &Value::from(why));
+    }
+
     /// Says that a member has to be there.
     fn require<T>(&mut self, name: &str, value: Option<T>) -> Option<T> {
         if value.is_none() && self.wrong.is_empty() {
@@ -85,9 +96,16 @@ impl Body {
         value
     }
 
+    /// Removes a member and returns it, if it is there.
+    fn ask(&mut self, name: &str) -> Option<Value> {
+        #[cfg(test)]
+        ASKED.with_borrow_mut(|asked| asked.insert(self.way.clone() + name));
+        self.members.remove(name)
+    }
+
     /// Takes a member that `read` makes something of, if it is there.
     fn take<T>(&mut self, name: &str, read: impl FnOnce(&Value) -> Result<T, &'static str>) -> Option<T> {
-        let value = self.members.remove(name)?;
+        let value = self.ask(name)?;
         self.taken += 1;
         read(&value).map_err(|what| self.complain(what, name, &value)).ok()
     }
@@ -180,6 +198,75 @@ impl Body {
         })
     }
 
+    /// Takes a list of words, each one of these.
+    pub fn known(&mut self, name: &str, words: &[&str]) -> Option<Vec<String>> {
+        self.take(name, |value| {
+            let items = value.as_array().ok_or("type")?.iter().map(Value::as_str);
+            let items = items.collect::<Option<Vec<&str>>>().ok_or("type")?;
+            if !items.iter().all(|item| words.contains(item)) {
+                return Err("list");
+            }
+            // What is said twice is said once.
+            let once = words.iter().filter(|word| items.contains(word));
+            Ok(once.map(ToString::to_string).collect())
+        })
+    }
+
+    /// Takes a list of links, at most so many.
+    pub fn links(&mut self, name: &str, most: usize) -> Option<Vec<String>> {
+        self.take(name, |value| {
+            let items = value.as_array().ok_or("type")?;
+            let links = items.iter().map(link).collect::<Option<Vec<_>>>().ok_or("type")?;
+            if links.len() <= most { Ok(links) } else { Err("format") }
+        })
+    }
+
+    /// Takes a list of objects of names and texts that fit, at most so many pairs.
+    pub fn pairs(
+        &mut self,
+        name: &str,
+        most: usize,
+        fits: impl Fn(&str, &str) -> bool,
+    ) -> Option<Vec<(String, String)>> {
+        self.take(name, |value| {
+            let mut pairs = Vec::new();
+            for object in value.as_array().ok_or("type")? {
+                for (name, value) in object.as_object().ok_or("type")? {
+                    let value = value.as_str().filter(|value| fits(name, value)).ok_or("format")?;
+                    pairs.push((name.clone(), value.to_string()));
+                }
+            }
+            if pairs.len() <= most { Ok(pairs) } else { Err("format") }
+        })
+    }
+
+    /// Takes a list of texts that fit, at most so many, in place of what is there: null removes what is at its place, an empty
+    /// object leaves it as it is (DSP0266).
+    pub fn texts_over(
+        &mut self,
+        name: &str,
+        most: usize,
+        there: &[String],
+        fits: impl Fn(&str) -> bool,
+    ) -> Option<Vec<String>> {
+        self.take(name, |value| {
+            let mut texts = Vec::new();
+            for (index, item) in value.as_array().ok_or("type")?.iter().enumerate() {
+                match item {
+                    Value::Null => {}
+                    Value::Object(nothing) if nothing.is_empty() => texts.extend(there.get(index).cloned()),
+                    item => texts.push(item.as_str().filter(|text| fits(text)).ok_or("format")?.to_string()),
+                }
+            }
+            if texts.len() <= most { Ok(texts) } else { Err("format") }
+        })
+    }
+
+    /// Returns true if nothing was said here: what is there stays as it is.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// Takes a link.
     pub fn link(&mut self, name: &str) -> Option<String> {
         self.take(name, |value| link(value).ok_or("type"))
@@ -203,7 +290,7 @@ impl Body {
 
     /// Takes an object and reads its members.
     pub fn inside<T>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> T) -> Option<T> {
-        let value = self.members.remove(name)?;
+        let value = self.ask(name)?;
         self.enter(name, value, read)
     }
 
@@ -224,7 +311,7 @@ impl Body {
 
     /// Takes a list of objects, at most so many, and reads the members of each.
     pub fn each<T>(&mut self, name: &str, most: usize, mut read: impl FnMut(&mut Self) -> T) -> Option<Vec<T>> {
-        let value = self.members.remove(name)?;
+        let value = self.ask(name)?;
         let Value::Array(items) = value else {
             self.complain("type", name, &value);
             return None;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::body::Body;
+use super::fields::{Field, Shape, field, needed, needed_link};
 use super::network::HTTPS;
 use super::{Call, Outcome, collection, time};
 use crate::message::Failure;
@@ -19,13 +20,19 @@ const SERVICE: &str = "/redfish/v1/CertificateService";
 /// The longest chain, in bytes: it is kept as one record with the key.
 const MOST: usize = 12 << 10;
 
+/// The most alternative names.
+const MOST_NAMES: usize = 16;
+
 /// Returns where certificates of the server are.
 pub fn collection_path() -> String {
     format!("{HTTPS}/Certificates")
 }
 
+/// Where the certificate of the server is.
+pub const SERVER: &str = "/redfish/v1/Managers/salp/NetworkProtocol/HTTPS/Certificates/1";
+
 fn path() -> String {
-    collection_path() + "/1"
+    SERVER.into()
 }
 
 /// Answers the service of certificates.
@@ -54,6 +61,29 @@ pub fn service(_: &mut Call<'_>) -> Result<Outcome, Failure> {
 const ALGORITHM: &str = "TPM_ALG_ECDSA";
 const CURVE: &str = "TPM_ECC_NIST_P256";
 const TYPES: [&str; 2] = ["PEM", "PEMchain"];
+/// An attribute of a certificate's subject.
+const ATTRIBUTE: Shape = Shape::Text("^[^\\u0000-\\u001f\\u007f-\\u009f]{1,64}$");
+
+/// What a certificate is asked for with.
+pub const REQUEST: &[Field] = &[
+    needed_link("CertificateCollection"),
+    field("Country", Shape::Text("^[A-Za-z]{2}$")),
+    field("State", ATTRIBUTE),
+    field("City", ATTRIBUTE),
+    field("Organization", ATTRIBUTE),
+    field("OrganizationalUnit", ATTRIBUTE),
+    needed("CommonName", ATTRIBUTE),
+    field("AlternativeNames", Shape::Texts(MOST_NAMES, "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,64}$")),
+    field("KeyPairAlgorithm", Shape::Word(&[ALGORITHM])),
+    field("KeyCurveId", Shape::Word(&[CURVE])),
+];
+
+/// What a certificate is replaced by.
+pub const REPLACEMENT: &[Field] = &[
+    needed_link("CertificateUri"),
+    needed("CertificateType", Shape::Word(&TYPES)),
+    needed("CertificateString", Shape::Text("^-----BEGIN CERTIFICATE-----")),
+];
 
 /// Answers where certificates are.
 pub fn locations(_: &mut Call<'_>) -> Result<Outcome, Failure> {
@@ -77,20 +107,21 @@ fn pairs(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
 }
 
-fn value(call: &Call<'_>) -> Result<Value, Failure> {
-    let chain = &call.keys.identity().certificate;
+/// Returns a chain of certificates (DER) as it is shown.
+pub fn value(path: &str, id: &str, chain: &[u8]) -> Value {
     let all = x509::split(chain).unwrap_or_default();
     let first = all.first().copied().unwrap_or_default();
-    let facts = x509::read(first).ok_or_else(|| call.missing())?;
+    // What is kept was read before.
+    let facts = x509::read(first).unwrap_or_default();
     let name = |attributes: &[(&str, String)]| {
         attributes.iter().map(|(name, text)| ((*name).into(), json!(text))).collect::<serde_json::Map<_, _>>()
     };
-    Ok(json!({
-        "@odata.id": path(),
+    json!({
+        "@odata.id": path,
         "@odata.type": "#Certificate.v1_11_0.Certificate",
-        "Id": "1",
-        "Name": "Certificate of the server",
-        "CertificateString": call.keys.identity().pem(),
+        "Id": id,
+        "Name": "Certificate",
+        "CertificateString": all.iter().map(|certificate| pem("CERTIFICATE", certificate)).collect::<String>(),
         "CertificateType": TYPES[usize::from(all.len() > 1)],
         "CertificateUsageTypes": ["Web"],
         "Issuer": name(&facts.issuer),
@@ -100,12 +131,12 @@ fn value(call: &Call<'_>) -> Result<Value, Failure> {
         "ValidNotAfter": facts.until,
         "Fingerprint": pairs(&Sha256::digest(first)),
         "FingerprintHashAlgorithm": "TPM_ALG_SHA256",
-    }))
+    })
 }
 
 /// Answers the certificate.
 pub fn certificate(call: &mut Call<'_>) -> Result<Outcome, Failure> {
-    value(call).map(Outcome::Resource)
+    Ok(Outcome::Resource(value(SERVER, "1", &call.keys.identity().certificate)))
 }
 
 /// Makes a key, and the request for a certificate of it. The present one is served until the new one comes.
@@ -122,7 +153,7 @@ pub fn generate(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     }
     let common = attributes.iter().find(|(id, _)| *id == 3).map(|(_, text)| text.clone());
     body.needed("CommonName", &common);
-    let alternatives = body.texts("AlternativeNames", 16, is_text);
+    let alternatives = body.texts("AlternativeNames", MOST_NAMES, is_text);
     body.word("KeyPairAlgorithm", &[ALGORITHM]);
     body.word("KeyCurveId", &[CURVE]);
     body.finish()?;
@@ -157,7 +188,7 @@ pub fn replace(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     }
     let why = "The certificate is of no key that is here: make a request with GenerateCSR and have that signed.";
     call.keys.replace(chain).map_err(|_| Failure::because(400, why))?;
-    Ok(Outcome::Answer(super::located(&value(call)?, path())))
+    Ok(Outcome::Answer(super::located(&value(SERVER, "1", &call.keys.identity().certificate), path())))
 }
 
 #[cfg(test)]

@@ -1,18 +1,57 @@
 //! Copies of VMs: clones, snapshots, and the way back. Before: [`table`](crate::table). After:
 //! [`hypervisor`](crate::hypervisor).
 
+use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use salp_hvc::bootset::MAX_NICS;
-use salp_hvc::calls::MAX_CLONES;
+use salp_hvc::calls::{MAX_CLONES, MAX_CONFIG};
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::fields::{Field, NAME, RATE, SEGMENT, Shape, VLAN, field, needed, needed_link};
 use super::nics::{self, Wish};
 use super::systems::{act, find, path, value};
 use super::{Call, Outcome, read_uuid, snapshots};
+use crate::http::{Method, Request};
 use crate::hypervisor::{self, Answer, Cloning, Hypervisor, is_name};
 use crate::message::Failure;
+use crate::tasks;
+
+/// What clones are to be like.
+pub const CLONE: &[Field] = &[
+    field("Name", NAME),
+    field("Count", Shape::Number(1, MAX_CLONES as u64)),
+    field(
+        "Config",
+        Shape::List(
+            MAX_CONFIG / 2,
+            &[needed("Key", Shape::Text("^[!-<>-~]{1,100}$")), needed("Value", Shape::Text("^[ -~]{0,200}$"))],
+        ),
+    ),
+    field("UUID", Shape::Text("^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$")),
+    field(
+        "NicsToUpdate",
+        Shape::List(
+            MAX_NICS as usize,
+            &[
+                needed("Id", Shape::Text("^[0-9]$")),
+                field("InterfaceEnabled", Shape::Flag),
+                field("Segment", SEGMENT),
+                VLAN,
+                RATE,
+            ],
+        ),
+    ),
+    field("DisconnectAllNics", Shape::Flag),
+];
+
+/// What a snapshot is to be called.
+pub const SNAPSHOT: &[Field] = &[needed("Name", NAME)];
+
+/// What a VM goes back to.
+pub const REVERT: &[Field] = &[needed_link("Snapshot")];
 
 /// Makes clones of the VM of the path.
 pub fn instant_clone(call: &mut Call<'_>) -> Result<Outcome, Failure> {
@@ -20,42 +59,102 @@ pub fn instant_clone(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     clones(call, source, "SalpComputerSystem.InstantClone")
 }
 
-/// Makes clones of a VM or a snapshot: one is answered as itself, more as links.
-pub fn clones(call: &mut Call<'_>, source: u64, action: &'static str) -> Result<Outcome, Failure> {
-    let mut body = Body::of_action(call.request, action)?;
-    let name = body.text("Name", is_name);
-    let count = body.number("Count", 1..=MAX_CLONES.into());
-    let config = body.lines("Config");
-    let uuid = body.parsed("UUID", read_uuid);
-    let nics = body.each("NicsToUpdate", MAX_NICS as usize, |body| {
-        let index = body.parsed("Id", nics::index);
-        body.needed("Id", &index);
-        (index.unwrap_or_default(), nics::wish(body))
-    });
-    let disconnected = body.flag("DisconnectAllNics").unwrap_or(false);
-    body.finish()?;
-    let nics = nics.unwrap_or_default();
-    if uuid.is_some() && count.is_some_and(|count| count > 1) {
-        return Err(Failure::because(400, "A UUID is that of one clone: leave Count away."));
+/// What clones are asked for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The path of the request.
+    pub target: String,
+    /// The action.
+    pub action: &'static str,
+    /// The body of the request.
+    pub body: String,
+    /// What is cloned.
+    pub source: u64,
+    /// Where NICs belong.
+    pub nics: Vec<(u64, Wish)>,
+    /// Whether NICs stay unplugged that do not say otherwise.
+    pub disconnected: bool,
+    count: u32,
+    name: String,
+    config: String,
+    uuid: Option<[u8; 16]>,
+}
+
+/// The actions by which clones are asked for.
+const ACTIONS: [&str; 2] = ["SalpComputerSystem.InstantClone", "SalpSnapshot.InstantClone"];
+
+impl Plan {
+    /// Reads what a request asks for.
+    fn new(request: &Request, action: &'static str, source: u64) -> Result<Self, Failure> {
+        let mut body = Body::of_action(request, action)?;
+        let name = body.text("Name", is_name);
+        let count = body.number("Count", 1..=MAX_CLONES.into());
+        let config = body.lines("Config");
+        let uuid = body.parsed("UUID", read_uuid);
+        let nics = body.each("NicsToUpdate", MAX_NICS as usize, |body| {
+            let index = body.parsed("Id", nics::index);
+            body.needed("Id", &index);
+            (index.unwrap_or_default(), nics::wish(body))
+        });
+        let disconnected = body.flag("DisconnectAllNics").unwrap_or(false);
+        body.finish()?;
+        if uuid.is_some() && count.is_some_and(|count| count > 1) {
+            return Err(Failure::because(400, "A UUID is that of one clone: leave Count away."));
+        }
+        Ok(Self {
+            target: request.path.clone(),
+            action,
+            body: String::from_utf8_lossy(&request.body).into_owned(),
+            source,
+            nics: nics.unwrap_or_default(),
+            disconnected,
+            // The range above fits.
+            count: count.unwrap_or(1) as u32,
+            name: name.unwrap_or_default(),
+            config: config.unwrap_or_default(),
+            uuid,
+        })
     }
+
+    /// Reads a plan that was kept as its request.
+    pub fn read(target: &str, action: &str, body: &str, source: u64) -> Option<Self> {
+        let action = ACTIONS.into_iter().find(|known| *known == action)?;
+        let request = Request { body: body.into(), ..Request::new(Method::Post, target) };
+        Self::new(&request, action, source).ok()
+    }
+
+    /// Returns what the hypervisor is asked for.
+    pub fn cloning(&self) -> Cloning<'_> {
+        Cloning {
+            source: self.source,
+            count: self.count,
+            name: &self.name,
+            config: &self.config,
+            uuid: self.uuid,
+            // None of them speaks before it is where it belongs.
+            disconnected: self.disconnected || !self.nics.is_empty(),
+        }
+    }
+}
+
+/// So many clones are made while the client waits; more are a task.
+const AT_ONCE: u32 = 64;
+
+/// Makes clones of a VM or a snapshot: one is answered as itself, some as links, many as a task.
+pub fn clones(call: &mut Call<'_>, source: u64, action: &'static str) -> Result<Outcome, Failure> {
+    let plan = Plan::new(call.request, action, source)?;
     let unknown = |&&(index, _): &&(u64, Wish)| call.hypervisor.nic(source, index).is_err();
-    if let Some((index, _)) = nics.iter().find(unknown) {
+    if let Some((index, _)) = plan.nics.iter().find(unknown) {
         return Err(Failure::new(400, "ResourceNotFound", &["EthernetInterface", &alloc::format!("{index}")]));
     }
-    let request = Cloning {
-        source,
-        // The range above fits.
-        count: count.unwrap_or(1) as u32,
-        name: name.as_deref().unwrap_or_default(),
-        config: config.as_deref().unwrap_or_default(),
-        uuid,
-        // None of them speaks before it is where it belongs.
-        disconnected: disconnected || !nics.is_empty(),
-    };
+    if plan.count > AT_ONCE {
+        return call.start("Make clones", tasks::clones::KIND, Box::new(tasks::clones::Clones::new(plan)));
+    }
     let what = |refused| Failure::refused(refused, &call.request.path);
-    let (first, last) = call.hypervisor.clone_vm(&request).map_err(what)?;
-    if !nics.is_empty()
-        && let Err(refused) = (first..=last).try_for_each(|id| plug(call.hypervisor, id, &nics, !disconnected))
+    let (first, last) = call.hypervisor.clone_vm(&plan.cloning()).map_err(what)?;
+    if !plan.nics.is_empty()
+        && let Err(refused) =
+            (first..=last).try_for_each(|id| plug(call.hypervisor, id, &plan.nics, !plan.disconnected))
     {
         // All or none.
         (first..=last).for_each(|id| _ = call.hypervisor.destroy(id));
@@ -66,14 +165,19 @@ pub fn clones(call: &mut Call<'_>, source: u64, action: &'static str) -> Result<
         let found = call.hypervisor.find(first);
         found.map_or_else(|_| json!({ "@odata.id": path(first) }), |info| value(call.hypervisor, call.library, &info))
     } else {
-        let members: Vec<Value> = (first..=last).map(|id| json!({ "@odata.id": path(id) })).collect();
-        json!({ "Members@odata.count": members.len(), "Members": members })
+        links(first, last)
     };
     Ok(Outcome::Created { value, location: path(first), token: None })
 }
 
+/// Returns links to many systems.
+pub fn links(first: u64, last: u64) -> Value {
+    let members: Vec<Value> = (first..=last).map(|id| json!({ "@odata.id": path(id) })).collect();
+    json!({ "Members@odata.count": members.len(), "Members": members })
+}
+
 /// Puts the NICs of a clone where they belong, and connects all of them if that is wanted.
-fn plug(hypervisor: &mut dyn Hypervisor, id: u64, wishes: &[(u64, Wish)], connected: bool) -> Answer<()> {
+pub fn plug(hypervisor: &mut dyn Hypervisor, id: u64, wishes: &[(u64, Wish)], connected: bool) -> Answer<()> {
     let count = match hypervisor.find(id) {
         Ok(info) => info.nics.get(),
         // It has ended itself already.
@@ -157,7 +261,6 @@ mod tests {
             (r#"{"Name":"x","Count":1001}"#, 400),
             (r#"{"Name":"x","Count":1.5}"#, 400),
             (r#"{"Name":"x","Count":"1"}"#, 400),
-            (r#"{"Name":"x","Count":1000}"#, 507),
             (r#"{"Name":"x","Config":{"a":"b"}}"#, 400),
             (r#"{"Name":"x","Config":[{"Key":"a b","Value":""}]}"#, 400),
             (r#"{"Name":"x","Config":[{"Key":"a","Value":"b\nc=d"}]}"#, 400),

@@ -8,20 +8,29 @@ use alloc::vec::Vec;
 use salp_hvc::manager::CONSOLE_SIZE;
 use serde_json::json;
 
+use super::fields::{Field, Shape, field};
 use super::systems::{self, find};
 use super::{Call, Outcome};
 use crate::auth::Right;
 use crate::console::terminal::Terminal;
 use crate::console::{Follow, frame};
 use crate::flow::{Flow, Live};
-use crate::http::{Request, Response};
+use crate::http::{Method, Request, Response};
 use crate::message::Failure;
+use crate::table::Place;
 
 /// How many can be at consoles at the same time: one a connection.
 pub const MOST: usize = crate::http::CONNECTIONS;
 
 /// How much is read at a time.
 const PIECE: usize = 16 << 10;
+
+/// What reading a console is told.
+pub const PARAMETERS: &[(Method, Place, Field)] = &[
+    (Method::Get, Place::Query, field("position", Shape::Number(0, u64::MAX))),
+    (Method::Get, Place::Query, field("follow", Shape::Word(&["", "1", "true"]))),
+    (Method::Get, Place::Query, field("type", Shape::Word(&["text"]))),
+];
 
 /// Returns where the console of a VM is.
 pub fn path(id: u64) -> String {

@@ -8,14 +8,25 @@ use salp_hvc::manager::{ImageInfo, MAX_IMAGE};
 use salp_hvc::status;
 use serde_json::{Value, json};
 
+use super::fields::{Field, Shape, field, needed};
 use super::{Call, Outcome, collection, time};
 use crate::auth::hex;
+use crate::http::Method;
 use crate::hypervisor::{Hypervisor, Refused};
 use crate::images::label::{Kind, Label};
 use crate::images::upload::{self, Plan, Upload};
 use crate::images::{self, IMAGES, Library};
 use crate::message::Failure;
 use crate::systems;
+use crate::table::Place;
+
+/// What is said of bytes that come.
+pub const PARAMETERS: &[(Method, Place, Field)] = &[
+    (Method::Put, Place::Header, field("X-Salp-Kind", Shape::Word(&["Raw", "Kernel", "Initrd"]))),
+    (Method::Put, Place::Header, field("X-Salp-Size", Shape::Number(1, MAX_IMAGE))),
+    (Method::Put, Place::Header, field("X-Content-SHA256", Shape::Text("^[0-9a-f]{64}$"))),
+    (Method::Patch, Place::Header, needed("Content-Range", Shape::Text("^bytes [0-9]+-[0-9]+/[0-9]+$"))),
+];
 
 /// Lists images.
 pub fn list(call: &mut Call<'_>) -> Result<Outcome, Failure> {

@@ -1,4 +1,5 @@
-//! Logs: what a VM wrote to its console, line by line, what became of it, and who changed what. Before: [`table`](crate::table). After:
+//! Logs: what a VM wrote to its console, line by line, what became of it, who changed what, and what
+//! the hypervisor says. Before: [`table`](crate::table). After:
 //! [`console`](crate::console), [`events`](crate::events), [`audit`](crate::audit).
 
 use alloc::format;
@@ -8,12 +9,13 @@ use alloc::vec::Vec;
 use salp_hvc::manager::CONSOLE_SIZE;
 use serde_json::{Value, json};
 
+use super::body::Body;
 use super::managers::SALP;
 use super::{Call, Outcome, collection, systems, time};
 use crate::audit::Entry;
 use crate::console::Follow;
-use crate::events::Event;
-use crate::message::Failure;
+use crate::events::journal::Event;
+use crate::message::{Failure, REGISTRY};
 
 /// How much of a console is read at a time.
 const PIECE: usize = 16 << 10;
@@ -53,7 +55,7 @@ fn entries(owner: &str, log: &str, members: Vec<Value>) -> Outcome {
 }
 
 /// Returns an entry with what all of them have.
-fn entry(owner: &str, log: &str, id: u64, kind: &str, message: &str) -> Value {
+fn entry(owner: &str, log: &str, id: u64, kind: &str, key: &str, message: &str) -> Value {
     json!({
         "@odata.id": format!("{}/{log}/Entries/{id}", path(owner)),
         "@odata.type": "#LogEntry.v1_21_0.LogEntry",
@@ -62,6 +64,7 @@ fn entry(owner: &str, log: &str, id: u64, kind: &str, message: &str) -> Value {
         "EntryType": kind,
         "Severity": "OK",
         "Message": message,
+        "MessageId": key,
     })
 }
 
@@ -97,7 +100,7 @@ fn lines(call: &Call<'_>) -> Result<(String, Vec<Value>), Failure> {
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         let text: String = String::from_utf8_lossy(line).chars().filter(|character| !character.is_control()).collect();
         if !text.is_empty() {
-            let mut entry = entry(&owner, "Console", at, "Oem", &text);
+            let mut entry = entry(&owner, "Console", at, "Oem", "Salp.Console", &text);
             entry["OemRecordFormat"] = "Salp console line".into();
             members.push(entry);
         }
@@ -127,15 +130,14 @@ fn changes(call: &Call<'_>) -> Result<(String, Vec<Value>), Failure> {
     let id = systems::find(call)?.id.get();
     let owner = systems::path(id);
     let change = |event: &Event| {
-        let message = match event.from {
-            Some(from) => format!("It was {from} and is {}.", event.to),
-            None => format!("It is there, and is {}.", event.to),
-        };
-        let mut entry = entry(&owner, "Events", event.number, "Event", &message);
+        let (key, message) = (event.entry.id(), event.entry.say(&event.arguments));
+        let mut entry = entry(&owner, "Events", event.number, "Event", &key, &message);
         entry["Created"] = time(event.time).into();
+        entry["Severity"] = event.entry.severity.into();
+        entry["MessageArgs"] = json!(event.arguments);
         entry
     };
-    let members = call.watch.of(id).map(change).collect();
+    let members = call.events.journal.of(&owner).map(change).collect();
     Ok((owner, members))
 }
 
@@ -152,7 +154,73 @@ pub fn event_entry(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 
 /// Lists the logs of the host.
 pub fn of_manager(_: &mut Call<'_>) -> Result<Outcome, Failure> {
-    Ok(services(SALP, &["Audit"]))
+    Ok(services(SALP, &["Audit", "Hypervisor"]))
+}
+
+/// Answers the hypervisor's own log.
+pub fn hypervisor(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let Outcome::Resource(mut value) = service(SALP, "Hypervisor", "What the hypervisor says", "OEM") else {
+        return Err(call.missing());
+    };
+    let target = format!("{}/Hypervisor/Actions/LogService.ClearLog", path(SALP));
+    value["Actions"] = json!({ "#LogService.ClearLog": { "target": target } });
+    Ok(Outcome::Resource(value))
+}
+
+/// Returns what is kept of the hypervisor's log and was not cleared, and the position behind it.
+fn told(call: &Call<'_>) -> Result<(Vec<Value>, u64), Failure> {
+    let refused = |refused| Failure::refused(refused, &call.request.path);
+    let (mut bytes, mut piece) = (Vec::new(), alloc::vec![0; PIECE]);
+    let mut first = call.appliance.settings().cleared;
+    loop {
+        let heard = call.hypervisor.read_log(first + bytes.len() as u64, &mut piece).map_err(refused)?;
+        if bytes.is_empty() {
+            first = heard.first;
+        }
+        if heard.count == 0 || heard.first != first + bytes.len() as u64 {
+            break;
+        }
+        bytes.extend_from_slice(&piece[..heard.count]);
+    }
+    let mut at = first;
+    let mut members = Vec::new();
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        let text: String = String::from_utf8_lossy(line).chars().filter(|character| !character.is_control()).collect();
+        // Of a line that was dropped in part there is no time.
+        if let Some((seconds, text)) = text.split_once(' ')
+            && let Ok(seconds) = seconds.parse()
+        {
+            let mut entry = entry(SALP, "Hypervisor", at, "Oem", "Salp.Hypervisor", text);
+            (entry["OemRecordFormat"], entry["Created"]) = ("Salp log line".into(), time(seconds).into());
+            let is_bad = ["crashed", "does not answer", "stopped the VM", "no memory left", "stands still"];
+            if is_bad.iter().any(|words| text.contains(words)) {
+                entry["Severity"] = "Warning".into();
+            }
+            members.push(entry);
+        }
+        at += line.len() as u64;
+    }
+    Ok((members, at))
+}
+
+/// Lists what the hypervisor says.
+pub fn hypervisor_entries(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    told(call).map(|(members, _)| entries(SALP, "Hypervisor", members))
+}
+
+/// Answers one thing that the hypervisor says.
+pub fn hypervisor_entry(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let (members, _) = told(call)?;
+    one(call, call.variables[0], members)
+}
+
+/// Clears the hypervisor's log: what was in it is not shown any more.
+pub fn clear_hypervisor(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    Body::of_action(call.request, "LogService.ClearLog")?.finish()?;
+    let (_, end) = told(call)?;
+    let refused = |refused| Failure::refused(refused, &call.request.path);
+    call.appliance.change(call.hypervisor, |settings| settings.cleared = end).map_err(refused)?;
+    Ok(Outcome::Done)
 }
 
 /// Answers the log of who changed what.
@@ -163,7 +231,9 @@ pub fn audit(_: &mut Call<'_>) -> Result<Outcome, Failure> {
 fn deeds(call: &Call<'_>) -> Vec<Value> {
     let deed = |deed: &Entry| {
         let Entry { number, user, method, path, status, .. } = deed;
-        let mut entry = entry(SALP, "Audit", *number, "Event", &format!("{user}: {method} {path}: {status}"));
+        let key = if *status < 400 { "Success" } else { "GeneralError" };
+        let message = format!("{user}: {method} {path}: {status}");
+        let mut entry = entry(SALP, "Audit", *number, "Event", &format!("{REGISTRY}.{key}"), &message);
         entry["Created"] = time(deed.time).into();
         entry["Originator"] = user.as_str().into();
         entry["OriginatorType"] = "Client".into();
@@ -207,6 +277,19 @@ mod tests {
     }
 
     #[test]
+    fn the_hypervisor_tells_what_it_logged_until_that_is_cleared() {
+        let mut client = Client::new(Role::Administrator);
+        let path = "/redfish/v1/Managers/salp/LogServices/Hypervisor";
+        let entries = client.read(&alloc::format!("{path}/Entries"));
+        let entry = &entries["Members"][1];
+        assert_eq!(entry["Message"], "mgmt: crashed: taken back to its checkpoint (1)");
+        assert_eq!((&entry["Created"], &entry["Severity"]), (&json!("1970-01-01T00:00:08Z"), &json!("Warning")));
+        assert_eq!(client.read(entry["@odata.id"].as_str().unwrap())["Id"], entry["Id"]);
+        assert_eq!(client.post(&alloc::format!("{path}/Actions/LogService.ClearLog"), "{}").status, 204);
+        assert_eq!(client.read(&alloc::format!("{path}/Entries"))["Members@odata.count"], 0);
+    }
+
+    #[test]
     fn what_becomes_of_a_vm_is_told() {
         let mut client = Client::new(Role::Operator);
         for kind in ["Pause", "Resume"] {
@@ -214,12 +297,14 @@ mod tests {
             assert_eq!(client.post("/redfish/v1/Systems/2/Actions/ComputerSystem.Reset", &body).status, 204);
         }
         let entries = client.read("/redfish/v1/Systems/2/LogServices/Events/Entries");
-        let last = &entries["Members"][1];
-        assert_eq!(
-            (&entries["Members@odata.count"], &last["Message"]),
-            (&json!(2), &json!("It was frozen and is running."))
-        );
-        assert_eq!(client.read(last["@odata.id"].as_str().unwrap())["Created"], "1970-01-01T00:16:40Z");
+        let told: std::vec::Vec<_> =
+            entries["Members"].as_array().unwrap().iter().map(|entry| &entry["MessageId"]).collect();
+        let expected =
+            ["ResourceEvent.1.4.ResourceCreated", "ResourceEvent.1.4.ResourcePaused", "Salp.1.0.SystemResumed"];
+        assert_eq!(told, expected);
+        let last = &entries["Members"][2];
+        assert_eq!(last["Message"], "The system 'web' goes on after it was paused.");
+        assert_eq!(client.read(last["@odata.id"].as_str().unwrap())["Severity"], "OK");
     }
 
     #[test]

@@ -9,9 +9,10 @@ use salp_hvc::bootset::{MAX_NICS, MAX_RAM, MAX_VCPUS, NicRecord};
 use salp_hvc::calls::STATE_OFF;
 
 use super::body::Body;
+use super::fields::{Field, NAME, RATE, SEGMENT, Shape, VLAN, field, needed};
 use super::nics::{MAX_RATE, vlan};
-use super::systems::{BOOT_ENABLED, BOOT_TARGETS, find, path, value};
-use super::{Call, Outcome};
+use super::systems::{find, path, value};
+use super::{Call, Outcome, boot};
 use crate::hypervisor::{Hypervisor, is_name, is_segment, padded};
 use crate::images::{self, Library};
 use crate::message::Failure;
@@ -23,8 +24,80 @@ const MIN_RAM: u64 = 1 << 20;
 /// The RAM of a VM that does not say how much it wants.
 const DEFAULT_RAM: u64 = 512 << 20;
 
+const COUNT: Field = field("ProcessorSummary", Shape::Object(&[field("Count", Shape::Number(1, MAX_VCPUS as u64))]));
+const RAM: Field =
+    field("MemorySummary", Shape::Object(&[field("TotalSystemMemoryGiB", Shape::Gibibytes(MIN_RAM, MAX_RAM))]));
+const INITRD: Field = field("Initrd", Shape::LinkOrNull);
+const COMMAND_LINE: Field = field("CommandLine", Shape::Text("^[^\\u0000-\\u001f\\u007f-\\u009f]{0,2047}$"));
+const RESTARTS: Field = field("RestartPolicy", Shape::Word(&[restart_policy(false), restart_policy(true)]));
+const SMALL_PAGES: Field = field("SmallPages", Shape::Flag);
+const LOAD: Field = field("LoadAddress", Shape::Number(1, u64::MAX));
+const ENTRY: Field = field("EntryAddress", Shape::Number(1, u64::MAX));
+const NICS: Field = field(
+    "NetworkInterfaces",
+    Shape::List(
+        MAX_NICS as usize,
+        &[
+            needed("Segment", SEGMENT),
+            VLAN,
+            field("MACAddress", Shape::Text("^[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}$")),
+            field("IPv4Address", Shape::Text("^[0-9]{1,3}(\\.[0-9]{1,3}){3}$")),
+            field("IPv6Address", Shape::Text("^[0-9a-fA-F:.]{2,45}$")),
+            RATE,
+        ],
+    ),
+);
+
+/// What a VM is made of.
+pub const NEW_SYSTEM: &[Field] = &[
+    needed("Name", NAME),
+    COUNT,
+    RAM,
+    boot::FIELD,
+    needed(
+        "Oem",
+        Shape::Object(&[needed(
+            "Salp",
+            Shape::Object(&[
+                needed("Kernel", Shape::Link),
+                INITRD,
+                COMMAND_LINE,
+                RESTARTS,
+                SMALL_PAGES,
+                LOAD,
+                ENTRY,
+                NICS,
+            ]),
+        )]),
+    ),
+];
+
+/// What can be changed of a VM that is off.
+pub const SYSTEM: &[Field] = &[
+    field("Name", NAME),
+    COUNT,
+    RAM,
+    boot::FIELD,
+    field(
+        "Oem",
+        Shape::Object(&[field(
+            "Salp",
+            Shape::Object(&[
+                field("Kernel", Shape::Link),
+                INITRD,
+                COMMAND_LINE,
+                RESTARTS,
+                SMALL_PAGES,
+                LOAD,
+                ENTRY,
+                NICS,
+            ]),
+        )]),
+    ),
+];
+
 /// Returns the word for what happens when a VM crashes.
-pub fn restart_policy(restarts: bool) -> &'static str {
+pub const fn restart_policy(restarts: bool) -> &'static str {
     if restarts { "OnCrash" } else { "Never" }
 }
 
@@ -59,11 +132,6 @@ fn wish(body: &mut Body, is_new: bool) -> Wish {
             .flatten(),
         oem: body.inside("Oem", |body| body.inside("Salp", oem)).flatten(),
     };
-    body.inside("Boot", |body| {
-        // It is like that already.
-        body.word("BootSourceOverrideEnabled", &BOOT_ENABLED);
-        body.word("BootSourceOverrideTarget", &BOOT_TARGETS);
-    });
     if is_new {
         body.needed("Name", &wish.name);
         body.needed("Oem/Salp/Kernel", &wish.oem.as_ref().and_then(|oem| oem.kernel.as_ref()));
@@ -155,7 +223,7 @@ impl Wish {
 /// Makes a VM. It is off.
 pub fn create(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let mut body = Body::of_resource(call.request)?;
-    let wish = wish(&mut body, true);
+    let (wish, boot) = (wish(&mut body, true), boot::wish(&mut body));
     body.finish()?;
     let mut definition = Definition {
         name: String::new(),
@@ -171,6 +239,7 @@ pub fn create(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     };
     wish.apply(&mut definition, call.hypervisor)?;
     let id = build::create(call.hypervisor, &definition, call.now)?;
+    boot.apply(call.hypervisor, id)?;
     let info = call.hypervisor.find(id).map_err(|refused| Failure::refused(refused, &call.request.path))?;
     Ok(Outcome::Created { value: value(call.hypervisor, call.library, &info), location: path(id), token: None })
 }
@@ -179,9 +248,10 @@ pub fn create(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let info = find(call)?;
     let mut body = Body::of_resource(call.request)?;
-    let wish = wish(&mut body, false);
+    let (wish, boot) = (wish(&mut body, false), boot::wish(&mut body));
     let ignored = body.finish_change()?;
     if wish.is_nothing() {
+        boot.apply(call.hypervisor, info.id.get())?;
         return Ok(ignored.tell(Outcome::Resource(value(call.hypervisor, call.library, &info))));
     }
     if info.state.get() != STATE_OFF {
@@ -192,6 +262,7 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         .ok_or_else(|| Failure::because(409, why))?;
     wish.apply(&mut definition, call.hypervisor)?;
     build::change(call.hypervisor, info.id.get(), &definition, call.now)?;
+    boot.apply(call.hypervisor, info.id.get())?;
     let info = find(call)?;
     Ok(ignored.tell(Outcome::Resource(value(call.hypervisor, call.library, &info))))
 }
@@ -243,16 +314,6 @@ mod tests {
         assert_eq!(salp["Initrd"]["@odata.id"], "/redfish/v1/Oem/Salp/Images/i");
         let nic = client.read("/redfish/v1/Systems/4/EthernetInterfaces/0");
         assert_eq!((&nic["MACAddress"], &nic["VLAN"]["VLANId"]), (&json!("52:54:00:00:00:99"), &json!(7)));
-    }
-
-    #[test]
-    fn a_vm_starts_from_its_images_and_from_nothing_else() {
-        let mut client = Client::new(Role::Operator);
-        let mut patch = |body| client.send(&client.request(Method::Patch, "/redfish/v1/Systems/2", body));
-        let none = r#"{"Boot":{"BootSourceOverrideEnabled":"Disabled","BootSourceOverrideTarget":"None"}}"#;
-        assert_eq!(json(&patch(none))["Boot"]["BootSourceOverrideTarget"], "None");
-        let answer = patch(r#"{"Boot":{"BootSourceOverrideTarget":"Pxe"}}"#);
-        assert_eq!((answer.status, keys(&answer).concat()), (400, "PropertyValueNotInList".into()));
     }
 
     #[test]

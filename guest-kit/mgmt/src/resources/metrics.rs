@@ -11,6 +11,10 @@ use salp_hvc::calls::{STATE_SNAPSHOT, VmInfo, state_word};
 use super::{Call, Outcome};
 use crate::hypervisor::{self, name_text};
 use crate::message::Failure;
+use crate::telemetry::figures::{FIGURES, Figure, NANOSECONDS, Read};
+
+/// The media type of OpenMetrics.
+pub const OPEN_METRICS: &str = "application/openmetrics-text";
 
 /// Says that this service answers.
 pub fn health(_: &mut Call<'_>) -> Result<Outcome, Failure> {
@@ -25,20 +29,37 @@ struct Text {
 }
 
 impl Text {
-    /// Writes the head of a family, and returns the name of its samples; what is counted in bytes says so.
+    /// Writes the head of a family, and returns the name of its samples; what is counted in bytes or seconds says so.
     fn family(&mut self, name: &str, kind: &str, help: &str) -> String {
         let samples = if kind == "counter" { format!("{name}_total") } else { name.into() };
         let name = if self.is_open { name } else { &samples };
-        if self.is_open && name.ends_with("_bytes") {
+        let unit = ["bytes", "seconds"].into_iter().find(|unit| name.ends_with(unit));
+        if let Some(unit) = unit.filter(|_| self.is_open) {
             // A string takes everything.
-            let _ = writeln!(self.text, "# UNIT {name} bytes");
+            let _ = writeln!(self.text, "# UNIT {name} {unit}");
         }
         let _ = write!(self.text, "# TYPE {name} {kind}\n# HELP {name} {help}\n");
         samples
     }
 
+    /// Writes the head of a family of figures, and returns the name of its samples.
+    fn figures(&mut self, first: &Figure) -> String {
+        let help = if first.label.is_empty() { first.help } else { "Memory of the machine by use." };
+        self.family(first.family, if first.counts { "counter" } else { "gauge" }, help)
+    }
+
     fn sample(&mut self, name: &str, labels: &str, value: u64) {
         let _ = writeln!(self.text, "{name}{labels} {value}");
+    }
+
+    /// Writes a sample of a figure: seconds, where it is in nanoseconds.
+    fn figure(&mut self, name: &str, labels: &str, figure: &Figure, value: u64) {
+        if figure.unit == NANOSECONDS {
+            let (seconds, rest) = (value / 1_000_000_000, value % 1_000_000_000);
+            let _ = writeln!(self.text, "{name}{labels} {seconds}.{rest:09}");
+        } else {
+            self.sample(name, labels, value);
+        }
     }
 
     fn one(&mut self, name: &str, kind: &str, help: &str, value: u64) {
@@ -52,20 +73,14 @@ pub fn metrics(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let machine = call.hypervisor.machine().map_err(|refused| Failure::refused(refused, &call.request.path))?;
     let is_open = call.request.get("accept").is_some_and(|accept| accept.contains("application/openmetrics-text"));
     let mut text = Text { text: String::with_capacity(8192), is_open };
-    text.family("salp_memory_bytes", "gauge", "Memory of the machine by use.");
-    for (kind, value) in [
-        ("total", machine.total),
-        ("free", machine.free),
-        ("promised", machine.promised),
-        ("guests", machine.guests),
-        ("tables", machine.nodes),
-        ("hypervisor", machine.hypervisor),
-        ("images", machine.images),
-    ] {
-        text.sample("salp_memory_bytes", &format!("{{use=\"{kind}\"}}"), value.get());
+    let families = FIGURES.chunk_by(|left, right| left.family == right.family);
+    for figures in families.clone().filter(|figures| !figures[0].is_of_vm()) {
+        let samples = text.figures(&figures[0]);
+        for figure in figures {
+            let labels = if figure.label.is_empty() { "".into() } else { format!("{{use=\"{}\"}}", figure.label) };
+            text.figure(&samples, &labels, figure, figure.of_machine(&machine).unwrap_or_default());
+        }
     }
-    text.one("salp_vms", "gauge", "VMs and snapshots.", machine.vms.get().into());
-    text.one("salp_vms_waiting_for_memory", "gauge", "VMs that stand still.", machine.starved.get().into());
     text.one("salp_api_requests", "counter", "Requests to the management endpoint.", call.requests);
     let uptime = call.now.saturating_sub(call.facts.started);
     text.one("salp_api_uptime_seconds", "gauge", "Time since the endpoint started.", uptime);
@@ -78,21 +93,15 @@ pub fn metrics(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     for (labels, info) in &vms {
         text.sample("salp_vm_state", &format!("{{{labels},state=\"{}\"}}", state_word(info.state.get())), 1);
     }
-    type Read = fn(&VmInfo) -> u64;
-    let families: [(&str, &str, &str, Read); 8] = [
-        ("salp_vm_memory_bytes", "gauge", "RAM of the VM.", |info| info.memory.get()),
-        ("salp_vm_promised_bytes", "gauge", "Memory set aside for the VM.", |info| info.promised.get()),
-        ("salp_vm_vcpus", "gauge", "vCPUs of the VM.", |info| info.vcpus.get().into()),
-        ("salp_vm_exits", "counter", "Exits to the hypervisor.", |info| info.exits.get()),
-        ("salp_vm_faults", "counter", "Stage 2 faults.", |info| info.faults.get()),
-        ("salp_vm_copied_pages", "counter", "Pages copied for the VM.", |info| info.copied_pages.get()),
-        ("salp_vm_copied_tables", "counter", "Table nodes copied for the VM.", |info| info.copied_nodes.get()),
-        ("salp_vm_merged_pages", "counter", "Pages merged with equal ones.", |info| info.merged_pages.get()),
-    ];
-    for (name, kind, help, read) in families {
-        let samples = text.family(name, kind, help);
+    // To count memory is to look at all tables of it: too much for who asks again and again.
+    let is_quick = |figure: &Figure| figure.is_of_vm() && !matches!(figure.read, Read::Memory(_));
+    for figures in families.filter(|figures| is_quick(&figures[0])) {
+        let samples = text.figures(&figures[0]);
         for (labels, info) in &vms {
-            text.sample(&samples, &format!("{{{labels}}}"), read(info));
+            // One that has just gone has no NICs.
+            if let Ok(value) = figures[0].of_vm(call.hypervisor, info) {
+                text.figure(&samples, &format!("{{{labels}}}"), &figures[0], value);
+            }
         }
     }
     let kind = if is_open {
@@ -137,7 +146,7 @@ mod tests {
                     let suffix = if kinds[&family] == "counter" { counted } else { "" };
                     let name = line.split(['{', ' ']).next().unwrap();
                     assert_eq!(name, format!("{family}{suffix}"), "{line}");
-                    assert!(line.rsplit(' ').next().unwrap().parse::<u64>().is_ok(), "{line}");
+                    assert!(line.rsplit(' ').next().unwrap().parse::<f64>().is_ok(), "{line}");
                 }
             }
             assert!(body.contains("salp_vm_state{id=\"2\",name=\"web\",state=\"running\"} 1"), "{body}");

@@ -2,15 +2,20 @@
 //! [`auth`](crate::auth).
 
 pub mod accounts;
+pub mod aggregation;
 pub mod body;
+pub mod boot;
 pub mod certificates;
 pub mod clones;
 pub mod console;
+pub mod events;
+pub mod fields;
 pub mod hardware;
 pub mod images;
 pub mod logs;
 pub mod making;
 pub mod managers;
+pub mod media;
 pub mod metrics;
 pub mod network;
 pub mod nics;
@@ -21,6 +26,8 @@ pub mod schemas;
 pub mod sessions;
 pub mod snapshots;
 pub mod systems;
+pub mod tasks;
+pub mod telemetry;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -29,16 +36,21 @@ use alloc::vec::Vec;
 
 use serde_json::{Value, json};
 
+use crate::appliance::Appliance;
 use crate::audit::Audit;
 use crate::auth::{Auth, Who, hex};
-use crate::events::Watch;
+use crate::events::Events;
 use crate::flow::Sink;
 use crate::http::{Request, Response};
 use crate::hypervisor::Hypervisor;
 use crate::images::Library;
+use crate::media::jobs::Jobs;
 use crate::message::Failure;
 use crate::service::{self, Facts};
+use crate::state;
 use crate::table::Variables;
+use crate::tasks::Tasks;
+use crate::telemetry::Telemetry;
 use crate::tls::keys::Keys;
 
 /// A request on its way to a resource.
@@ -55,10 +67,18 @@ pub struct Call<'a> {
     pub auth: &'a mut Auth,
     /// Who changed what.
     pub audit: &'a Audit,
-    /// What became of VMs.
-    pub watch: &'a Watch,
+    /// What has happened, and who is told.
+    pub events: &'a mut Events,
+    /// What takes longer than a request.
+    pub tasks: &'a mut Tasks,
+    /// Reports and thresholds.
+    pub telemetry: &'a mut Telemetry,
     /// Images, as this request has found them.
     pub library: &'a Library,
+    /// Media under way.
+    pub jobs: &'a mut Jobs,
+    /// The appliance itself.
+    pub appliance: &'a mut Appliance,
     /// Keys and certificates of the server.
     pub keys: &'a mut Keys,
     /// The hypervisor.
@@ -109,6 +129,11 @@ impl Call<'_> {
         Failure::new(404, "ResourceMissingAtURI", &[&self.request.path])
     }
 
+    /// Returns whether what is to be kept of listeners and reports fits into its record.
+    pub fn fits(&self) -> bool {
+        state::fits(self.events, self.telemetry)
+    }
+
     /// Returns the first open segment of the path as an identifier, as this service writes it.
     pub fn id(&self) -> Result<u64, Failure> {
         let text = self.variables[0];
@@ -156,6 +181,44 @@ pub fn time(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
+/// Reads a time as text (RFC 3339), and returns seconds since 1970.
+pub fn read_time(text: &str) -> Option<u64> {
+    let (date, rest) = text.split_once(['T', 't'])?;
+    let (clock, offset) = rest.split_at(rest.find(['Z', 'z', '+', '-'])?);
+    let number = |text: &str, digits: usize| {
+        let is_plain = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_plain { text.parse::<u64>().ok() } else { None }
+    };
+    let three = |text: &str, by: char, first: usize| {
+        let mut parts = text.split(by);
+        let numbers = [number(parts.next()?, first)?, number(parts.next()?, 2)?, number(parts.next()?, 2)?];
+        parts.next().is_none().then_some(numbers)
+    };
+    let [year, month, day] = three(date, '-', 4)?;
+    // Parts of a second are not kept.
+    let [hour, minute, second] = three(clock.split('.').next()?, ':', 2)?;
+    let days = days(year, month, day)?;
+    let ahead = match offset {
+        "Z" | "z" => 0,
+        _ => {
+            let (hours, minutes) = offset[1..].split_once(':')?;
+            let ahead = (number(hours, 2)? * 60 + number(minutes, 2)?) as i64 * 60;
+            if offset.starts_with('-') { -ahead } else { ahead }
+        }
+    };
+    let is_time = hour < 24 && minute < 60 && second < 61;
+    let seconds = days * 86400 + hour * 3600 + minute * 60 + second;
+    if is_time { seconds.checked_add_signed(-ahead) } else { None }
+}
+
+/// Returns the days from 1970 to a day: the other way round than [`date`], which says whether there is such a day.
+fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    let first = (1970..year.min(10_000))
+        .map(|year| 365 + u64::from(year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)))
+        .sum::<u64>();
+    (first..first + 366).find(|&at| date(at) == (year, month, day))
+}
+
 /// Returns year, month and day of a day since 1970 (Howard Hinnant's `civil_from_days`, for days after the epoch).
 fn date(days: u64) -> (u64, u64, u64) {
     // Years start in March, so that the leap day is the last.
@@ -180,5 +243,14 @@ mod tests {
         assert_eq!(time(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(time(1_795_697_226), "2026-11-26T12:47:06Z");
         assert_eq!(time(4_107_542_400), "2100-03-01T00:00:00Z");
+        for seconds in [0, 951_782_399, 951_782_400, 1_795_697_226, 4_107_542_400] {
+            assert_eq!(read_time(&time(seconds)), Some(seconds));
+        }
+        assert_eq!(read_time("2026-11-26T14:17:06.5+01:30"), Some(1_795_697_226));
+        for bad in
+            ["", "2026-02-30T00:00:00Z", "2026-11-26", "2026-11-26T24:00:00Z", "2026-11-26T00:00:00", "x-1-1T0:0:0Z"]
+        {
+            assert_eq!(read_time(bad), None, "{bad}");
+        }
     }
 }

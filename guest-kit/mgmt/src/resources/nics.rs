@@ -2,14 +2,18 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::net::{Ipv4Addr, Ipv6Addr};
 
+use salp_hvc::agent::AgentReport;
 use salp_hvc::manager::{LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, NicChange, NicInfo};
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::fields::{Field, RATE, SEGMENT, Shape, VLAN, field};
 use super::systems::{find, mac, path};
 use super::{Call, Outcome, collection};
+use crate::agent;
 use crate::hypervisor::{is_segment, name_text, padded};
 use crate::message::Failure;
 
@@ -47,11 +51,13 @@ fn find_nic(call: &Call<'_>) -> Result<(u64, u64, NicInfo), Failure> {
 /// Answers a NIC.
 pub fn nic(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let (id, index, nic) = find_nic(call)?;
-    Ok(Outcome::Resource(value(&collection_path(id), index, &nic)))
+    let told = agent::find(call.hypervisor, &find(call)?);
+    let report = told.as_ref().map(|told| &told.report);
+    Ok(Outcome::Resource(value(&collection_path(id), index, &nic, report)))
 }
 
 /// Returns a NIC of those at `place` as it is shown.
-pub fn value(place: &str, index: u64, nic: &NicInfo) -> Value {
+pub fn value(place: &str, index: u64, nic: &NicInfo, told: Option<&AgentReport>) -> Value {
     let has = |bit| nic.link.get() & bit != 0;
     let status = match () {
         () if has(LINK_DISCONNECTED) => "NoLink",
@@ -93,14 +99,19 @@ pub fn value(place: &str, index: u64, nic: &NicInfo) -> Value {
     if nic.vlan.get() != 0 {
         value["VLAN"]["VLANId"] = nic.vlan.get().into();
     }
-    // What the guest has claimed; how it came to it, nobody but the guest knows.
-    if nic.ipv4 != [0; 4] {
-        value["IPv4Addresses"] = json!([{ "Address": Ipv4Addr::from(nic.ipv4).to_string() }]);
-    }
-    if nic.ipv6 != [0; 16] {
-        value["IPv6Addresses"] = json!([{ "Address": Ipv6Addr::from(nic.ipv6).to_string() }]);
-    }
+    // What the guest has claimed, and what its agent tells; how it came to it, nobody but the guest knows.
+    let (four, six) = told.map(|report| agent::addresses(report, Some(&nic.mac))).unwrap_or_default();
+    let claimed = (nic.ipv4 != [0; 4]).then(|| Ipv4Addr::from(nic.ipv4).to_string());
+    value["IPv4Addresses"] = addresses(claimed, four);
+    let claimed = (nic.ipv6 != [0; 16]).then(|| Ipv6Addr::from(nic.ipv6).to_string());
+    value["IPv6Addresses"] = addresses(claimed, six);
     value
+}
+
+/// Returns addresses as they are shown, each once.
+fn addresses(claimed: Option<String>, told: Vec<String>) -> Value {
+    let told = told.into_iter().filter(|address| claimed.as_ref() != Some(address));
+    claimed.iter().cloned().chain(told).map(|address| json!({ "Address": address })).collect::<Vec<_>>().into()
 }
 
 /// What somebody wants a NIC to be.
@@ -149,6 +160,13 @@ pub fn vlan(body: &mut Body) -> Option<u16> {
         _ => None,
     }
 }
+
+/// What can be changed of a NIC.
+pub const FIELDS: &[Field] = &[
+    field("InterfaceEnabled", Shape::Flag),
+    VLAN,
+    field("Oem", Shape::Object(&[field("Salp", Shape::Object(&[field("Segment", SEGMENT), RATE]))])),
+];
 
 /// Changes a NIC.
 pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {

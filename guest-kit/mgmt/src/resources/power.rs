@@ -1,25 +1,48 @@
-//! A VM's power. Before: [`table`](crate::table). After: [`hypervisor`](crate::hypervisor).
+//! A VM's power. Before: [`table`](crate::table). After: [`systems::boot`](crate::systems::boot), [`hypervisor`](crate::hypervisor).
 
-use salp_hvc::calls::{STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING};
+use salp_hvc::calls::{STATE_FROZEN, STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING, VmInfo};
+use salp_hvc::status;
 
 use super::body::Body;
-use super::systems::{act, find};
-use super::{Call, Outcome};
-use crate::hypervisor::{Answer, Hypervisor, Signal};
+use super::fields::{Field, Shape, field, needed};
+use super::systems::{act, find, path};
+use super::{Call, Outcome, media};
+use crate::hypervisor::{Answer, Hypervisor, Refused, Signal};
+use crate::media::fetch::Order;
+use crate::media::jobs::Then;
+use crate::media::url::Url;
 use crate::message::Failure;
+use crate::systems::boot::{self, Source};
 
-type Act = fn(&mut dyn Hypervisor, u64) -> Answer<()>;
+/// What is done for a change of power.
+#[derive(Clone, Copy)]
+enum Act {
+    /// This.
+    Call(fn(&mut dyn Hypervisor, u64) -> Answer<()>),
+    /// A VM that is off starts from where it is to, one that is on does so again.
+    Start,
+    /// The guest is asked to shut down, and starts from where it is to.
+    Restart,
+    /// What the button does.
+    Button,
+}
 
-/// What a VM's power can be changed to, the states in which nothing has to be done for it, and what is done else. Whether it
-/// can be done in the VM's present state, the hypervisor says.
-const RESETS: [(&str, &[u32], Act); 7] = [
-    ("On", &[STATE_RUNNING, STATE_NO_MEMORY], |hypervisor, id| hypervisor.start(id)),
-    ("ForceOff", &[STATE_OFF], |hypervisor, id| hypervisor.stop(id)),
-    ("GracefulShutdown", &[STATE_OFF], |hypervisor, id| hypervisor.signal(id, Signal::Shutdown)),
-    ("GracefulRestart", &[], |hypervisor, id| hypervisor.signal(id, Signal::Restart)),
-    ("ForceRestart", &[], |hypervisor, id| hypervisor.reset(id)),
-    ("Pause", &[], |hypervisor, id| hypervisor.freeze(id)),
-    ("Resume", &[], |hypervisor, id| hypervisor.unfreeze(id)),
+const STOP: Act = Act::Call(|hypervisor, id| hypervisor.stop(id));
+const SHUT_DOWN: Act = Act::Call(|hypervisor, id| hypervisor.signal(id, Signal::Shutdown));
+
+/// What a VM's power can be changed to, the states in which nothing has to be done for it, those in which it cannot be done by
+/// starting, and what is done else. Whether anything else can be done in the VM's present state, the hypervisor says.
+const RESETS: [(&str, &[u32], &[u32], Act); 9] = [
+    ("On", &[STATE_RUNNING, STATE_NO_MEMORY], &[STATE_FROZEN], Act::Start),
+    ("ForceOff", &[STATE_OFF], &[], STOP),
+    ("GracefulShutdown", &[STATE_OFF], &[], SHUT_DOWN),
+    ("GracefulRestart", &[], &[STATE_OFF, STATE_FROZEN, STATE_NO_MEMORY], Act::Restart),
+    // Whoever wants it to run anew wants it to run.
+    ("ForceRestart", &[], &[], Act::Start),
+    ("PowerCycle", &[], &[STATE_OFF], Act::Start),
+    ("PushPowerButton", &[], &[], Act::Button),
+    ("Pause", &[], &[], Act::Call(|hypervisor, id| hypervisor.freeze(id))),
+    ("Resume", &[], &[], Act::Call(|hypervisor, id| hypervisor.unfreeze(id))),
 ];
 
 /// Their names.
@@ -33,15 +56,77 @@ pub const RESET_TYPES: [&str; RESETS.len()] = {
     names
 };
 
+/// What a change of power is told.
+pub const RESET: &[Field] = &[needed("ResetType", Shape::Word(&RESET_TYPES)), field("Action", Shape::Word(&ACTIONS))];
+
+/// MAAS says once more which action it is.
+const ACTIONS: [&str; 1] = ["Reset"];
+
 /// Changes a VM's power.
 pub fn reset(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let mut body = Body::of_action(call.request, "ComputerSystem.Reset")?;
     let kind = body.needed_word("ResetType", &RESET_TYPES);
+    body.word("Action", &ACTIONS);
     body.finish()?;
-    let state = find(call)?.state.get();
-    let missing = || Failure::new(400, "NoOperation", &[]);
-    let (_, idle, reset) = RESETS.iter().find(|(name, ..)| Some(*name) == kind.as_deref()).ok_or_else(missing)?;
-    if idle.contains(&state) { Ok(Outcome::Done) } else { act(call, *reset) }
+    let kind = kind.unwrap_or_default();
+    let info = find(call)?;
+    match plan(&info, &kind)? {
+        Some(Act::Start) => start(call, info.id.get()),
+        _ => change(call.hypervisor, &info, &kind, call.now).map(|()| Outcome::Done),
+    }
+}
+
+/// Returns what is to be done for a change of a VM's power; nothing if it is as wanted already.
+fn plan(info: &VmInfo, kind: &str) -> Result<Option<Act>, Failure> {
+    let (_, idle, impossible, what) =
+        RESETS.iter().find(|(name, ..)| *name == kind).ok_or_else(|| Failure::new(400, "NoOperation", &[]))?;
+    let state = info.state.get();
+    if impossible.contains(&state) {
+        return Err(Failure::refused(Refused(status::WRONG_STATE), &path(info.id.get())));
+    }
+    let what = match *what {
+        Act::Button if state == STATE_OFF => Act::Start,
+        Act::Button => SHUT_DOWN,
+        what => what,
+    };
+    Ok((!idle.contains(&state)).then_some(what))
+}
+
+/// Changes a VM's power at once, unless it is as wanted already.
+///
+/// # Errors
+///
+/// What the hypervisor refuses, and a start from what would have to be fetched first.
+pub fn change(hypervisor: &mut dyn Hypervisor, info: &VmInfo, kind: &str, now: u64) -> Result<(), Failure> {
+    let id = info.id.get();
+    let refused = |refused| Failure::refused(refused, &path(id));
+    match plan(info, kind)? {
+        Some(Act::Call(what)) => what(hypervisor, id).map_err(refused),
+        Some(Act::Start) => boot::start(hypervisor, id, None, now),
+        Some(Act::Restart) if boot::starts_as_it_runs(hypervisor, id) => {
+            hypervisor.signal(id, Signal::Restart).map_err(refused)
+        }
+        Some(Act::Restart) => {
+            if let Source::Address(_) = boot::source(hypervisor, id).map_err(refused)? {
+                return Err(Failure::because(409, "What comes from HttpBootUri is started by ForceRestart or On."));
+            }
+            hypervisor.signal(id, Signal::Shutdown).map_err(refused)?;
+            boot::change(hypervisor, id, |boot| boot.waits = true).map_err(refused)
+        }
+        Some(Act::Button) | None => Ok(()),
+    }
+}
+
+/// Starts a VM from where it is to start, again if it is on.
+fn start(call: &mut Call<'_>, id: u64) -> Result<Outcome, Failure> {
+    let source = boot::source(call.hypervisor, id).map_err(|refused| Failure::refused(refused, &call.request.path))?;
+    if let Source::Address(address) = source {
+        let why = "The VM is to start from HttpBootUri, which is none.";
+        let url = Url::parse(&address).ok_or_else(|| Failure::because(409, why))?;
+        let order = Order { url, authorization: None, digest: None };
+        return media::later(call, order, &address, Then::Start(id));
+    }
+    boot::start(call.hypervisor, id, None, call.now).map(|()| Outcome::Done)
 }
 
 /// Freezes a VM.
@@ -70,7 +155,7 @@ mod tests {
     fn pausing_and_resuming_follow_each_other() {
         let mut client = Client::new(Role::Operator);
         let reset = "/redfish/v1/Systems/2/Actions/ComputerSystem.Reset";
-        assert_eq!(client.post(reset, r#"{"ResetType":"Pause"}"#).status, 204);
+        assert_eq!(client.post(reset, r#"{"Action":"Reset","ResetType":"Pause"}"#).status, 204);
         assert_eq!(client.read("/redfish/v1/Systems/2")["PowerState"], "Paused");
         assert_eq!(client.post(reset, r#"{"ResetType":"Pause"}"#).status, 409);
         assert_eq!(client.post(reset, r#"{"ResetType":"Resume"}"#).status, 204);
@@ -108,7 +193,7 @@ mod tests {
             ("GracefulShutdown", 204, "Off"),
             ("ForceOff", 204, "Off"),
             ("Pause", 409, "Off"),
-            ("ForceRestart", 409, "Off"),
+            ("ForceRestart", 204, "On"),
             ("On", 204, "On"),
             ("Pause", 204, "Paused"),
             ("On", 409, "Paused"),

@@ -7,6 +7,10 @@ use serde_json::json;
 
 use super::{Call, Outcome, schemas, uuid};
 use crate::message::Failure;
+use crate::openapi;
+
+/// The document that the table makes: made beforehand, as that takes longer than a request may.
+const OPENAPI: &str = include_str!("../../../../docs/openapi.json");
 
 /// Schemas of resources with their versions, and of collections without.
 pub const SCHEMAS: &[(&str, &str)] = &[
@@ -36,10 +40,33 @@ pub const SCHEMAS: &[(&str, &str)] = &[
     ("Processor", "v1_22_0"),
     ("MemoryCollection", ""),
     ("Memory", "v1_23_0"),
+    ("BootOptionCollection", ""),
+    ("BootOption", "v1_0_6"),
+    ("VirtualMediaCollection", ""),
+    ("VirtualMedia", "v1_6_5"),
     ("LogServiceCollection", ""),
     ("LogService", "v1_9_0"),
     ("LogEntryCollection", ""),
     ("LogEntry", "v1_21_0"),
+    ("EventService", "v1_12_0"),
+    ("EventDestinationCollection", ""),
+    ("EventDestination", "v1_16_0"),
+    ("Event", "v1_13_0"),
+    ("TaskService", "v1_3_0"),
+    ("TaskCollection", ""),
+    ("Task", "v1_7_4"),
+    ("Message", "v1_3_0"),
+    ("AggregationService", "v1_0_3"),
+    ("TelemetryService", "v1_4_1"),
+    ("MetricDefinitionCollection", ""),
+    ("MetricDefinition", "v1_3_5"),
+    ("MetricReportDefinitionCollection", ""),
+    ("MetricReportDefinition", "v1_4_7"),
+    ("MetricReportCollection", ""),
+    ("MetricReport", "v1_5_2"),
+    ("TriggersCollection", ""),
+    ("Triggers", "v1_4_0"),
+    ("MessageRegistry", "v1_7_0"),
     ("MessageRegistryFileCollection", ""),
     ("MessageRegistryFile", "v1_1_5"),
     ("JsonSchemaFileCollection", ""),
@@ -78,6 +105,10 @@ pub fn root(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "SessionService": { "@odata.id": "/redfish/v1/SessionService" },
         "AccountService": { "@odata.id": "/redfish/v1/AccountService" },
         "CertificateService": { "@odata.id": "/redfish/v1/CertificateService" },
+        "EventService": { "@odata.id": "/redfish/v1/EventService" },
+        "Tasks": { "@odata.id": "/redfish/v1/TaskService" },
+        "AggregationService": { "@odata.id": "/redfish/v1/AggregationService" },
+        "TelemetryService": { "@odata.id": "/redfish/v1/TelemetryService" },
         "Links": { "Sessions": { "@odata.id": "/redfish/v1/SessionService/Sessions" } },
         "Oem": { "Salp": {
             "@odata.type": "#SalpServiceRoot.v1_0_0.SalpServiceRoot",
@@ -99,6 +130,10 @@ pub fn odata(_: &mut Call<'_>) -> Result<Outcome, Failure> {
         ("SessionService", "/redfish/v1/SessionService"),
         ("AccountService", "/redfish/v1/AccountService"),
         ("CertificateService", "/redfish/v1/CertificateService"),
+        ("EventService", "/redfish/v1/EventService"),
+        ("Tasks", "/redfish/v1/TaskService"),
+        ("AggregationService", "/redfish/v1/AggregationService"),
+        ("TelemetryService", "/redfish/v1/TelemetryService"),
         ("Sessions", "/redfish/v1/SessionService/Sessions"),
     ];
     let value = children.map(|(name, url)| json!({ "name": name, "kind": "Singleton", "url": url }));
@@ -131,10 +166,26 @@ pub fn metadata(_: &mut Call<'_>) -> Result<Outcome, Failure> {
     Ok(Outcome::Text { kind: "application/xml", body })
 }
 
+/// Answers the description of this service for programs that read such.
+pub fn openapi(_: &mut Call<'_>) -> Result<Outcome, Failure> {
+    Ok(Outcome::Text { kind: openapi::MEDIA, body: OPENAPI.into() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{Client, walk};
+    use alloc::string::ToString;
+
+    #[test]
+    fn the_published_document_is_that_of_the_table() {
+        let made = openapi::document().to_string();
+        if made != OPENAPI && std::env::var_os("SALP_WRITE_DOCS").is_some() {
+            let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+            return std::fs::write(path, made).unwrap();
+        }
+        assert!(made == OPENAPI, "docs/openapi.json is stale: SALP_WRITE_DOCS=1 cargo test -p salp-mgmt published");
+    }
 
     #[test]
     fn the_versions_are_exactly_what_the_standard_says() {

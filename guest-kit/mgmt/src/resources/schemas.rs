@@ -24,12 +24,16 @@ macro_rules! odata {
 }
 
 /// What every one of our schemas refers to.
-const REFERENCES: [(&str, &[&str]); 5] = [
+const REFERENCES: [(&str, &[&str]); 6] = [
     (concat!(odata!(), "Org.OData.Core.V1.xml"), &["Org.OData.Core.V1\" Alias=\"OData"]),
     (concat!(odata!(), "Org.OData.Capabilities.V1.xml"), &["Org.OData.Capabilities.V1\" Alias=\"Capabilities"]),
     ("http://redfish.dmtf.org/schemas/v1/RedfishExtensions_v1.xml", &["RedfishExtensions.v1_0_0\" Alias=\"Redfish"]),
     ("http://redfish.dmtf.org/schemas/v1/Resource_v1.xml", &["Resource", "Resource.v1_0_0"]),
     ("http://redfish.dmtf.org/schemas/v1/ComputerSystem_v1.xml", &["ComputerSystem", "ComputerSystem.v1_0_0"]),
+    (
+        "http://redfish.dmtf.org/schemas/v1/AggregationService_v1.xml",
+        &["AggregationService", "AggregationService.v1_0_0"],
+    ),
 ];
 
 /// Answers one schema.
@@ -71,6 +75,7 @@ impl Schema {
             Kind::Flag => "Edm.Boolean",
             Kind::Time => "Edm.DateTimeOffset",
             Kind::Status => "Resource.Status",
+            Kind::Texts => "Collection(Edm.String)",
             Kind::Part(name) => return format!("{}.{name}", self.namespace()),
             Kind::Link(name) => return format!("{name}.{name}"),
             Kind::Links(name) => return format!("Collection({name}.{name})"),
@@ -127,7 +132,7 @@ impl Schema {
         let mut text = String::new();
         for (name, parameters) in self.actions {
             let (bound, kind) = match self.base {
-                Base::Object => ("ComputerSystem", "ComputerSystem.v1_0_0.OemActions".into()),
+                Base::Object => (self.of, format!("{}.v1_0_0.OemActions", self.of)),
                 _ => (self.name, format!("{}.Actions", self.namespace())),
             };
             text += &format!("      <Action Name=\"{name}\" IsBound=\"true\">\n");

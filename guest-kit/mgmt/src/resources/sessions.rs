@@ -5,11 +5,19 @@ use alloc::format;
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::fields::{Field, Shape, field, needed};
 use super::{Call, Outcome, accounts, collection, time};
 use crate::auth::{Right, Session};
 use crate::message::{Failure, Message};
 
 const SESSIONS: &str = "/redfish/v1/SessionService/Sessions";
+
+/// What can be changed of the service.
+pub const SERVICE_FIELDS: &[Field] = &[field("SessionTimeout", Shape::Number(30, 86400))];
+
+/// What opens a session.
+pub const LOGIN: &[Field] =
+    &[needed("UserName", Shape::Text("^.{0,64}$")), needed("Password", Shape::Text("^.{0,256}$"))];
 
 /// Answers the service of sessions.
 pub fn service(call: &mut Call<'_>) -> Result<Outcome, Failure> {

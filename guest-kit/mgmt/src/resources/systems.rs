@@ -14,20 +14,17 @@ use serde_json::{Value, json};
 
 use super::managers::SALP;
 use super::power::RESET_TYPES;
-use super::{Call, Outcome, collection, console, hardware, logs, making, nics, uuid};
+use super::{Call, Outcome, boot, collection, console, hardware, logs, making, media, nics, uuid};
+use crate::agent;
 use crate::hypervisor::{self, Answer, Hypervisor, name_text};
 use crate::images::label::Label;
 use crate::images::{self, Library};
 use crate::message::Failure;
 use crate::systems;
+use crate::telemetry::figures;
 
 /// Where VMs are.
 pub const SYSTEMS: &str = "/redfish/v1/Systems";
-
-/// When a VM starts from something else than its images.
-pub const BOOT_ENABLED: [&str; 1] = ["Disabled"];
-/// What it starts from then.
-pub const BOOT_TARGETS: [&str; 1] = ["None"];
 
 /// Returns where a VM is.
 pub fn path(id: u64) -> String {
@@ -39,6 +36,12 @@ pub fn list(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let members = hypervisor::all(call.hypervisor).filter(|info| info.state.get() != STATE_SNAPSHOT);
     let members = members.map(|info| path(info.id.get()));
     Ok(Outcome::Resource(collection(SYSTEMS, "ComputerSystemCollection", "Virtual machines", members)))
+}
+
+/// Returns links to all VMs.
+pub fn links(hypervisor: &dyn Hypervisor) -> Vec<Value> {
+    let vms = hypervisor::all(hypervisor).filter(|info| info.state.get() != STATE_SNAPSHOT);
+    vms.map(|info| json!({ "@odata.id": path(info.id.get()) })).collect()
 }
 
 /// Returns the VM of the path.
@@ -77,13 +80,6 @@ pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &VmInfo) -> V
         "Status": { "State": state, "Health": health },
         "ProcessorSummary": { "Count": info.vcpus.get(), "CoreCount": info.vcpus.get() },
         "MemorySummary": { "TotalSystemMemoryGiB": gibibytes(info.memory.get()) },
-        "Boot": {
-            // VMs start from images: there is nothing else that a start could be from.
-            "BootSourceOverrideEnabled": BOOT_ENABLED[0],
-            "BootSourceOverrideEnabled@Redfish.AllowableValues": BOOT_ENABLED,
-            "BootSourceOverrideTarget": BOOT_TARGETS[0],
-            "BootSourceOverrideTarget@Redfish.AllowableValues": BOOT_TARGETS,
-        },
         "EthernetInterfaces": { "@odata.id": nics::collection_path(id) },
         "SerialConsole": {
             "MaxConcurrentSessions": console::MOST,
@@ -118,20 +114,19 @@ pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &VmInfo) -> V
             "WaitsForMemory": info.state.get() == STATE_NO_MEMORY,
             "PromisedBytes": info.promised.get(),
             "Memory": { "@odata.id": format!("{path}/Oem/Salp/Memory") },
-            "Statistics": {
-                "Exits": info.exits.get(),
-                "Faults": info.faults.get(),
-                "CopiedPages": info.copied_pages.get(),
-                "CopiedTables": info.copied_nodes.get(),
-                "MergedPages": info.merged_pages.get(),
-                "LastPauseNanoseconds": info.pause.get(),
-            },
+            "Statistics": figures::of_vm(hypervisor, info),
         } },
     });
+    value["Boot"] = boot::value(id, &library.boots(hypervisor).of(id));
+    value["VirtualMedia"] = json!({ "@odata.id": media::collection_path(id) });
     if info.source.get() != 0 {
         // The source may be gone: its identifier, not a link.
         value["Oem"]["Salp"]["SourceId"] = format!("{}", info.source.get()).into();
         value["Oem"]["Salp"]["CloneIndex"] = info.index.get().into();
+    }
+    if let Some(told) = agent::find(hypervisor, info) {
+        value["HostName"] = agent::host_name(&told.report).into();
+        value["Oem"]["Salp"]["Agent"] = agent::value(&told);
     }
     if let Some(definition) = systems::definition(hypervisor, library, info) {
         let oem = &mut value["Oem"]["Salp"];

@@ -22,6 +22,8 @@ use crate::message::Failure;
 
 /// The name of images that are made for one VM.
 pub const MADE: &str = "made";
+/// The name of images that are made for a start from something else than what the VM is made from.
+const STARTED: &str = "started";
 
 /// A VM's records, and the image that was made for it.
 struct Built {
@@ -47,13 +49,22 @@ pub fn change(hypervisor: &mut dyn Hypervisor, id: u64, definition: &Definition,
     make(hypervisor, definition, now, |hypervisor, records| hypervisor.change(id, records).map(|()| id)).map(drop)
 }
 
+/// Returns the records by which a VM starts from what a definition names. What is made for that goes when nobody uses it.
+///
+/// # Errors
+///
+/// If an image is not what it has to be, or there is no room.
+pub fn prepare(hypervisor: &mut dyn Hypervisor, definition: &Definition, now: u64) -> Result<Vec<u8>, Failure> {
+    build(hypervisor, definition, STARTED, now).map(|built| built.records)
+}
+
 fn make(
     hypervisor: &mut dyn Hypervisor,
     definition: &Definition,
     now: u64,
     make: impl FnOnce(&mut dyn Hypervisor, &[u8]) -> Answer<u64>,
 ) -> Result<u64, Failure> {
-    let built = build(hypervisor, definition, now);
+    let built = build(hypervisor, definition, MADE, now);
     let made = built.and_then(|built| {
         let id =
             make(hypervisor, &built.records).map_err(|refused| Failure::refused(refused, "/redfish/v1/Systems"))?;
@@ -122,7 +133,7 @@ fn unfit(Unfit(why): Unfit) -> Failure {
 }
 
 /// Places everything, makes the image, and writes the records.
-fn build(hypervisor: &mut dyn Hypervisor, definition: &Definition, now: u64) -> Result<Built, Failure> {
+fn build(hypervisor: &mut dyn Hypervisor, definition: &Definition, what: &str, now: u64) -> Result<Built, Failure> {
     let file = plain(hypervisor, definition, now)?;
     let kernel = kernel::read(&Stored::new(hypervisor, &file), definition.flat, definition.memory).map_err(unfit)?;
     let initrd = definition.initrd.map(|id| finished(hypervisor, id, "initial RAM disk")).transpose()?;
@@ -171,7 +182,7 @@ fn build(hypervisor: &mut dyn Hypervisor, definition: &Definition, now: u64) -> 
             image: image.into(),
         });
     }
-    let made = image(hypervisor, &copies, size, &definition.bytes(), now)?;
+    let made = image(hypervisor, &copies, size, &definition.bytes(), &mut Label::new(Kind::Hidden, what, now))?;
     for segment in segments.iter_mut().filter(|segment| segment.image.get() == 0) {
         segment.image = made.into();
     }
@@ -198,9 +209,8 @@ fn image(
     copies: &[(u64, &Piece)],
     size: u64,
     definition: &[u8],
-    now: u64,
+    label: &mut Label,
 ) -> Result<u64, Failure> {
-    let mut label = Label::new(Kind::Hidden, MADE, now);
     label.received = size.into();
     let refused = |refused| Failure::refused(refused, images::IMAGES);
     let id = hypervisor.create_image(size + definition.len() as u64, &label.bytes()).map_err(refused)?;

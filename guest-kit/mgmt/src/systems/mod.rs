@@ -1,8 +1,10 @@
 //! VMs and what they are made from. Before: [`resources`](crate::resources). After: [`hypervisor`](crate::hypervisor).
 //!
 //! [`definition`] is what a person asked for, [`unpack`] opens compressed kernels, [`build`] turns a definition into the
-//! records and the image that EL2 makes the VM from.
+//! records and the image that EL2 makes the VM from; [`boot`] is from
+//! where a VM starts.
 
+pub mod boot;
 pub mod build;
 pub mod definition;
 pub mod unpack;

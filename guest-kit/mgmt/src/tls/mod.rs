@@ -1,12 +1,15 @@
 //! TLS 1.3 by rustls, on byte streams that somebody else moves. Before: TCP. After: [`http`](crate::http).
 //!
 //! [`provider`] is the cryptography, made of RustCrypto's crates; [`certificate`] makes the server's key and its
-//! self-signed certificate, [`x509`] reads those of others, [`keys`] holds them; [`secure`] joins TLS with an HTTP connection.
+//! self-signed certificate, [`client`] is what is believed of others, [`x509`] reads their certificates, [`keys`] holds them;
+//! [`secure`] joins TLS with an HTTP connection. [`stream`] is the client's side, for media that are fetched.
 
 pub mod certificate;
+pub mod client;
 pub mod keys;
 pub mod provider;
 pub mod secure;
+pub mod stream;
 pub mod x509;
 
 use alloc::sync::Arc;

@@ -11,7 +11,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus};
 
 use crate::http::connection::SLOW;
-use crate::http::{Connection, Serve};
+use crate::http::{Claim, Connection, Serve};
 
 /// The greatest record, with its head.
 const MAX_RECORD: usize = 16384 + 256 + 5;
@@ -203,6 +203,19 @@ impl Secure {
         self.http.is_live()
     }
 
+    /// Returns true if something can go on once something was sent, though nothing comes.
+    pub fn has_more(&self) -> bool {
+        !self.plain.is_empty() || !self.http.outgoing().is_empty()
+    }
+
+    /// Returns what it has to show for its place.
+    pub fn claim(&self) -> Claim {
+        match self.http.claim() {
+            Claim::Idle(_) if self.state != State::Open || !self.outgoing().is_empty() => Claim::Busy,
+            claim => claim,
+        }
+    }
+
     /// Returns true if the peer was waited for long enough.
     pub fn is_overdue(&self, now: u64) -> bool {
         let is_slow = self.state == State::Handshake && now.saturating_sub(self.opened) > SLOW;
@@ -212,7 +225,7 @@ impl Secure {
 }
 
 /// Appends what is ready to be sent.
-fn encode<Data>(mut data: EncodeTlsData<'_, Data>, outgoing: &mut Vec<u8>) {
+pub fn encode<Data>(mut data: EncodeTlsData<'_, Data>, outgoing: &mut Vec<u8>) {
     let at = outgoing.len();
     outgoing.resize(at + OVERHEAD, 0);
     let mut written = data.encode(&mut outgoing[at..]);

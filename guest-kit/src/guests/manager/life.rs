@@ -1,16 +1,18 @@
 //! The calls about what outlives a manager, with the VM `vm=`, which has the role `frozen then=wait`.
 
+use salp_hvc::events::{CREATED, DESTROYED, EventRecord, FROZEN, UNFROZEN};
 use salp_hvc::manager::{
     CONSOLE_READ, CONSOLE_WRITE, KEEP, MAX_RECORD, RECALL, RECORDS, SIGNAL_RESTART, SIGNAL_SHUTDOWN,
 };
 use salp_hvc::status;
 use spin::mutex::SpinMutex;
+use zerocopy::FromZeros;
 
 use super::tour::{because, done, refused};
 use super::{PATIENCE, all, destroy, find, frozen_source, must, source, wait_acknowledged};
 use crate::salp::{self, Name, Request, call};
 use crate::test::{Outcome, Stop};
-use crate::{cases, check, check_eq, machine, timer};
+use crate::{cases, check, check_eq, gic, machine, timer};
 
 /// The longest record.
 static LONG: SpinMutex<[u8; MAX_RECORD as usize]> = SpinMutex::new([0; MAX_RECORD as usize]);
@@ -27,6 +29,9 @@ pub fn main() {
         what_is_typed,
         consoles_of_nobody,
         who_has_no_power_button,
+        what_becomes_of_vms_is_told,
+        the_next_event_interrupts_who_waits,
+        who_stands_still_uses_no_cpu,
         a_restart_that_is_asked_for
     );
     all().filter(|info| Ok(Name(info.name)) != salp::name()).for_each(|info| destroy(info.id.get()));
@@ -200,5 +205,68 @@ fn a_restart_that_is_asked_for() -> Outcome {
     // It was pressed for longer, and is off for good.
     written(button, "PRESSED", end)?;
     check!(timer::sleep_until(PATIENCE, || salp::vm(button).is_err()), "it does not turn itself off");
+    Ok(())
+}
+
+/// An SPI that no device has.
+const INTID: u32 = 36;
+
+/// Returns what has become of a VM from an event on, and the number to go on with.
+fn told(vm: u64, from: u64, intid: u32) -> Result<(heapless::Vec<u32, 32>, u64), Stop> {
+    let (mut kinds, mut next) = (heapless::Vec::new(), from);
+    loop {
+        let mut room = [EventRecord::new_zeroed(); 4];
+        let (count, after) = done("EVENT_READ", salp::events(next, &mut room, intid))?;
+        for event in room[..count].iter().filter(|event| event.vm.get() == vm) {
+            check!(kinds.push(event.kind.get()).is_ok(), "there are more events than there can be");
+        }
+        next = after;
+        if count < room.len() {
+            return Ok((kinds, next));
+        }
+    }
+}
+
+fn what_becomes_of_vms_is_told() -> Outcome {
+    let id = source().id.get();
+    let (kinds, next) = told(id, 0, 0)?;
+    check_eq!(&kinds[..2], &[CREATED, FROZEN], "what became of the source");
+    check_eq!(told(id, u64::MAX, 0)?.1, next, "the number to go on with");
+    let made = done("VM_CLONE", salp::vm_clone(&Request::new(id, 1, Name::new(format_args!("told")))))?;
+    wait_acknowledged(made.first);
+    done("VM_FREEZE", salp::vm_freeze(made.first))?;
+    done("VM_UNFREEZE", salp::vm_unfreeze(made.first))?;
+    destroy(made.first);
+    let (kinds, _) = told(made.first, next, 0)?;
+    check_eq!(&kinds[..], &[CREATED, FROZEN, UNFROZEN, DESTROYED], "what became of the clone");
+    for intid in [27, 96, u32::MAX] {
+        check_eq!(refused(salp::events(0, &mut [], intid)), because(status::INVALID), "SPI {intid}");
+    }
+    Ok(())
+}
+
+fn the_next_event_interrupts_who_waits() -> Outcome {
+    let id = source().id.get();
+    gic::set_edge(INTID, true);
+    gic::enable(INTID);
+    told(id, u64::MAX, INTID)?;
+    let is_pending = || gic::read_bit(gic::ISPENDR, INTID);
+    check!(!is_pending(), "nothing has happened");
+    let made = done("VM_CLONE", salp::vm_clone(&Request::new(id, 1, Name::new(format_args!("one")))))?;
+    check!(timer::sleep_until(PATIENCE, is_pending), "nobody tells of the clone");
+    gic::disable(INTID);
+    gic::write_bit(gic::ICPENDR, INTID);
+    destroy(made.first);
+    check!(!is_pending(), "it was told once");
+    Ok(())
+}
+
+fn who_stands_still_uses_no_cpu() -> Outcome {
+    let id = source().id.get();
+    let before = done("VM_USAGE", salp::vm_usage(id))?;
+    timer::sleep(50);
+    check_eq!(done("VM_USAGE", salp::vm_usage(id))?, before, "what the frozen source has had of the CPUs");
+    check!(before.0 > 0, "it has run before");
+    check_eq!(refused(salp::vm_usage(u64::MAX)), because(status::NOT_FOUND), "nobody");
     Ok(())
 }

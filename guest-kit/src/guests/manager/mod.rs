@@ -15,6 +15,7 @@
 //! | `life` | `frozen then=wait` | the calls about what outlives a manager: see [`life`] |
 //! | `watched` | `spin` | fails in every way, and is brought back: see [`watched`] |
 //! | `replace` | `frozen then=off`, or none | has the hypervisor replaced: see [`replace`] |
+//! | `flash` | | updates the machine: see [`flash`] |
 //! | `plug` | | what is done to NICs: see [`plug`] |
 //! | `denied` | | the same without the capability |
 //!
@@ -22,6 +23,7 @@
 //! long the call took as its caller sees it; the rest is [`test`]'s protocol. What was made is destroyed at the end, the
 //! source too.
 
+mod flash;
 mod life;
 mod measure;
 mod memory;
@@ -59,6 +61,7 @@ pub fn main() {
         "storm" => storm::main(),
         "power" => return power::main(),
         "tour" => return tour::main(),
+        "flash" => flash::main(),
         "life" => return life::main(),
         "watched" => watched::main(),
         "replace" => replace::main(),

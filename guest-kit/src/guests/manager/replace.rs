@@ -3,12 +3,13 @@
 //!
 //! `PAUSE count=N ticks=N` tells for how long the call took, copying and checking included.
 
+use salp_hvc::handover::STANDBY;
 use salp_hvc::status;
 
-use super::{destroy, fail, find, must, wait_gone};
+use super::{destroy, fail, find, must, wait_frozen, wait_gone};
 use crate::machine::{self, number};
 use crate::rt::sysreg;
-use crate::salp::{self, Name, Refused, Request};
+use crate::salp::{self, Name, Refused, Request, make};
 use crate::{println, words};
 
 /// The record that is there before and after.
@@ -18,7 +19,9 @@ const NOTE: u64 = 5;
 pub fn main() {
     let to_fail = words::get(machine::bootargs(), "expect") == Some("failed");
     let source = find(words::get(machine::bootargs(), "vm").unwrap_or("source")).map(|info| info.id.get());
+    source.into_iter().for_each(wait_frozen);
     must("KEEP", salp::keep(NOTE, b"kept"));
+    refuse_what_is_not_signed();
     for count in 1..=number("times", 3) {
         let before = source.map(|source| clone(source, "before"));
         let began = sysreg::cntpct();
@@ -48,6 +51,22 @@ pub fn main() {
     }
     must("KEEP", salp::keep(NOTE, b""));
     source.into_iter().for_each(destroy);
+}
+
+/// Asks for an image that is no bundle: whoever asks, nobody has signed it.
+fn refuse_what_is_not_signed() {
+    let id = must("IMAGE_CREATE", make::image_create(3 << 20, "next"));
+    must("IMAGE_WRITE", make::image_write(id, 0, b"\x00\x00\x00\x14\x00\x00\x00\x00"));
+    for (image, expected) in [(id, status::WRONG_STATE), (id + 1, status::NOT_FOUND), (STANDBY, status::WRONG_STATE)] {
+        if salp::handover(image) != Err(Refused(expected)) {
+            fail(format_args!("HANDOVER to {image:#x} is not refused as it should be"));
+        }
+    }
+    must("IMAGE_FINISH", make::image_finish(id));
+    if salp::handover(id) != Err(Refused(status::REFUSED)) {
+        fail(format_args!("HANDOVER to what nobody has signed is not refused"));
+    }
+    must("IMAGE_DELETE", make::image_delete(id));
 }
 
 /// Makes a clone of this name, and returns its identifier.

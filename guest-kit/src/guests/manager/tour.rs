@@ -1,12 +1,16 @@
 //! Every management call, and every way to be refused. With the VM `vm=`, frozen, with the role `frozen then=wait`.
 
+use salp_hvc::agent::{AGENT, AGENT_APPLICATION, AGENT_VERSION, AGENT_WATCHES, AgentReport};
 use salp_hvc::calls::{
     self, CloneRequest, FEATURE_GUEST, FEATURE_MANAGEMENT, MAX_CLONES, MAX_CONFIG, RESERVE_ALL, STATE_FROZEN,
     STATE_RUNNING, STATE_SNAPSHOT, VmInfo,
 };
+use salp_hvc::device;
 use salp_hvc::status;
+use zerocopy::{FromZeros, IntoBytes};
 
 use super::{all, destroy, find, frozen_source, wait_acknowledged};
+use crate::rt::mmio;
 use crate::salp::make;
 use crate::salp::{self, Answer, Name, Refused, Request, call};
 use crate::test::{Outcome, Stop};
@@ -30,6 +34,7 @@ pub fn main() {
         revert,
         reserve,
         itself,
+        agents,
         stale_identifiers,
         unknown_identifiers,
         bad_addresses,
@@ -383,8 +388,35 @@ fn too_many() -> Outcome {
     Ok(())
 }
 
+/// What this guest tells of itself it reads of itself; its registers take what the call takes.
+fn agents() -> Outcome {
+    let Some(own) = find(done("IDENTITY", salp::name())?.text()).map(|own| own.id.get()) else {
+        return Err(crate::test::fail(format_args!("it is not listed")));
+    };
+    check_eq!(salp::vm_agent(own).map(|told| told.heartbeats.get()), Ok(0), "before the first report");
+    let mut report = AgentReport::new_zeroed();
+    check_eq!(refused(salp::report(&report)), because(status::INVALID), "a report of zeros");
+    (report.version, report.flags) = (AGENT_VERSION.into(), (AGENT_WATCHES | AGENT_APPLICATION).into());
+    report.host_name[..4].copy_from_slice(b"mgmt");
+    done("AGENT", salp::report(&report))?;
+    let told = done("VM_AGENT", salp::vm_agent(own))?;
+    check_eq!((told.report, told.heartbeats.get()), (report, 1), "the report");
+    check!(told.age.get() < 1_000_000_000 && told.application_age == told.age, "{:?} ago", told.age);
+    report.flags = AGENT_WATCHES.into();
+    for (index, word) in report.as_bytes().chunks_exact(4).enumerate() {
+        let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+        mmio::write32(device::BASE + device::REPORT + 4 * index as u64, word);
+    }
+    mmio::write32(device::BASE + device::COMMAND, device::COMMAND_REPORT);
+    let told = done("VM_AGENT", salp::vm_agent(own))?;
+    check_eq!((told.report, told.heartbeats.get()), (report, 2), "the report by registers");
+    check_eq!(refused(call(AGENT, [machine::ram_start() - 8, 0, 0])), because(status::BAD_ADDRESS), "a bad address");
+    check_eq!(refused(salp::vm_agent(u64::MAX)), because(status::NOT_FOUND), "no VM");
+    Ok(())
+}
+
 fn unknown_functions() -> Outcome {
-    for number in (0x14..0x20).chain(0x29..0x30) {
+    for number in (0x15..0x20).chain(0x29..0x30) {
         let answer = refused(call(calls::FREEZE & !0xff | number, [1, machine::ram_start(), 0]));
         check_eq!(answer, because(status::NOT_SUPPORTED), "function {number:#x}");
     }

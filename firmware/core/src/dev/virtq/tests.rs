@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::VecDeque;
+use std::vec::Vec;
 
 /// Where the memory of the guest starts.
 pub(crate) const RAM: u64 = 0x4000_0000;
@@ -55,6 +56,10 @@ impl GuestMem for Mem {
         }
         self.bytes[range].copy_from_slice(from);
         Ok(())
+    }
+
+    fn holds(&self, at: Ipa, bytes: u64) -> bool {
+        self.range(at, bytes as usize).is_ok()
     }
 }
 
@@ -197,6 +202,43 @@ fn an_indirect_table_ends_a_chain() {
     let mut bytes = [0; 9];
     assert_eq!(chain.read(&mut mem, &mut bytes), Ok(6));
     assert_eq!(&bytes[..6], b"abcdef");
+}
+
+/// Reads three bytes of a chain and lists the rest, at most so much.
+fn list(buffers: &[(u64, u32, u16)], most: usize) -> Result<Option<(usize, Vec<Piece>)>, QueueError> {
+    let (mut mem, mut driver, mut queue) = world(8);
+    driver.chain(&mut mem, 0, buffers);
+    driver.offer(&mut mem, 0);
+    let mut chain = queue.pop(&mut mem).unwrap().unwrap();
+    let mut pieces = heapless::Vec::<Piece, 2>::new();
+    chain.read(&mut mem, &mut [0; 3])?;
+    let total = chain.list(&mut mem, most, &mut pieces)?;
+    Ok(total.map(|total| (total, pieces.to_vec())))
+}
+
+#[test]
+fn a_chain_tells_where_the_rest_of_it_is() {
+    let pieces = vec![Piece { at: Ipa(DATA + 3), bytes: 4 }, Piece { at: Ipa(DATA + 100), bytes: 6 }];
+    let buffers = [(DATA, 7, 0), (DATA + 100, 6, 0), (DATA + 200, 3, WRITE)];
+    assert_eq!(list(&buffers, 10), Ok(Some((10, pieces))));
+    assert_eq!(list(&buffers, 9), Ok(None), "more than wanted");
+    assert_eq!(list(&[(DATA, 7, 0), (DATA, 1, 0), (DATA, 1, 0)], 10), Ok(None), "more pieces than there is room for");
+    assert_eq!(list(&[(DATA, 3, 0), (RAM - 4, 6, 0)], 10), Err(Breach::Outside.into()));
+    assert_eq!(list(&[(DATA, 3, 0), (RAM + RAM_SIZE as u64 - 10, 11, 0)], 10), Ok(None), "memory as far as is wanted");
+}
+
+#[test]
+fn pieces_of_a_senders_memory_fill_buffers_whatever_their_sizes() {
+    let (mut mem, mut driver, mut queue) = world(8);
+    mem.put(DATA, b"memory, or ");
+    driver.chain(&mut mem, 0, &[(DATA + 100, 3, WRITE), (DATA + 200, 1, WRITE), (DATA + 300, 90, WRITE)]);
+    driver.offer(&mut mem, 0);
+    let pieces = [Piece { at: Ipa(DATA + 8), bytes: 3 }, Piece { at: Ipa(DATA), bytes: 6 }];
+    let mut source = Source::new(b"fr", b"om ", &pieces);
+    let mut chain = queue.pop(&mut mem).unwrap().unwrap();
+    assert_eq!(chain.fill(&mut mem, &mut source), Ok(14));
+    assert!(source.is_empty());
+    assert_eq!((mem.get(DATA + 100), mem.get(DATA + 200), mem.get(DATA + 300)), (*b"fro", *b"m", *b" or memory"));
 }
 
 #[test]
@@ -424,6 +466,10 @@ impl GuestMem for Rewriting {
 
     fn write(&mut self, at: Ipa, from: &[u8]) -> Result<(), Fault> {
         self.mem.write(at, from)
+    }
+
+    fn holds(&self, at: Ipa, bytes: u64) -> bool {
+        self.mem.holds(at, bytes)
     }
 }
 

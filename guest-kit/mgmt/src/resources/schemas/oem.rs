@@ -2,7 +2,7 @@
 //! writes it as CSDL; a test compares what resources say with it.
 
 use Access::{Read, Write};
-use Kind::{Flag, Link, Links, Number, Part, Status, Text, Time};
+use Kind::{Flag, Link, Links, Number, Part, Status, Text, Texts, Time};
 
 /// What a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Kind {
     Link(&'static str),
     /// Links.
     Links(&'static str),
+    /// Texts.
+    Texts,
 }
 
 /// Who may change a value.
@@ -68,6 +70,8 @@ pub struct Schema {
     pub parts: &'static [(&'static str, &'static [Property])],
     /// Types that are one of some words.
     pub words: &'static [(&'static str, &'static [&'static str])],
+    /// The resource of the standard that actions are of.
+    pub of: &'static str,
     /// Actions.
     pub actions: &'static [(&'static str, &'static [Parameter])],
 }
@@ -80,6 +84,7 @@ const NONE: Schema = Schema {
     properties: &[],
     parts: &[],
     words: &[],
+    of: "ComputerSystem",
     actions: &[],
 };
 
@@ -103,6 +108,33 @@ pub const SCHEMAS: &[Schema] = &[
         ..NONE
     },
     Schema {
+        name: "SalpAggregationService",
+        of: "AggregationService",
+        properties: &[("MaxSystems", Number, Read, "How many systems one request may be about.")],
+        actions: &[(
+            "DeleteSystems",
+            &[
+                ("TargetURIs", "Collection(ComputerSystem.ComputerSystem)", "Which systems."),
+                ("Filter", "Edm.String", "A condition as in a query: the systems that it takes."),
+            ],
+        )],
+        ..NONE
+    },
+    Schema {
+        name: "SalpEventDestination",
+        properties: &[
+            ("UserName", Text, Read, "Who made it."),
+            ("LostEvents", Number, Read, "How many events it has missed."),
+            ("Filter", Text, Read, "What a listener that is connected asked for."),
+        ],
+        ..NONE
+    },
+    Schema {
+        name: "SalpMetricReport",
+        properties: &[("LeftOutValues", Number, Read, "How many values there was no room for.")],
+        ..NONE
+    },
+    Schema {
         name: "SalpManager",
         properties: &[("Statistics", Part("Statistics"), Read, "Memory of the machine.")],
         parts: &[(
@@ -117,6 +149,9 @@ pub const SCHEMAS: &[Schema] = &[
                 ("ImageBytes", Number, Read, "Images."),
                 ("VirtualMachines", Number, Read, "VMs and snapshots."),
                 ("WaitingForMemory", Number, Read, "VMs that stand still for want of memory."),
+                ("Cpus", Number, Read, "CPUs of the machine."),
+                ("UptimeNanoseconds", Number, Read, "Time since the hypervisor started."),
+                ("IdleNanoseconds", Number, Read, "Time that CPUs had nothing to do, all together."),
             ],
         )],
         ..NONE
@@ -142,22 +177,54 @@ pub const SCHEMAS: &[Schema] = &[
             ("SmallPages", Flag, Write, "Whether its memory is in pages of 4 KiB only."),
             ("LoadAddress", Number, Write, "Where a flat binary lies."),
             ("EntryAddress", Number, Write, "Where a flat binary begins."),
+            ("Agent", Part("Agent"), Read, "What the agent in the guest tells."),
             ("Statistics", Part("Statistics"), Read, "What was counted."),
         ],
-        parts: &[(
-            "Statistics",
-            &[
-                ("Exits", Number, Read, "Exits to the hypervisor."),
-                ("Faults", Number, Read, "Stage 2 faults."),
-                ("CopiedPages", Number, Read, "Pages copied for it."),
-                ("CopiedTables", Number, Read, "Nodes of its table copied for it."),
-                ("MergedPages", Number, Read, "Pages merged with equal ones."),
-                ("LastPauseNanoseconds", Number, Read, "How long it stood still for the last operation."),
-            ],
-        )],
+        parts: &[
+            (
+                "Agent",
+                &[
+                    ("GuestState", Part("GuestState"), Read, "Whether it tells."),
+                    ("ApplicationState", Part("ApplicationState"), Read, "Whether the application lives."),
+                    ("HostName", Text, Read, "The guest's host name."),
+                    ("Addresses", Texts, Read, "Addresses that the guest has."),
+                    ("Statistics", Part("AgentStatistics"), Read, "What was counted."),
+                ],
+            ),
+            (
+                "AgentStatistics",
+                &[
+                    ("Heartbeats", Number, Read, "How often it has told."),
+                    ("HeartbeatAgeSeconds", Number, Read, "How long ago the last time was."),
+                    ("ApplicationHeartbeatAgeSeconds", Number, Read, "How long ago the application lived."),
+                ],
+            ),
+            (
+                "Statistics",
+                &[
+                    ("MemoryBytes", Number, Read, "RAM of the VM."),
+                    ("PromisedBytes", Number, Read, "Memory set aside for it."),
+                    ("Vcpus", Number, Read, "vCPUs of the VM."),
+                    ("CpuNanoseconds", Number, Read, "Time that its vCPUs ran."),
+                    ("StealNanoseconds", Number, Read, "Time that its vCPUs waited for a CPU that they had to leave."),
+                    ("SentFrames", Number, Read, "Frames that left its NICs."),
+                    ("SentBytes", Number, Read, "Bytes that left its NICs."),
+                    ("ReceivedFrames", Number, Read, "Frames that arrived at its NICs."),
+                    ("ReceivedBytes", Number, Read, "Bytes that arrived at its NICs."),
+                    ("Exits", Number, Read, "Exits to the hypervisor."),
+                    ("Faults", Number, Read, "Stage 2 faults."),
+                    ("CopiedPages", Number, Read, "Pages copied for it."),
+                    ("CopiedTables", Number, Read, "Nodes of its table copied for it."),
+                    ("MergedPages", Number, Read, "Pages merged with equal ones."),
+                    ("LastPauseNanoseconds", Number, Read, "How long it stood still for the last operation."),
+                ],
+            ),
+        ],
         words: &[
             ("State", &["running", "frozen", "no-memory", "off", "ending"]),
             ("RestartPolicy", &["Never", "OnCrash"]),
+            ("GuestState", &["Up", "Silent"]),
+            ("ApplicationState", &["Up", "Down"]),
         ],
         actions: &[
             ("InstantClone", CLONE),

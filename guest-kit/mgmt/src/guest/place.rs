@@ -1,0 +1,177 @@
+//! A place for one connection after the other. Before: [`network`](super::network). After: smoltcp's TCP, and [`Secure`], which
+//! gets the bytes.
+
+use alloc::sync::Arc;
+use alloc::vec;
+
+use rustls::ServerConfig;
+use salp_mgmt::http::Claim;
+use salp_mgmt::peers::Peer;
+use salp_mgmt::service::Service;
+use salp_mgmt::tls::secure::Secure;
+use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::socket::tcp;
+use smoltcp::time::Duration;
+
+use super::{clock, life};
+
+/// The port.
+pub const PORT: u16 = 443;
+/// Buffers of a connection, in bytes.
+const RECEIVE: usize = 32768;
+const SEND: usize = 16384;
+/// How long TCP may take to open or to close, in milliseconds.
+const IMPATIENCE: u64 = 5000;
+/// After how long of silence TCP asks whether the peer is there, and for how long it waits.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What came of a look at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing: packets have to come.
+    Nothing,
+    /// Packets have to leave.
+    Moved,
+    /// Packets have to leave, and then it goes on though none comes.
+    More,
+}
+
+/// Where one connection at a time is.
+pub struct Place {
+    handle: SocketHandle,
+    secure: Option<Secure>,
+    /// Who is there.
+    peer: Option<Peer>,
+    /// Since when TCP opens or closes, if it is known yet.
+    since: Option<u64>,
+}
+
+impl Place {
+    /// Adds a place to `sockets`.
+    pub fn new(sockets: &mut SocketSet<'_>) -> Self {
+        let buffer = |size| tcp::SocketBuffer::new(vec![0; size]);
+        let mut socket = tcp::Socket::new(buffer(RECEIVE), buffer(SEND));
+        // Answers are whole when they are sent.
+        socket.set_nagle_enabled(false);
+        // Uploads wait for no acknowledgement.
+        socket.set_ack_delay(None);
+        // A console may be silent for hours; a peer that is gone is found out all the same.
+        socket.set_keep_alive(Some(KEEP_ALIVE));
+        socket.set_timeout(Some(TIMEOUT));
+        Self { handle: sockets.add(socket), secure: None, peer: None, since: None }
+    }
+
+    /// Returns who is there.
+    pub fn peer(&self) -> Option<Peer> {
+        self.peer
+    }
+
+    /// Returns true if something may be to send though nothing has come.
+    pub fn is_live(&self) -> bool {
+        self.secure.as_ref().is_some_and(Secure::is_live)
+    }
+
+    /// Returns true if a peer can come.
+    pub fn is_free(&self, sockets: &SocketSet<'_>) -> bool {
+        sockets.get::<tcp::Socket>(self.handle).state() == tcp::State::Listen
+    }
+
+    /// Returns what the connection has to show for its place.
+    pub fn claim(&self, sockets: &SocketSet<'_>) -> Claim {
+        let is_sending = sockets.get::<tcp::Socket>(self.handle).send_queue() > 0;
+        match self.secure.as_ref().map(Secure::claim) {
+            // Who has come this moment comes last.
+            None => Claim::New(self.since.unwrap_or(u64::MAX)),
+            Some(Claim::Idle(_)) if is_sending => Claim::Busy,
+            Some(claim) => claim,
+        }
+    }
+
+    /// Ends the connection.
+    pub fn abort(&mut self, sockets: &mut SocketSet<'_>) {
+        sockets.get_mut::<tcp::Socket>(self.handle).abort();
+        (self.secure, self.peer) = (None, None);
+    }
+
+    /// Waits for the next peer.
+    pub fn listen(&mut self, sockets: &mut SocketSet<'_>) {
+        self.abort(sockets);
+        self.since = None;
+        // The port is no zero and the socket is closed.
+        let _ = sockets.get_mut::<tcp::Socket>(self.handle).listen(PORT);
+    }
+
+    /// Moves bytes of the connection.
+    pub fn drive(
+        &mut self,
+        sockets: &mut SocketSet<'_>,
+        config: &Arc<ServerConfig>,
+        service: &mut Service,
+        now: u64,
+    ) -> Progress {
+        let socket = sockets.get_mut::<tcp::Socket>(self.handle);
+        let waits = now.saturating_sub(self.since.unwrap_or(now));
+        match socket.state() {
+            tcp::State::Closed | tcp::State::TimeWait => {
+                // What a late packet of the old connection does to a new one, sequence numbers and TLS prevent.
+                self.listen(sockets);
+                return Progress::Nothing;
+            }
+            tcp::State::Listen => return Progress::Nothing,
+            tcp::State::Established if self.secure.is_none() && waits <= IMPATIENCE => {
+                self.secure = Secure::new(config.clone(), now).ok();
+                self.peer = socket.local_endpoint().zip(socket.remote_endpoint()).map(Peer::from);
+            }
+            _ => {}
+        }
+        let Some(secure) = &mut self.secure else {
+            self.since.get_or_insert(now);
+            if waits > IMPATIENCE {
+                self.abort(sockets);
+                return Progress::More;
+            }
+            return Progress::Nothing;
+        };
+        let mut has_moved = false;
+        while secure.room() > 0 && socket.can_recv() {
+            let room = secure.room();
+            let taken = socket.recv(|bytes| {
+                let taken = bytes.len().min(room);
+                secure.receive(&bytes[..taken]);
+                (taken, taken)
+            });
+            if taken.is_err() {
+                break;
+            }
+            has_moved = true;
+        }
+        let before = service.requests();
+        secure.drive(now, &mut service.at(clock::seconds()));
+        if service.requests() != before {
+            life::note_request();
+        }
+        let mut has_sent = false;
+        while socket.can_send() && !secure.outgoing().is_empty() {
+            let Ok(count) = socket.send_slice(secure.outgoing()) else { break };
+            secure.sent(count, now);
+            has_sent = true;
+        }
+        let is_gone = !socket.may_recv() && !socket.can_recv() && secure.outgoing().is_empty();
+        if secure.is_finished() || is_gone {
+            socket.close();
+            (self.secure, self.peer) = (None, None);
+            self.since = Some(now);
+            return Progress::More;
+        }
+        if secure.is_overdue(now) {
+            self.abort(sockets);
+            return Progress::More;
+        }
+        match () {
+            () if has_sent && secure.has_more() => Progress::More,
+            () if has_sent || has_moved => Progress::Moved,
+            () => Progress::Nothing,
+        }
+    }
+}
