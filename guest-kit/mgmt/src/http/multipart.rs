@@ -100,7 +100,8 @@ impl Reader {
     pub fn new(content_type: &str) -> Option<Self> {
         let kind = content_type.split(';').next().unwrap_or_default().trim();
         let boundary = parameter(content_type, "boundary").filter(|_| kind.eq_ignore_ascii_case(MULTIPART))?;
-        let is_good = (1..=MAX_BOUNDARY).contains(&boundary.len()) && boundary.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+        let is_good = (1..=MAX_BOUNDARY).contains(&boundary.len())
+            && boundary.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
         let delimiter = ["\r\n--", &boundary].concat().into_bytes();
         // The first boundary has no line in front of it that had to end.
         is_good.then(|| Self { delimiter, state: State::Preamble, held: Vec::from(*b"\r\n") })
@@ -162,7 +163,8 @@ impl Reader {
                 let Some(end) = find(bytes, b"\r\n\r\n") else {
                     return if bytes.len() > MAX_HEAD { Err(Malformed.into()) } else { Ok(None) };
                 };
-                let name = bytes.get(2..end + 4).filter(|head| head.len() <= MAX_HEAD).and_then(name).ok_or(Malformed)?;
+                let name =
+                    bytes.get(2..end + 4).filter(|head| head.len() <= MAX_HEAD).and_then(name).ok_or(Malformed)?;
                 tell(Event::Part(&name))?;
                 self.state = State::Body;
                 // What is empty ends with the line's end that the boundary begins with.
@@ -238,16 +240,21 @@ mod tests {
     }
 
     fn part(boundary: &str, name: &str, bytes: &[u8]) -> Vec<u8> {
-        let head = format!("--{boundary}\r\nContent-Disposition: form-data; filename=\"x;\\\"\"; name=\"{name}\"\r\nContent-Type: a/b\r\n\r\n");
+        let head = format!(
+            "--{boundary}\r\nContent-Disposition: form-data; filename=\"x;\\\"\"; name=\"{name}\"\r\nContent-Type: a/b\r\n\r\n"
+        );
         [head.as_bytes(), bytes, b"\r\n"].concat()
     }
 
     #[test]
     fn parts_come_with_their_names_and_bytes() {
-        let body = [&part("a b", "UpdateParameters", b"{}")[..], &part("a b", "UpdateFile", b"\r\n--a\r\n-"), b"--a b--\r\n"].concat();
+        let body =
+            [&part("a b", "UpdateParameters", b"{}")[..], &part("a b", "UpdateFile", b"\r\n--a\r\n-"), b"--a b--\r\n"]
+                .concat();
         for piece in 1..body.len() {
             let (found, is_over) = parts(TYPE, &body, piece).unwrap();
-            let expected = [("UpdateParameters".into(), b"{}".to_vec()), ("UpdateFile".into(), b"\r\n--a\r\n-".to_vec())];
+            let expected =
+                [("UpdateParameters".into(), b"{}".to_vec()), ("UpdateFile".into(), b"\r\n--a\r\n-".to_vec())];
             assert!(found == expected && is_over, "{piece}: {found:?}");
         }
     }
@@ -260,7 +267,12 @@ mod tests {
 
     #[test]
     fn what_is_not_made_of_parts_is_refused() {
-        for bad in ["application/json", "multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=\"a"] {
+        for bad in [
+            "application/json",
+            "multipart/form-data",
+            "multipart/form-data; boundary=",
+            "multipart/form-data; boundary=\"a",
+        ] {
             assert!(Reader::new(bad).is_none(), "{bad}");
         }
         let nameless = "--a b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--a b--";
