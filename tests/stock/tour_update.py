@@ -15,6 +15,7 @@ assert service.service_enabled
 monitor = service.simple_update(image, transfer_protocol="HTTP")
 monitor.wait(120)
 task = monitor.get_task()
+task.refresh(force=True)
 assert task.task_state == sushy.TASK_STATE_COMPLETED, task.json
 print([(one.identity, one.version) for one in root.get_update_service().firmware_inventory.get_members()])
 print("DONE", task.messages[-1].message_id)

@@ -221,8 +221,11 @@ mod tests {
 
     const TYPE: &str = "multipart/form-data; charset=x; boundary=\"a b\"";
 
-    /// Returns the parts of a body that comes in pieces of this size, and whether it was whole.
-    fn parts(content_type: &str, body: &[u8], piece: usize) -> Result<(Vec<(String, Vec<u8>)>, bool), Malformed> {
+    /// Names and bytes of parts, and whether the body was whole.
+    type Parts = (Vec<(String, Vec<u8>)>, bool);
+
+    /// Returns the parts of a body that comes in pieces of this size.
+    fn parts(content_type: &str, body: &[u8], piece: usize) -> Result<Parts, Malformed> {
         let (mut reader, mut parts, mut open) = (Reader::new(content_type).ok_or(Malformed)?, Vec::new(), false);
         for piece in body.chunks(piece) {
             reader.take(piece, |event| {

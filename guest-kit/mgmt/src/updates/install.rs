@@ -37,7 +37,7 @@ enum Stage {
     /// All is there.
     Finish,
     /// It is being staged.
-    Stage,
+    Settle,
     /// It waits for its time.
     Wait,
     Activate,
@@ -51,7 +51,7 @@ impl Stage {
     /// Those that go on after a failure of this guest.
     const NAMES: [(&'static str, Self); 6] = [
         ("Finish", Self::Finish),
-        ("Stage", Self::Stage),
+        ("Settle", Self::Settle),
         ("Wait", Self::Wait),
         ("Activate", Self::Activate),
         ("Arm", Self::Arm),
@@ -127,10 +127,10 @@ impl Install {
                 80
             }
             Stage::Finish => {
-                self.change(tools, SlotChange::Finish, STANDBY_STAGED, Stage::Stage)?;
+                self.change(tools, SlotChange::Finish, STANDBY_STAGED, Stage::Settle)?;
                 85
             }
-            Stage::Stage => {
+            Stage::Settle => {
                 if let Some(info) = settled(tools)? {
                     self.version = version(&info, standby(&info));
                     match self.when {
@@ -216,11 +216,12 @@ impl Install {
     fn undo(&self, tools: &mut Tools<'_>) -> Step {
         match self.stage {
             Stage::Fetch(job) => tools.jobs.stop(job),
-            Stage::Activate | Stage::Arm | Stage::Switch => match tools.hypervisor.change_slots(SlotChange::Cancel) {
-                Err(Refused(status::BUSY)) => return Step::More(90),
-                // It was not activated yet.
-                Ok(()) | Err(_) => {}
-            },
+            Stage::Activate | Stage::Arm | Stage::Switch => {
+                // Refused for another reason, it was not activated yet.
+                if tools.hypervisor.change_slots(SlotChange::Cancel) == Err(Refused(status::BUSY)) {
+                    return Step::More(90);
+                }
+            }
             _ => {}
         }
         Step::End(End { status: 200, ..End::default() })
