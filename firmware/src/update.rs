@@ -26,14 +26,12 @@ use salp_hvc::update::{FORMATS, PHASE_NONE, SECURITY_COUNTER, UpdateInfo, layout
 use salp_hw::boot;
 use salp_hw::cfi::Nor;
 use salp_hw::lock::{Mutex, relax};
+use salp_hw::stage::IMAGE_SIZE;
 use spin::Once;
 use zerocopy::{FromZeros, IntoBytes};
 
 /// Who may sign what this image accepts.
 static SIGNERS: Keys = Keys::parse(option_env!("SALP_KEYS"));
-
-/// The greatest size of an image with what is zero behind it, in bytes.
-const IMAGE_SIZE: u64 = 3 << 20;
 
 /// The flash, and what is known of it.
 struct Chip {

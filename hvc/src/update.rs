@@ -12,7 +12,8 @@ const BASE: u32 = 0xc600_0000;
 
 /// Writes an [`UpdateInfo`] to the address in x1.
 pub const UPDATE_STATUS: u32 = BASE | 0x70;
-/// Begins an upload of a bundle with x1 bytes. What was staged stays until the new bundle's signature has been checked.
+/// Begins an upload of a bundle with x1 bytes; 0 if nobody has said how many: then the bundle does. What was staged stays until the
+/// new bundle's signature has been checked.
 pub const UPDATE_BEGIN: u32 = BASE | 0x71;
 /// Takes the next x2 bytes of the bundle at the address in x1, or as many as there is room for now. x1: how many; 0 while the
 /// flash is busy. The bundle is refused as soon as that is known: [`REFUSED`](crate::status::REFUSED), with the reason in x1

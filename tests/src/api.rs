@@ -105,6 +105,11 @@ impl Api {
         Self { agent: agent(self.tls.clone(), seconds), ..self.clone() }
     }
 
+    /// Returns the same client for the same endpoint behind another port of the host's.
+    pub fn at(&self, port: u16) -> Self {
+        Self { origin: format!("https://127.0.0.1:{port}"), ..self.clone() }
+    }
+
     /// Returns where it is: a host and a port.
     pub fn address(&self) -> &str {
         self.origin.trim_start_matches("https://")

@@ -192,7 +192,9 @@ impl Setup {
     /// If it cannot be started.
     pub fn start(&self) -> Running {
         if let Some(file) = &self.flash {
-            return self.start_payload(Payload::Flash(file.clone()), 1 << 30, None);
+            // Who manages it is in the image that lies there, at the address of tests.
+            let uplink = self.management.is_some().then(Uplink::default);
+            return self.start_payload(Payload::Flash(file.clone()), 1 << 30, uplink);
         }
         let mut vms: Vec<_> = self.vms.iter().map(Vm::place).collect();
         if let Some(append) = &self.management {
@@ -326,7 +328,7 @@ impl Running {
     ///
     /// If it does not before the time is up, or [`Setup::managed`] was not called.
     pub fn contact(&mut self) -> Contact {
-        let port = self.https.unwrap_or_else(|| panic!("`Setup::managed` was not called"));
+        let port = self.port();
         loop {
             let found = Contact::find(self.console.text().as_bytes(), port, &self.machine.ca_file());
             match found.unwrap_or_else(|error| panic!("{error:#}")) {
@@ -334,6 +336,15 @@ impl Running {
                 None => drop(self.expect(&format!("{}| ", management::NAME))),
             }
         }
+    }
+
+    /// Returns the host's port of the management endpoint.
+    ///
+    /// # Panics
+    ///
+    /// If [`Setup::managed`] was not called.
+    pub fn port(&self) -> u16 {
+        self.https.unwrap_or_else(|| panic!("`Setup::managed` was not called"))
     }
 
     /// Returns everything on the console so far.

@@ -9,9 +9,10 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use salp_hvc::calls::{STATE_OFF, STATE_SNAPSHOT};
+use salp_hvc::status;
 use serde_json::{Value, json};
 
-use crate::hypervisor::{self, Answer, Hypervisor, MachinePower, Signal};
+use crate::hypervisor::{self, Answer, Hypervisor, MachinePower, Refused, Signal};
 use crate::state;
 
 /// The most name servers, and the most time servers.
@@ -196,6 +197,12 @@ impl Appliance {
         Ok(())
     }
 
+    /// Returns true if the guest has an address that others reach it by.
+    pub fn is_reached(&self) -> bool {
+        let is_far = |(address, _): &(Ipv6Addr, u8)| !address.is_unicast_link_local();
+        self.reached.ipv4.is_some() || self.reached.ipv6.iter().any(is_far)
+    }
+
     /// Returns true if the machine is about to go.
     pub fn is_leaving(&self) -> bool {
         self.leaving.is_some()
@@ -218,9 +225,10 @@ impl Appliance {
     pub fn go_on(&mut self, hypervisor: &mut dyn Hypervisor, now: u64) {
         let Some((how, latest)) = self.leaving else { return };
         if now > latest || (latest > now + 1 && running(hypervisor).next().is_none()) {
-            self.leaving = None;
-            // If it is refused, there is no such machine below.
-            let _ = hypervisor.power(how);
+            // What is to be written down first keeps it; if it is refused for another reason, there is no such machine below.
+            if hypervisor.power(how) != Err(Refused(status::BUSY)) {
+                self.leaving = None;
+            }
         }
     }
 }

@@ -15,6 +15,11 @@ use crate::resources::Outcome;
 
 /// Where a streamed body goes. One that is dropped before its end is a broken upload: it keeps nothing that matters.
 pub trait Sink: Debug {
+    /// Returns whether it wants bytes now. One that does not is asked again, and the peer waits.
+    fn is_ready(&mut self, _: &mut dyn Hypervisor) -> bool {
+        true
+    }
+
     /// Takes bytes of the body.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use salp_hvc::events::EventRecord;
 use salp_hvc::host::{POWER_OFF, POWER_RESET};
 use salp_hvc::manager::{ImageInfo, LABEL, NicChange, NicInfo, SIGNAL_RESTART, SIGNAL_SHUTDOWN};
 use salp_hvc::status;
+use salp_hvc::update::{UPDATE_ACTIVATE, UPDATE_CANCEL, UPDATE_CONFIRM, UPDATE_FINISH, UpdateInfo};
 
 /// Why a call was refused: one of [`status`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,20 @@ pub enum MachinePower {
     Reset = POWER_RESET,
     /// Turn it off.
     Off = POWER_OFF,
+}
+
+/// What can be done with the slots of the flash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SlotChange {
+    /// End the upload: what has come is staged if it is whole and right.
+    Finish = UPDATE_FINISH,
+    /// Let the next resets try the standby slot.
+    Activate = UPDATE_ACTIVATE,
+    /// Confirm the slot that is tried.
+    Confirm = UPDATE_CONFIRM,
+    /// End the trial.
+    Cancel = UPDATE_CANCEL,
 }
 
 /// What a VM has had of the CPUs, in nanoseconds, its vCPUs all together.
@@ -162,7 +177,7 @@ pub trait Hypervisor {
     fn clock(&mut self, time: Option<u64>) -> Answer<u64>;
     /// Reads the hypervisor's own log, from a position on.
     fn read_log(&self, position: u64, bytes: &mut [u8]) -> Answer<Heard>;
-    /// Does something to the whole machine, at once.
+    /// Does something to the whole machine: at once, or when all is written down, which is asked for again until it is.
     fn power(&mut self, how: MachinePower) -> Answer<()>;
     /// Returns a CPU of the machine.
     fn cpu(&self, index: u64) -> Answer<Cpu>;
@@ -170,6 +185,15 @@ pub trait Hypervisor {
     fn usage(&self, id: u64) -> Answer<Usage>;
     /// Reads what became of VMs, from an event on; returns how many events, and the number to go on with.
     fn events(&self, from: u64, room: &mut [EventRecord]) -> Answer<(usize, u64)>;
+
+    /// Returns what there is to know of the slots of the flash.
+    fn slots(&self) -> Answer<UpdateInfo>;
+    /// Begins an upload of a bundle: of so many bytes, or of as many as the bundle says for 0.
+    fn begin_update(&mut self, size: u64) -> Answer<()>;
+    /// Takes the next bytes of the bundle; returns how many: none while the flash is busy.
+    fn write_update(&mut self, bytes: &[u8]) -> Answer<usize>;
+    /// Begins a change of the slots; it is made when [`slots`](Self::slots) are idle again.
+    fn change_slots(&mut self, change: SlotChange) -> Answer<()>;
 
     /// Returns the VM or snapshot with this identifier.
     fn find(&self, id: u64) -> Answer<VmInfo> {

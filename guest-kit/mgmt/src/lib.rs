@@ -7,7 +7,7 @@
 //! (accounts and sessions), [`audit`] (who changed what), [`events`] (what has happened, and who is told), [`agent`] (what
 //! guests tell), [`client`] (requests to others), [`tasks`] (what takes long), [`telemetry`] (figures), [`flow`] (bodies and
 //! answers that are streamed), [`tls`], [`entropy`], [`state`] (what outlives this
-//! guest), [`appliance`] and [`sntp`] (names, addresses and the clock), [`peers`] (who had a connection then), [`dhcp`] (for
+//! guest), [`appliance`] and [`sntp`] (names, addresses and the clock), [`updates`] (of the machine's image), [`peers`] (who had a connection then), [`dhcp`] (for
 //! segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -46,3 +46,4 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+pub mod updates;

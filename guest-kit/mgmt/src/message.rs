@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 
 use crate::http::Response;
 use crate::http::decoder::Malformed;
+use crate::http::multipart;
 use crate::hypervisor::Refused;
 
 /// The version of the Base registry that messages are of.
 pub const REGISTRY: &str = "Base.1.19";
 
 /// Keys of the registry with severity, text and what to do, in one place.
-const MESSAGES: [(&str, &str, &str, &str); 31] = [
+const MESSAGES: [(&str, &str, &str, &str); 32] = [
     ("Success", "OK", "The request completed successfully.", "None."),
     ("Created", "OK", "The resource was created successfully.", "None."),
     ("GeneralError", "Critical", "%1", "See the message."),
@@ -140,6 +141,12 @@ const MESSAGES: [(&str, &str, &str, &str); 31] = [
         "The value '%1' for the property %2 is not in the list of acceptable values.",
         "Take one of the allowable values.",
     ),
+    (
+        "ResetRequired",
+        "Warning",
+        "In order to apply the changes, a component reset is required with the Reset action URI '%1' and ResetType '%2'.",
+        "Perform the required reset action on the specified component.",
+    ),
     ("NoValidSession", "Critical", "There is no valid session established with the implementation.", "Log in."),
     (
         "InsufficientPrivilege",
@@ -254,6 +261,12 @@ impl Failure {
             .field("OData-Version", "4.0")
             .field("Cache-Control", "no-store")
             .content("application/json", body.to_string())
+    }
+}
+
+impl From<multipart::Malformed> for Failure {
+    fn from(_: multipart::Malformed) -> Self {
+        Self::because(400, "The body is not made of parts, each with its name, or ends before its last boundary.")
     }
 }
 

@@ -11,10 +11,12 @@ use serde_json::{Map, Value, json};
 
 use crate::auth::Right;
 use crate::http::Method;
+use crate::http::multipart::MULTIPART;
 use crate::resources::fields::{Field, Shape};
 use crate::resources::root::SCHEMAS;
 use crate::resources::schemas;
 use crate::table::{JSON, Place, ROUTES, Route};
+use crate::updates::push::SAID;
 
 /// The media type of the document, which is written as JSON, a part of YAML.
 pub const MEDIA: &str = "application/yaml";
@@ -222,12 +224,22 @@ fn body(route: &Route, method: Method) -> Option<Value> {
     let (media, schema) = match (method, fields) {
         (Method::Post | Method::Patch, Some(fields)) => (JSON, object(fields)),
         (Method::Put | Method::Patch, None) if takes_bytes => ("application/octet-stream", json!({})),
+        (Method::Post, None) if route.media == [MULTIPART] => (MULTIPART, form()),
         (Method::Post | Method::Patch, None) if route.media == [JSON] => (JSON, reference("schemas", "Object")),
         (Method::Post | Method::Patch, None) => (route.media[0], json!({ "type": "string" })),
         _ => return None,
     };
     let is_needed = fields.is_none_or(|fields| fields.iter().any(|field| field.is_needed)) || method == Method::Patch;
     Some(json!({ "required": is_needed, "content": { media: { "schema": schema } } }))
+}
+
+/// Returns the parts of the form that a bundle comes in.
+fn form() -> Value {
+    json!({
+        "type": "object",
+        "properties": { "UpdateParameters": object(SAID), "UpdateFile": { "type": "string", "format": "binary" } },
+        "required": ["UpdateFile"],
+    })
 }
 
 fn object(fields: &[Field]) -> Value {

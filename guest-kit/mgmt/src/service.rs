@@ -18,8 +18,9 @@ use crate::events::Events;
 use crate::events::journal::News;
 use crate::events::subscription::Delivery;
 use crate::flow::{Heard, Live, Sink, Then};
+use crate::http::multipart::MULTIPART;
 use crate::http::{Method, Request, Response, Serve};
-use crate::hypervisor::{Answer, Hypervisor};
+use crate::hypervisor::{Answer, Hypervisor, MachinePower};
 use crate::images::{self, Library};
 use crate::media::fetch::Wire;
 use crate::media::jobs::Jobs;
@@ -27,7 +28,7 @@ use crate::message::Failure;
 use crate::peers::{self, Peer};
 use crate::query::filter::Filter;
 use crate::query::{Expand, Query};
-use crate::resources::{Call, Outcome, accounts, schemas};
+use crate::resources::{Call, Outcome, accounts, schemas, tasks};
 use crate::state;
 use crate::systems::boot;
 use crate::table;
@@ -35,6 +36,7 @@ use crate::tasks::{Tasks, Tools};
 use crate::telemetry::Telemetry;
 use crate::tls::certificate::Identity;
 use crate::tls::keys::Keys;
+use crate::updates::{Updates, Verdict, install};
 
 /// The realm that strangers are asked for.
 const REALM: &str = "Basic realm=\"salp\", charset=\"UTF-8\"";
@@ -67,6 +69,8 @@ pub struct Service {
     pub jobs: Jobs,
     /// The appliance itself.
     pub appliance: Appliance,
+    /// Updates under way.
+    pub updates: Updates,
     facts: Facts,
     requests: u64,
 }
@@ -90,6 +94,7 @@ impl Service {
             telemetry: Telemetry::default(),
             jobs: Jobs::default(),
             appliance: Appliance::default(),
+            updates: Updates::default(),
             facts,
             requests: 0,
         }
@@ -146,7 +151,8 @@ impl Service {
     /// more to do at once.
     pub fn work(&mut self, now: u64) -> bool {
         self.events.look(&*self.hypervisor, now);
-        self.tasks.work(&mut Tools { hypervisor: &mut *self.hypervisor, now }, &mut self.events.journal);
+        let mut tools = Tools { hypervisor: &mut *self.hypervisor, jobs: &mut self.jobs, now };
+        self.tasks.work(&mut tools, &mut self.events.journal);
         self.telemetry.work(&*self.hypervisor, &mut self.events, now);
         self.keep();
         self.tasks.is_busy(now)
@@ -181,6 +187,11 @@ impl Service {
             return self.appliance.go_on(&mut *self.hypervisor, now);
         }
         boot::go_on(&mut *self.hypervisor, now);
+        let state = (self.appliance.is_reached(), self.tasks.running(install::KIND).is_some());
+        let verdict = self.updates.go_on(&mut *self.hypervisor, &mut self.events.journal, state, now);
+        if verdict == Verdict::GoBack {
+            self.appliance.leave(&mut *self.hypervisor, MachinePower::Reset, false, now);
+        }
     }
 
     /// Sets the machine's clock, which shows `now`, to a time in nanoseconds since 1970.
@@ -251,6 +262,9 @@ impl Service {
         if who.as_ref().is_some_and(|who| !who.role.has(right)) {
             return Err(Failure::new(403, "InsufficientPrivilege", &[]));
         }
+        if request.has_parts() && !route.media.contains(&MULTIPART) {
+            return Err(Failure::because(415, "Send the body as application/json."));
+        }
         let is_read = matches!(request.method, Method::Get | Method::Head);
         let query = if is_read { Query::new(request)? } else { Query::default() };
         let (library, later) = (&Library::default(), &Library::default());
@@ -267,6 +281,7 @@ impl Service {
             library,
             jobs: &mut self.jobs,
             appliance: &mut self.appliance,
+            updates: &mut self.updates,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
@@ -293,9 +308,29 @@ impl Service {
                 }
                 if answer.get("Cache-Control").is_some() { answer } else { answer.field("Cache-Control", "no-store") }
             }
-            outcome => response(outcome),
+            outcome => self.respond(outcome, now),
         };
         Ok(if is_read { response.field("Allow", route.allow()) } else { response })
+    }
+
+    /// Returns the answer with what a resource says, if that is no read.
+    fn respond(&mut self, outcome: Outcome, now: u64) -> Response {
+        match outcome {
+            Outcome::Resource(value) => resource(200, value),
+            Outcome::Created { value, location, token } => {
+                let response = resource(201, value).field("Location", location);
+                token.into_iter().fold(response, |response, token| response.field("X-Auth-Token", token))
+            }
+            Outcome::Accepted(value) => resource(202, value),
+            Outcome::Text { kind, body } => plain(200).content(kind, body),
+            Outcome::Body(sink) => Response { then: Then::Body(sink), ..plain(100) },
+            Outcome::Task(order, job) => {
+                let begun = tasks::begin(&mut self.tasks, order, job, &mut self.events.journal, now);
+                begun.unwrap_or_else(|failure| failure.response())
+            }
+            Outcome::Answer(answer) => answer,
+            Outcome::Done => plain(204),
+        }
     }
 
     /// Lets a flow go on, as long as who began it is logged in.
@@ -376,6 +411,7 @@ impl Service {
             library,
             jobs: &mut self.jobs,
             appliance: &mut self.appliance,
+            updates: &mut self.updates,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
             facts: self.facts,
@@ -461,6 +497,10 @@ impl Serve for Serving<'_> {
         response
     }
 
+    fn is_ready(&mut self, sink: &mut dyn Sink) -> bool {
+        sink.is_ready(&mut *self.service.hypervisor)
+    }
+
     fn take(&mut self, sink: &mut dyn Sink, bytes: &[u8]) -> Result<(), Response> {
         sink.take(&mut *self.service.hypervisor, self.now, bytes).map_err(|failure| failure.response())
     }
@@ -470,7 +510,7 @@ impl Serve for Serving<'_> {
         if let Ok(Outcome::Created { location, .. }) = &outcome {
             self.service.events.journal.tell(News::new("ResourceCreated", &[], location), self.now);
         }
-        outcome.map_or_else(|failure| failure.response(), response)
+        outcome.map_or_else(|failure| failure.response(), |outcome| self.service.respond(outcome, self.now))
     }
 
     fn poll(&mut self, job: u64) -> Option<Response> {
@@ -487,23 +527,7 @@ impl Serving<'_> {
     pub fn poll_job(&mut self, job: u64) -> Option<Response> {
         let outcome = self.service.jobs.take(job)?;
         self.service.events.look(&*self.service.hypervisor, self.now);
-        Some(outcome.map_or_else(|failure| failure.response(), |()| response(Outcome::Done)))
-    }
-}
-
-/// Returns the answer with what a resource says, if that is no read.
-fn response(outcome: Outcome) -> Response {
-    match outcome {
-        Outcome::Resource(value) => resource(200, value),
-        Outcome::Created { value, location, token } => {
-            let response = resource(201, value).field("Location", location);
-            token.into_iter().fold(response, |response, token| response.field("X-Auth-Token", token))
-        }
-        Outcome::Accepted(value) => resource(202, value),
-        Outcome::Text { kind, body } => plain(200).content(kind, body),
-        Outcome::Body(sink) => Response { then: Then::Body(sink), ..plain(100) },
-        Outcome::Answer(answer) => answer,
-        Outcome::Done => plain(204),
+        Some(outcome.map_or_else(|failure| failure.response(), |()| plain(204)))
     }
 }
 

@@ -9,12 +9,13 @@ use alloc::vec::Vec;
 
 use crate::auth::Right::{self, ConfigureComponents, ConfigureManager, ConfigureSelf, Login, Open};
 use crate::http::Method::{self, Delete, Get, Patch, Post, Put};
+use crate::http::multipart::MULTIPART;
 use crate::openapi;
 use crate::resources::fields::{Field, NOTHING};
 use crate::resources::{
     Handler, accounts, aggregation, boot, certificates, clones, console, events, hardware, images, logs, making,
-    managers, media, metrics, network, nics, power, registries, root, schemas, sessions, snapshots, systems, tasks,
-    telemetry,
+    managers, media, metrics, network, nics, power, registries, root, schemas, sessions, snapshots, software, systems,
+    tasks, telemetry, updates,
 };
 
 /// One path.
@@ -208,7 +209,7 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/Managers/salp",
         methods: &[(Get, Login, managers::salp), (Patch, ConfigureManager, managers::patch)],
         kind: "Manager",
-        summary: "the host; memory of the machine; `DateTime` sets the clock",
+        summary: "the host; memory of the machine; `DateTime` sets the clock, `ActiveSoftwareImage` goes back",
         takes: &[(Patch, managers::FIELDS)],
         ..ROUTE
     },
@@ -312,6 +313,73 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Get, ConfigureManager, logs::audit_entry)],
         kind: "LogEntry",
         summary: "one of them",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/UpdateService",
+        methods: &[(Get, Login, updates::service)],
+        kind: "UpdateService",
+        summary: "updates of the machine's image",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/UpdateService/update-multipart",
+        methods: &[(Post, ConfigureManager, updates::push)],
+        summary: "a bundle, as a form: see below",
+        answers: &[(Post, &[202, 503])],
+        media: &[MULTIPART],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/UpdateService/Actions/UpdateService.SimpleUpdate",
+        methods: &[(Post, ConfigureManager, updates::simple)],
+        summary: "fetches a bundle",
+        takes: &[(Post, updates::SIMPLE_UPDATE)],
+        answers: &[(Post, &[202, 503])],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/UpdateService/Actions/UpdateService.StartUpdate",
+        methods: &[(Post, ConfigureManager, updates::start)],
+        summary: "starts what is staged",
+        takes: &[(Post, NOTHING)],
+        answers: &[(Post, &[202, 503])],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/UpdateService/Actions/UpdateService.Activate",
+        methods: &[(Post, ConfigureManager, updates::activate)],
+        summary: "lets the next reset start an image",
+        takes: &[(Post, updates::TARGETS)],
+        answers: &[(Post, &[200, 503])],
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/UpdateService/FirmwareInventory",
+        methods: &[(Get, Login, software::firmware)],
+        kind: "SoftwareInventoryCollection",
+        summary: "images of the machine",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/UpdateService/FirmwareInventory/{}",
+        methods: &[(Get, Login, software::image)],
+        kind: "SoftwareInventory",
+        summary: "the image in a slot: version, digest, whether it runs or waits",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/UpdateService/SoftwareInventory",
+        methods: &[(Get, Login, software::software)],
+        kind: "SoftwareInventoryCollection",
+        summary: "what else there is",
+        ..ROUTE
+    },
+    Route {
+        pattern: "/redfish/v1/UpdateService/SoftwareInventory/{}",
+        methods: &[(Get, Login, software::guest)],
+        kind: "SoftwareInventory",
+        summary: "the management guest",
         ..ROUTE
     },
     Route {

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::auth::Role;
 use crate::entropy::Entropy;
 use crate::fake::Fake;
+use crate::fake::flash::Flash;
 use crate::flow::{Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
 use crate::service::{Facts, Service};
@@ -64,9 +65,20 @@ pub struct Client {
 impl Client {
     /// Returns a client with this role.
     pub fn new(role: Role) -> Self {
+        Self::of(Fake::default(), role)
+    }
+
+    /// Returns an administrator of a machine that was not started from a flash.
+    pub fn without_flash() -> Self {
+        let mut fake = Fake::default();
+        fake.flash = Flash::none();
+        Self::of(fake, Role::Administrator)
+    }
+
+    fn of(fake: Fake, role: Role) -> Self {
         let identity = Identity::new(&Counting, 0, &["salp"], &[]);
         let facts = Facts { uuid: [0x11; 16], started: 0 };
-        let mut service = Service::new(Box::<Fake>::default(), &Counting, identity, facts);
+        let mut service = Service::new(Box::new(fake), &Counting, identity, facts);
         assert!(service.auth.set("admin", "secret", role));
         let mut client = Self { service, token: None, now: 1000 };
         let login = client.post("/redfish/v1/SessionService/Sessions", r#"{"UserName":"admin","Password":"secret"}"#);

@@ -60,7 +60,8 @@ impl From<Refusal> for UpdateError {
 
 /// A bundle that comes in.
 struct Upload {
-    size: u64,
+    /// How many bytes come, once that is known.
+    size: Option<u64>,
     /// What has not been written yet.
     buffer: [u8; HEAD],
     filled: usize,
@@ -204,7 +205,7 @@ impl Updater {
         self.change(flash, |updater| updater.control.cancel())
     }
 
-    /// Begins an upload of so many bytes, in place of one that is under way.
+    /// Begins an upload of so many bytes, or of as many as the bundle says for 0, in place of one that is under way.
     ///
     /// # Errors
     ///
@@ -220,7 +221,7 @@ impl Updater {
             return self.refuse(Refusal::TooLarge);
         }
         self.upload = Some(Upload {
-            size,
+            size: Some(size).filter(|&size| size > 0),
             buffer: [0; HEAD],
             filled: 0,
             written: 0,
@@ -253,7 +254,7 @@ impl Updater {
             Err(error) => return Err(error),
         }
         let upload = self.upload.as_mut().ok_or(UpdateError::WrongState)?;
-        if bytes.len() as u64 > upload.size - upload.at - upload.filled as u64 {
+        if upload.size.is_some_and(|size| bytes.len() as u64 > size - upload.received()) {
             return self.refuse(Refusal::NotABundle);
         }
         let room = upload.buffer.get_mut(upload.filled..).unwrap_or_default();
@@ -275,7 +276,10 @@ impl Updater {
         }
         if upload.bundle.is_none() {
             match upload.judge(host, self.control.floor) {
-                Ok(bundle) => upload.bundle = Some(bundle),
+                Ok(bundle) => {
+                    upload.size = Some(bundle.payload + bundle.manifest.size);
+                    upload.bundle = Some(bundle);
+                }
                 Err(refusal) => return self.refuse(refusal),
             }
             let control = self.control.begin(self.running)?;
@@ -296,8 +300,10 @@ impl Updater {
     ///
     /// The bundle is refused, none is expected, or not now.
     pub fn finish(&mut self, flash: &mut impl Flash, host: &Host<'_>) -> Result<(), UpdateError> {
-        let Some(upload) = &self.upload else { return Err(UpdateError::WrongState) };
-        if upload.at + (upload.filled as u64) < upload.size {
+        let Some(upload) = &mut self.upload else { return Err(UpdateError::WrongState) };
+        // One that is shorter than what is judged at once says here that it was all.
+        let received = upload.received();
+        if received < *upload.size.get_or_insert(received) {
             return self.refuse(Refusal::Truncated);
         }
         self.drain(flash, host)?;
@@ -317,19 +323,27 @@ impl Updater {
 }
 
 impl Upload {
+    /// Returns how many bytes have come.
+    fn received(&self) -> u64 {
+        self.at + self.filled as u64
+    }
+
     /// Returns whether the buffer is to be written.
     fn is_due(&self) -> bool {
-        self.filled == HEAD || (self.filled > 0 && self.at + self.filled as u64 == self.size)
+        self.filled == HEAD || (self.filled > 0 && self.size == Some(self.received()))
     }
 
     /// Checks what the bundle's first bytes say.
     fn judge(&self, host: &Host<'_>, floor: u64) -> Result<Bundle, Refusal> {
         let bundle = bundle::open(self.buffer.get(..self.filled).unwrap_or_default(), host.keys)?;
         bundle.manifest.check(host, floor)?;
-        match (bundle.payload + bundle.manifest.size).cmp(&self.size) {
-            core::cmp::Ordering::Greater => Err(Refusal::Truncated),
-            core::cmp::Ordering::Less => Err(Refusal::NotABundle),
-            core::cmp::Ordering::Equal => Ok(bundle),
+        let size = bundle.payload + bundle.manifest.size;
+        match self.size {
+            Some(said) if size > said => Err(Refusal::Truncated),
+            Some(said) if size < said => Err(Refusal::NotABundle),
+            None if size < self.received() => Err(Refusal::NotABundle),
+            None if size > layout::SLOT_SIZE => Err(Refusal::TooLarge),
+            _ => Ok(bundle),
         }
     }
 

@@ -248,6 +248,29 @@ fn an_image_that_is_not_the_signed_one_is_never_staged() {
 }
 
 #[test]
+fn an_upload_whose_size_nobody_has_said_is_as_long_as_its_bundle_says() {
+    let (mut flash, bundle) = (fresh(), &BUNDLES[2]);
+    let mut now = updater(&flash, Slot::A);
+    let mut send = |bytes: &[u8]| {
+        until_done(|| now.begin(&mut flash, 0))?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            rest = &rest[now.write(&mut flash, &host(), rest)?..];
+        }
+        until_done(|| now.finish(&mut flash, &host()))?;
+        settle(&mut now, &mut flash)
+    };
+    for count in [0, 100, 4096, bundle.len() - 1] {
+        assert_eq!(send(&bundle[..count]), Err(Refusal::Truncated.into()), "{count}");
+    }
+    assert_eq!(send(&[&bundle[..], &[0]].concat()), Err(Refusal::NotABundle.into()));
+    let small = make_of(2, 100);
+    assert_eq!(send(&[&small[..], &[0]].concat()), Err(Refusal::NotABundle.into()));
+    assert_eq!(send(&small), Ok(()));
+    assert_eq!(send(bundle), Ok(()));
+}
+
+#[test]
 fn an_upload_that_stops_is_no_obstacle_to_the_next() {
     let mut flash = fresh();
     let mut now = updater(&flash, Slot::A);

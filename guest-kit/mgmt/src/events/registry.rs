@@ -106,6 +106,20 @@ pub const ENTRIES: &[Entry] = &[
         "The metric '%1' is %2, and has reached the threshold %3 of %4.",
         "Look at what the metric is of.",
     ),
+    entry(&SALP, "ImageStaged", "The image %1 is staged."),
+    entry(&SALP, "ImageConfirmed", "The image %1 runs well, and is the one that starts from now on."),
+    grave(
+        "Warning",
+        "MachineResets",
+        "The machine is reset to start the image %1, and its VMs with it.",
+        "Wait until it is back.",
+    ),
+    grave(
+        "Critical",
+        "ImageGivenUp",
+        "The image %1 is not well: %2. The machine goes back to the image before it.",
+        "Look at the log, and report it.",
+    ),
     grave(
         "Critical",
         "TaskInterrupted",
@@ -163,6 +177,7 @@ const TYPES: &[(&str, &str)] = &[
     ("/redfish/v1/TelemetryService/MetricReports/", "MetricReport"),
     ("/redfish/v1/TelemetryService/Triggers/", "Triggers"),
     ("/redfish/v1/TelemetryService", "TelemetryService"),
+    ("/redfish/v1/UpdateService/FirmwareInventory/", "SoftwareInventory"),
 ];
 
 /// Returns the type of the resource at a path, if events tell of it.

@@ -1,8 +1,10 @@
 //! A hypervisor that is only a list. Before: tests, and the guest on plain QEMU. After: nothing.
 //!
 //! It keeps the rules that clients see (names are unique, identifiers are never used twice, states allow or forbid) and
-//! no more: no VM of it runs. [`images`] are what VMs are made from, [`machine`] is what one VM has.
+//! no more: no VM of it runs. [`images`] are what VMs are made from, [`machine`] is what one VM has, [`flash`] is what it starts
+//! from.
 
+pub mod flash;
 pub mod images;
 pub mod machine;
 
@@ -19,12 +21,14 @@ use salp_hvc::manager::{
     CONSOLE_SIZE, ImageInfo, LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, MAX_RECORD, NicChange, NicInfo, RECORDS,
 };
 use salp_hvc::status;
+use salp_hvc::update::UpdateInfo;
 use zerocopy::FromZeros;
 
 use crate::hypervisor::{
-    Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Refused, Signal, Usage, is_config, is_name,
-    name_text, padded,
+    Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Refused, Signal, SlotChange, Usage, is_config,
+    is_name, name_text, padded,
 };
+use flash::Flash;
 use images::Images;
 use machine::{Console, Machine};
 
@@ -46,6 +50,8 @@ pub struct Fake {
     clock: u64,
     events: VecDeque<EventRecord>,
     told: u64,
+    /// What it starts from.
+    pub flash: Flash,
 }
 
 impl Default for Fake {
@@ -89,6 +95,7 @@ impl Fake {
             clock: 1_000_000_000,
             events: VecDeque::new(),
             told: 0,
+            flash: Flash::default(),
         };
         fake.log.write(b"7 ready\n8 mgmt: crashed: taken back to its checkpoint (1)\n");
         let manager = fake.boot("mgmt", 32 << 20, STATE_RUNNING);
@@ -486,10 +493,29 @@ impl Hypervisor for Fake {
         Ok(self.log.read(position, bytes))
     }
 
-    fn power(&mut self, _: MachinePower) -> Answer<()> {
+    fn power(&mut self, how: MachinePower) -> Answer<()> {
+        if how == MachinePower::Reset {
+            self.flash.reset();
+        }
         let vms = self.entries.iter_mut().filter(|(id, _)| **id != OWN);
         vms.for_each(|(_, machine)| machine.info.state = STATE_OFF.into());
         Ok(())
+    }
+
+    fn slots(&self) -> Answer<UpdateInfo> {
+        Ok(self.flash.info)
+    }
+
+    fn begin_update(&mut self, _: u64) -> Answer<()> {
+        self.flash.begin()
+    }
+
+    fn write_update(&mut self, bytes: &[u8]) -> Answer<usize> {
+        self.flash.write(bytes)
+    }
+
+    fn change_slots(&mut self, change: SlotChange) -> Answer<()> {
+        self.flash.change(change)
     }
 
     fn cpu(&self, index: u64) -> Answer<Cpu> {

@@ -9,8 +9,9 @@ use salp_hvc::events::EventRecord;
 use salp_hvc::host;
 use salp_hvc::manager::{self, ImageInfo, NicChange, NicInfo};
 use salp_hvc::status;
+use salp_hvc::update::{self, UpdateInfo};
 use salp_mgmt::hypervisor::{
-    self, Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Signal, Usage, padded,
+    self, Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Signal, SlotChange, Usage, padded,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -53,6 +54,21 @@ fn record<T: FromZeros, const N: usize>(function: u32, arguments: impl FnOnce(u6
     let mut record = T::new_zeroed();
     call(function, arguments(to(&mut record)))?;
     Ok(record)
+}
+
+/// How often a reset is asked for in one go.
+const RESETS: usize = 64;
+
+/// Resets the machine, once the records that wait for the flash are written, which each call goes on with.
+fn reset() -> Answer<()> {
+    for _ in 0..RESETS {
+        life::beat();
+        let answer = call(update::MACHINE_RESET, []).map(drop);
+        if answer != Err(hypervisor::Refused(status::BUSY)) {
+            return answer;
+        }
+    }
+    Err(hypervisor::Refused(status::BUSY))
 }
 
 impl Hypervisor for Calls {
@@ -227,7 +243,29 @@ impl Hypervisor for Calls {
     }
 
     fn power(&mut self, how: MachinePower) -> Answer<()> {
-        call(host::MACHINE_POWER, [how as u64]).map(drop)
+        match how {
+            MachinePower::Reset => reset(),
+            MachinePower::Off => call(host::MACHINE_POWER, [how as u64]).map(drop),
+        }
+    }
+
+    fn slots(&self) -> Answer<UpdateInfo> {
+        record(update::UPDATE_STATUS, |address| [address])
+    }
+
+    fn begin_update(&mut self, size: u64) -> Answer<()> {
+        call(update::UPDATE_BEGIN, [size]).map(drop)
+    }
+
+    fn write_update(&mut self, bytes: &[u8]) -> Answer<usize> {
+        // What is written is hashed and read back: many of these in one go take their time.
+        life::beat();
+        let [taken, ..] = call(update::UPDATE_WRITE, [from(bytes), bytes.len() as u64])?;
+        Ok((taken as usize).min(bytes.len()))
+    }
+
+    fn change_slots(&mut self, change: SlotChange) -> Answer<()> {
+        call(change as u32, []).map(drop)
     }
 
     fn cpu(&self, index: u64) -> Answer<Cpu> {

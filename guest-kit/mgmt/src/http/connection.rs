@@ -29,6 +29,11 @@ pub trait Serve {
         self.handle(request)
     }
 
+    /// Returns whether who takes a body wants more of it now.
+    fn is_ready(&mut self, _: &mut dyn Sink) -> bool {
+        true
+    }
+
     /// Gives bytes of a body to who takes them.
     ///
     /// # Errors
@@ -74,6 +79,8 @@ pub struct Connection {
     live: Option<(Live, Framing)>,
     /// The job whose end is the answer, and how it is to be given.
     later: Option<(u64, Method, bool, bool)>,
+    /// Who takes the body wants nothing of it for now.
+    waits: bool,
     /// Nothing more is read: the last answer is being sent.
     is_closing: bool,
     /// Since when it waits for the same thing.
@@ -96,6 +103,7 @@ impl Connection {
             sink: None,
             live: None,
             later: None,
+            waits: false,
             is_closing: false,
             since: now,
             asked: now,
@@ -143,6 +151,12 @@ impl Connection {
 
     /// Reads on in the stream, up to the next answer.
     fn read(&mut self, now: u64, service: &mut dyn Serve) -> Result<(), Malformed> {
+        // What comes meanwhile waits here, and then at the peer.
+        self.waits = self.sink.as_mut().is_some_and(|sink| !service.is_ready(&mut **sink));
+        if self.waits {
+            self.since = now;
+            return Ok(());
+        }
         loop {
             match self.decoder.next(&mut self.inbox)? {
                 Step::Head => {
@@ -273,7 +287,7 @@ impl Connection {
 
     /// Returns true if something may be to send though nothing has come.
     pub fn is_live(&self) -> bool {
-        self.live.is_some() || self.later.is_some()
+        self.live.is_some() || self.later.is_some() || self.waits
     }
 
     /// Returns what is to be sent.

@@ -3,10 +3,11 @@
 //! [`decoder`] cuts the stream that comes in into requests, [`response`] writes answers, [`connection`] joins the two
 //! and keeps time. None of them reads or writes a socket, and all of them have bounds: what a peer can make this guest
 //! remember is [`decoder::MAX_HEAD`] and [`decoder::MAX_BODY`] a connection. Bodies that are larger are taken away as they
-//! come ([`flow`](crate::flow)).
+//! come ([`flow`](crate::flow)), and [`multipart`] takes those apart that are made of parts.
 
 pub mod connection;
 pub mod decoder;
+pub mod multipart;
 pub mod request;
 pub mod response;
 

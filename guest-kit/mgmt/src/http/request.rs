@@ -4,6 +4,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use super::multipart::MULTIPART;
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
@@ -124,10 +126,21 @@ impl Request {
         self.others.iter().find(|(known, _)| *known == name).map(|(_, value)| &**value)
     }
 
-    /// Returns whether the body is bytes that are taken as they come, not a document: of PUT, and of PATCH that says which
-    /// part of the whole it brings.
+    /// Returns whether the body is bytes that are taken as they come, not a document: of PUT, of PATCH that says which part of the
+    /// whole it brings, and of POST that brings parts.
     pub fn is_streamed(&self) -> bool {
-        self.method == Method::Put || (self.method == Method::Patch && self.get("content-range").is_some())
+        match self.method {
+            Method::Put => true,
+            Method::Patch => self.get("content-range").is_some(),
+            Method::Post => self.has_parts(),
+            _ => false,
+        }
+    }
+
+    /// Returns whether the body is made of [parts](super::multipart).
+    pub fn has_parts(&self) -> bool {
+        let kind = self.content_type.as_deref().and_then(|kind| kind.split(';').next());
+        kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case(MULTIPART))
     }
 
     /// Returns whether the field of this name is kept.

@@ -1,5 +1,5 @@
-//! Gets what an address leads to into an image at EL2, piece by piece. Before: [`jobs`](super::jobs). After: [`Wire`], which
-//! is a TCP connection, and [`Upload`], which writes the image and knows its digest.
+//! Gets what an address leads to into an image at EL2, or into the flash, piece by piece. Before: [`jobs`](super::jobs). After:
+//! [`Wire`], which is a TCP connection, [`Upload`], which writes the image and knows its digest, and [`Stream`].
 //!
 //! One request at a time, each on a connection of its own. A connection that breaks is followed by one that asks for the rest, as
 //! long as there is progress; redirections are followed, but not from TLS to plain text.
@@ -18,6 +18,7 @@ use crate::images::label::{Kind, Label};
 use crate::images::upload::{Plan, Upload, content_range};
 use crate::images::{self, IMAGES};
 use crate::message::Failure;
+use crate::updates::stream::Stream;
 
 /// How long nothing may come, in milliseconds.
 const PATIENCE: u64 = 15_000;
@@ -91,13 +92,26 @@ pub struct Fetch {
     attempts: u32,
     state: State,
     inbox: Vec<u8>,
-    /// The image, and what writes it.
-    image: Option<(u64, Box<Upload>)>,
+    /// Where it goes, as soon as something comes.
+    target: Option<Target>,
+    /// It goes into the flash.
+    is_bundle: bool,
+    /// Nobody wants it any more.
+    is_stopped: bool,
     received: u64,
     size: Option<u64>,
     /// What says whether it is still the same.
     tag: Option<String>,
     since: u64,
+}
+
+/// Where bytes go.
+#[derive(Debug)]
+enum Target {
+    /// Into an image, which this writes.
+    Image(u64, Box<Upload>),
+    /// Into the flash.
+    Flash(Stream),
 }
 
 /// The head of an answer.
@@ -161,7 +175,9 @@ impl Fetch {
             attempts: 0,
             state: State::Pause(0),
             inbox: Vec::new(),
-            image: None,
+            target: None,
+            is_bundle: false,
+            is_stopped: false,
             received: 0,
             size: None,
             tag: None,
@@ -169,12 +185,22 @@ impl Fetch {
         }
     }
 
+    /// Returns one of a bundle, for the flash.
+    pub fn of_bundle(order: Order) -> Self {
+        Self { is_bundle: true, ..Self::new(order) }
+    }
+
+    /// Ends it, when it goes on the next time.
+    pub fn stop(&mut self) {
+        self.is_stopped = true;
+    }
+
     /// Returns how many bytes have come, and of how many.
     pub fn progress(&self) -> (u64, Option<u64>) {
         (self.received, self.size)
     }
 
-    /// Returns the image, or why there is none, if it is over.
+    /// Returns the image (0 for a bundle, which is in the flash), or why there is none, if it is over.
     pub fn outcome(&self) -> Option<&Result<u64, Failure>> {
         match &self.state {
             State::Done(outcome) => Some(outcome),
@@ -208,7 +234,7 @@ impl Fetch {
 
     fn end(&mut self, wire: &mut dyn Wire, hypervisor: &mut dyn Hypervisor, outcome: Result<u64, Failure>) {
         wire.close();
-        if let (Err(_), Some((id, _))) = (&outcome, self.image.take()) {
+        if let (Err(_), Some(Target::Image(id, _))) = (&outcome, self.target.take()) {
             // Nobody uses what is of it.
             let _ = hypervisor.delete_image(id);
         }
@@ -230,6 +256,9 @@ impl Fetch {
     /// Goes on; `now` in milliseconds, `seconds` since 1970. To be called until there is an [outcome](Self::outcome); each call is
     /// bounded.
     pub fn drive(&mut self, wire: &mut dyn Wire, hypervisor: &mut dyn Hypervisor, now: u64, seconds: u64) {
+        if self.is_stopped && self.outcome().is_none() {
+            return self.fail(wire, hypervisor, "nobody wants it any more.");
+        }
         match &mut self.state {
             State::Done(_) => return,
             State::Pause(until) if now < *until => return,
@@ -239,6 +268,18 @@ impl Fetch {
                 return;
             }
             _ => {}
+        }
+        if let Some(Target::Flash(stream)) = &mut self.target {
+            match stream.drain(hypervisor) {
+                Ok(true) if Some(self.received) == self.size => return self.end(wire, hypervisor, Ok(0)),
+                Ok(true) => {}
+                // What comes meanwhile waits at the peer.
+                Ok(false) => {
+                    self.since = now;
+                    return;
+                }
+                Err(failure) => return self.end(wire, hypervisor, Err(failure)),
+            }
         }
         let link = wire.link();
         let before = self.inbox.len();
@@ -305,7 +346,7 @@ impl Fetch {
                     None => self.fail(wire, hypervisor, "it is redirected to where this service does not follow."),
                 }
             }
-            206 if self.image.is_some() => match (head.range, self.size) {
+            206 if self.target.is_some() => match (head.range, self.size) {
                 (Some((first, _, size)), Some(known)) if first == self.received && size == known => {
                     self.state = State::Body;
                 }
@@ -319,7 +360,7 @@ impl Fetch {
 
     /// Begins, or begins anew.
     fn begin(&mut self, wire: &mut dyn Wire, hypervisor: &mut dyn Hypervisor, head: &Head, seconds: u64) {
-        if let Some((id, _)) = self.image.take() {
+        if let Some(Target::Image(id, _)) = self.target.take() {
             // It is not the same any more, or comes whole again.
             let _ = hypervisor.delete_image(id);
         }
@@ -327,6 +368,15 @@ impl Fetch {
         let Some(size) = head.length.filter(|_| !head.is_chunked) else {
             return self.fail(wire, hypervisor, "the server does not say how long it is.");
         };
+        (self.size, self.tag) = (Some(size), head.tag.clone());
+        if self.is_bundle {
+            // One that is too large is refused before anything of it has come.
+            match Stream::begin(hypervisor, size.max(1)) {
+                Ok(stream) => (self.target, self.state) = (Some(Target::Flash(stream)), State::Body),
+                Err(failure) => self.end(wire, hypervisor, Err(failure)),
+            }
+            return;
+        }
         if !(1..=MAX_IMAGE).contains(&size) {
             return self.fail(wire, hypervisor, "a medium has 1 byte to 1 GiB.");
         }
@@ -336,8 +386,7 @@ impl Fetch {
         let made = hypervisor.create_image(size, &label.bytes());
         match made.and_then(|id| Ok((id, Upload::new(hypervisor, id, plan)?))) {
             Ok((id, upload)) => {
-                (self.size, self.tag) = (Some(size), head.tag.clone());
-                self.image = Some((id, Box::new(upload)));
+                self.target = Some(Target::Image(id, Box::new(upload)));
                 self.state = State::Body;
             }
             Err(refused) => self.end(wire, hypervisor, Err(Failure::refused(refused, IMAGES))),
@@ -345,11 +394,16 @@ impl Fetch {
     }
 
     fn read_body(&mut self, wire: &mut dyn Wire, hypervisor: &mut dyn Hypervisor, seconds: u64) {
-        let Some((_, upload)) = &mut self.image else { return };
+        let Some(target) = &mut self.target else { return };
         let left = self.size.unwrap_or(0) - self.received;
         let count = (self.inbox.len() as u64).min(left) as usize;
         if count > 0 {
-            if let Err(failure) = upload.take(hypervisor, seconds, &self.inbox[..count]) {
+            let bytes = &self.inbox[..count];
+            let taken = match target {
+                Target::Image(_, upload) => upload.take(hypervisor, seconds, bytes),
+                Target::Flash(stream) => stream.push(hypervisor, bytes),
+            };
+            if let Err(failure) = taken {
                 return self.end(wire, hypervisor, Err(failure));
             }
             self.received += count as u64;
@@ -358,7 +412,7 @@ impl Fetch {
             self.attempts = 0;
         }
         if Some(self.received) == self.size
-            && let Some((id, upload)) = self.image.take()
+            && let Some(Target::Image(id, upload)) = self.target.take_if(|target| matches!(target, Target::Image(..)))
         {
             let outcome = upload.finish(hypervisor, seconds).map(|_| id);
             self.end(wire, hypervisor, outcome);

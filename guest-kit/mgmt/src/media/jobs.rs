@@ -24,6 +24,8 @@ pub enum Then {
     Insert(u64),
     /// This VM, which is off, starts from it.
     Start(u64),
+    /// It is a bundle, and goes into the flash.
+    Install,
 }
 
 #[derive(Debug)]
@@ -61,7 +63,8 @@ impl Jobs {
             || Failure::because(503, "As many media as can be fetched at a time are under way: try again later.");
         let place = self.places.iter_mut().find(|place| place.is_none()).ok_or_else(full)?;
         self.last += 1;
-        let (number, fetch) = (self.last, Fetch::new(order));
+        let fetch = if then == Then::Install { Fetch::of_bundle(order) } else { Fetch::new(order) };
+        let number = self.last;
         *place = Some(Job { number, address: address.into(), fetch, then, outcome: None, ended: 0 });
         Ok(number)
     }
@@ -79,6 +82,12 @@ impl Jobs {
     /// Returns how many bytes of how many have come.
     pub fn progress(&self, number: u64) -> Option<(u64, Option<u64>)> {
         self.places.iter().flatten().find(|job| job.number == number).map(|job| job.fetch.progress())
+    }
+
+    /// Ends a job that is under way.
+    pub fn stop(&mut self, number: u64) {
+        let jobs = self.places.iter_mut().flatten();
+        jobs.filter(|job| job.number == number).for_each(|job| job.fetch.stop());
     }
 
     /// Returns how a job went, once; `None` while it is under way.
@@ -126,6 +135,7 @@ impl Job {
                 hypervisor.change_medium(vm, Some(image)).map_err(refused)
             }
             Then::Start(vm) => boot::start(hypervisor, vm, Some(image), now),
+            Then::Install => Ok(()),
         }
     }
 }

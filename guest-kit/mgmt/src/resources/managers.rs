@@ -7,13 +7,17 @@ use serde_json::json;
 use super::body::Body;
 use super::fields::{Field, Shape, field, needed};
 use super::hardware::CHASSIS;
-use super::{Call, Outcome, collection, logs, read_time, systems, time, uuid};
+use super::{Call, Outcome, collection, logs, read_time, software, systems, time, uuid};
 use crate::hypervisor::MachinePower;
 use crate::message::Failure;
+use crate::service;
 use crate::telemetry::figures;
+use crate::updates::install;
 
 /// Where the host is.
 pub const SALP: &str = "/redfish/v1/Managers/salp";
+/// What resets it.
+pub const RESET_ACTION: &str = "/redfish/v1/Managers/salp/Actions/Manager.Reset";
 
 /// How the clock is ahead of UTC: it shows that.
 const OFFSETS: [&str; 1] = ["+00:00"];
@@ -43,6 +47,7 @@ const RESET_TYPES: [&str; RESETS.len()] = {
 pub const FIELDS: &[Field] = &[
     field("DateTime", Shape::Text("^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-][0-9]{2}:[0-9]{2})$")),
     field("DateTimeLocalOffset", Shape::Word(&OFFSETS)),
+    field("Links", Shape::Object(&[field("ActiveSoftwareImage", Shape::Link)])),
 ];
 
 /// What can become of the machine.
@@ -57,7 +62,7 @@ pub fn list(_: &mut Call<'_>) -> Result<Outcome, Failure> {
 /// Answers the host.
 pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let machine = call.hypervisor.machine().map_err(|refused| Failure::refused(refused, SALP))?;
-    Ok(Outcome::Resource(json!({
+    let mut value = json!({
         "@odata.id": SALP,
         "@odata.type": "#Manager.v1_24_0.Manager",
         "Id": "salp",
@@ -78,7 +83,7 @@ pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
             "ManagerForServers": systems::links(call.hypervisor),
         },
         "Actions": { "#Manager.Reset": {
-            "target": format!("{SALP}/Actions/Manager.Reset"),
+            "target": RESET_ACTION,
             "ResetType@Redfish.AllowableValues": RESETS.map(|(name, ..)| name),
         } },
         "NetworkProtocol": { "@odata.id": format!("{SALP}/NetworkProtocol") },
@@ -87,15 +92,18 @@ pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
             "@odata.type": "#SalpManager.v1_0_0.SalpManager",
             "Statistics": figures::of_machine(&machine),
         } },
-    })))
+    });
+    software::link(call.hypervisor, &mut value["Links"]);
+    Ok(Outcome::Resource(value))
 }
 
-/// Changes the clock. What it shows is UTC.
+/// Changes the clock, which shows UTC, or which image starts: after a reset, which is not made here.
 pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let mut body = Body::of_resource(call.request)?;
     let in_range = |seconds: &u64| TIMES.contains(seconds);
     let wanted = body.parsed("DateTime", |text| read_time(text).filter(in_range));
     body.word("DateTimeLocalOffset", &OFFSETS);
+    let image = body.inside("Links", |body| body.link("ActiveSoftwareImage")).flatten();
     let ignored = body.finish_change()?;
     if let Some(wanted) = wanted {
         let time = wanted * 1_000_000_000;
@@ -103,7 +111,17 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         call.auth.shift(wanted as i64 - call.now as i64);
         call.now = wanted;
     }
-    salp(call).map(|outcome| ignored.tell(outcome))
+    let is_to_reset = match &image {
+        Some(image) => software::activate(call.hypervisor, image)?,
+        None => false,
+    };
+    let mut outcome = ignored.tell(salp(call)?);
+    if let (true, Outcome::Resource(value)) = (is_to_reset, &mut outcome) {
+        service::tag(value);
+        let others = value["@Message.ExtendedInfo"].as_array().cloned().unwrap_or_default();
+        value["@Message.ExtendedInfo"] = others.into_iter().chain([install::reset_required()]).collect();
+    }
+    Ok(outcome)
 }
 
 /// Resets the machine, or turns it off: at once, or when its guests have shut down.

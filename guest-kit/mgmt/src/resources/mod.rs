@@ -25,9 +25,11 @@ pub mod root;
 pub mod schemas;
 pub mod sessions;
 pub mod snapshots;
+pub mod software;
 pub mod systems;
 pub mod tasks;
 pub mod telemetry;
+pub mod updates;
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -49,9 +51,10 @@ use crate::message::Failure;
 use crate::service::{self, Facts};
 use crate::state;
 use crate::table::Variables;
-use crate::tasks::Tasks;
+use crate::tasks::{Job, Order, Tasks};
 use crate::telemetry::Telemetry;
 use crate::tls::keys::Keys;
+use crate::updates::Updates;
 
 /// A request on its way to a resource.
 pub struct Call<'a> {
@@ -79,6 +82,8 @@ pub struct Call<'a> {
     pub jobs: &'a mut Jobs,
     /// The appliance itself.
     pub appliance: &'a mut Appliance,
+    /// Updates under way.
+    pub updates: &'a mut Updates,
     /// Keys and certificates of the server.
     pub keys: &'a mut Keys,
     /// The hypervisor.
@@ -94,6 +99,8 @@ pub struct Call<'a> {
 pub enum Outcome {
     /// The request is good so far: its body goes here.
     Body(Box<dyn Sink>),
+    /// What goes on as a task.
+    Task(Order, Box<dyn Job>),
     /// An answer as it is, which may go on behind its head.
     Answer(Response),
     /// A part of something has come, and what there is of it now.

@@ -66,6 +66,10 @@ pub const SCHEMAS: &[(&str, &str)] = &[
     ("MetricReport", "v1_5_2"),
     ("TriggersCollection", ""),
     ("Triggers", "v1_4_0"),
+    ("UpdateService", "v1_17_0"),
+    ("SoftwareInventoryCollection", ""),
+    ("SoftwareInventory", "v1_13_0"),
+    ("Settings", "v1_4_0"),
     ("MessageRegistry", "v1_7_0"),
     ("MessageRegistryFileCollection", ""),
     ("MessageRegistryFile", "v1_1_5"),
@@ -109,6 +113,7 @@ pub fn root(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "Tasks": { "@odata.id": "/redfish/v1/TaskService" },
         "AggregationService": { "@odata.id": "/redfish/v1/AggregationService" },
         "TelemetryService": { "@odata.id": "/redfish/v1/TelemetryService" },
+        "UpdateService": { "@odata.id": "/redfish/v1/UpdateService" },
         "Links": { "Sessions": { "@odata.id": "/redfish/v1/SessionService/Sessions" } },
         "Oem": { "Salp": {
             "@odata.type": "#SalpServiceRoot.v1_0_0.SalpServiceRoot",
@@ -134,6 +139,7 @@ pub fn odata(_: &mut Call<'_>) -> Result<Outcome, Failure> {
         ("Tasks", "/redfish/v1/TaskService"),
         ("AggregationService", "/redfish/v1/AggregationService"),
         ("TelemetryService", "/redfish/v1/TelemetryService"),
+        ("UpdateService", "/redfish/v1/UpdateService"),
         ("Sessions", "/redfish/v1/SessionService/Sessions"),
     ];
     let value = children.map(|(name, url)| json!({ "name": name, "kind": "Singleton", "url": url }));

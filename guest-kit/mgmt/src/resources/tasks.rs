@@ -8,10 +8,11 @@ use alloc::string::{String, ToString};
 use serde_json::{Value, json};
 
 use super::{Call, Outcome, clones, collection, time};
+use crate::events::journal::Journal;
 use crate::http::Response;
 use crate::message::Failure;
 use crate::service;
-use crate::tasks::{Job, KEEP, Order, Task, path};
+use crate::tasks::{Job, KEEP, Order, Task, Tasks, path};
 
 const SERVICE: &str = "/redfish/v1/TaskService";
 const TASKS: &str = "/redfish/v1/TaskService/Tasks";
@@ -35,10 +36,34 @@ impl Call<'_> {
             target: self.request.path.clone(),
             body: String::from_utf8_lossy(&self.request.body).into_owned(),
         };
-        let number = self.tasks.start(order, job, &mut self.events.journal, self.now)?;
-        let task = self.tasks.get(number).ok_or_else(|| self.missing())?;
-        Ok(Outcome::Answer(running(number, task)))
+        self.begin(order, job)
     }
+
+    /// Begins a job of which more is to be said than what the request says, and answers with its task.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many tasks.
+    pub fn begin(&mut self, order: Order, job: Box<dyn Job>) -> Result<Outcome, Failure> {
+        begin(self.tasks, order, job, &mut self.events.journal, self.now).map(Outcome::Answer)
+    }
+}
+
+/// Begins a job, and answers with its task.
+///
+/// # Errors
+///
+/// If there are too many tasks.
+pub fn begin(
+    tasks: &mut Tasks,
+    order: Order,
+    job: Box<dyn Job>,
+    journal: &mut Journal,
+    now: u64,
+) -> Result<Response, Failure> {
+    let number = tasks.start(order, job, journal, now)?;
+    let gone = || Failure::new(404, "ResourceMissingAtURI", &[TASKS]);
+    tasks.get(number).map(|task| running(number, task)).ok_or_else(gone)
 }
 
 /// Answers that a task goes on.
@@ -84,7 +109,10 @@ fn value(number: u64, task: &Task) -> Value {
         "StartTime": time(task.started),
         "TaskMonitor": monitor_path(number),
         "HidePayload": task.body.is_none(),
-        "Messages": task.end.as_ref().map_or(json!([]), |end| messages(end.value.as_ref(), &end.messages)),
+        "Messages": match &task.end {
+            Some(end) => messages(end.value.as_ref(), &end.messages),
+            None => task.said().into(),
+        },
     });
     if let Some(body) = &task.body {
         value["Payload"] =

@@ -2,7 +2,7 @@
 //! [`start`](Tasks::start) a [`Job`]. After: [`hypervisor`](crate::hypervisor); [`state`](crate::state), which keeps tasks.
 //!
 //! A task outlives this guest: what was kept of its job goes on, or the task says that it was interrupted. [`clones`] makes many
-//! clones, [`group`] does something to many VMs.
+//! clones, [`group`] does something to many VMs, [`install`] installs an image.
 
 pub mod clones;
 pub mod group;
@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 use crate::events::journal::{Journal, News};
 use crate::events::registry::Entry;
 use crate::hypervisor::Hypervisor;
+use crate::media::jobs::Jobs;
 use crate::message::Failure;
+use crate::updates::install;
 
 /// The most tasks, those that have ended too.
 pub const MOST: usize = 64;
@@ -33,6 +35,8 @@ const ROOM: usize = 10 << 10;
 pub struct Tools<'a> {
     /// The hypervisor.
     pub hypervisor: &'a mut dyn Hypervisor,
+    /// What is fetched.
+    pub jobs: &'a mut Jobs,
     /// The time, in seconds since 1970.
     pub now: u64,
 }
@@ -51,6 +55,11 @@ pub trait Job: Debug {
 
     /// Returns what [`REVIVERS`] need to go on with it; null for what cannot go on.
     fn kept(&self) -> Value;
+
+    /// Returns messages about what it does now.
+    fn said(&self) -> Vec<Value> {
+        Vec::new()
+    }
 }
 
 /// How far a job has come.
@@ -60,6 +69,8 @@ pub enum Step {
     More(u64),
     /// There is nothing to do before some time.
     Wait(u64),
+    /// So many per cent are done, and there is nothing to do before some time.
+    Later(u64, u64),
     /// It is over.
     End(End),
 }
@@ -90,7 +101,8 @@ impl From<Failure> for End {
 pub type Reviver = fn(&Value) -> Option<Box<dyn Job>>;
 
 /// Kinds of jobs that go on after a failure of this guest.
-pub const REVIVERS: [(&str, Reviver); 2] = [(clones::KIND, clones::revive), (group::KIND, group::revive)];
+pub const REVIVERS: [(&str, Reviver); 3] =
+    [(clones::KIND, clones::revive), (group::KIND, group::revive), (install::KIND, install::revive)];
 
 /// States of tasks, as the standard names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,9 +219,24 @@ impl Task {
         })
     }
 
+    /// Notes how far it has come.
+    fn advance(&mut self, number: u64, percent: u64, journal: &mut Journal, now: u64) {
+        let percent = percent.min(99);
+        // Each tenth is worth telling.
+        if percent / 10 > self.percent / 10 {
+            tell(journal, "TaskProgressChanged", number, Some(percent), now);
+        }
+        self.percent = percent;
+    }
+
     /// Returns whether it goes on.
     pub fn is_running(&self) -> bool {
         self.ended.is_none()
+    }
+
+    /// Returns messages about what it does now.
+    pub fn said(&self) -> Vec<Value> {
+        self.job.as_ref().map(|job| job.said()).unwrap_or_default()
     }
 
     /// Returns how well it went, as the standard says it.
@@ -280,6 +307,11 @@ impl Tasks {
         self.all.iter().map(|(&number, task)| (number, task))
     }
 
+    /// Returns the number of a task of this kind that goes on.
+    pub fn running(&self, kind: &str) -> Option<u64> {
+        self.all().find(|(_, task)| task.is_running() && task.kind == kind).map(|(number, _)| number)
+    }
+
     /// Returns a task.
     pub fn get(&self, number: u64) -> Option<&Task> {
         self.all.get(&number)
@@ -297,13 +329,10 @@ impl Tasks {
             self.is_changed = true;
             let step = task.job.as_mut().map(|job| job.step(tools));
             match step {
-                Some(Step::More(percent)) => {
-                    let percent = percent.min(99);
-                    // Each tenth is worth telling.
-                    if percent / 10 > task.percent / 10 {
-                        tell(journal, "TaskProgressChanged", number, Some(percent), now);
-                    }
-                    task.percent = percent;
+                Some(Step::More(percent)) => task.advance(number, percent, journal, now),
+                Some(Step::Later(percent, until)) => {
+                    task.advance(number, percent, journal, now);
+                    task.due = until;
                 }
                 Some(Step::Wait(until)) => task.due = until,
                 Some(Step::End(end)) => finish(number, task, end, journal, now),

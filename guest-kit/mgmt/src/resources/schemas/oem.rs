@@ -157,6 +157,18 @@ pub const SCHEMAS: &[Schema] = &[
         ..NONE
     },
     Schema {
+        name: "SalpSoftwareInventory",
+        of: "SoftwareInventory",
+        properties: &[
+            ("Standing", Part("Standing"), Read, "What the slot is good for."),
+            ("Attempts", Number, Read, "How often it was tried."),
+            ("SecurityCounter", Number, Read, "Images with a lower one than was confirmed do not start."),
+            ("SHA256", Text, Read, "The digest of the image."),
+        ],
+        words: &[("Standing", &["Confirmed", "Trial", "Staged", "Previous", "Failed", "Empty"])],
+        ..NONE
+    },
+    Schema {
         name: "SalpComputerSystem",
         properties: &[
             ("State", Part("State"), Read, "The hypervisor's word for the state."),
