@@ -295,7 +295,7 @@ impl TableMem for Ram {
         unsafe {
             core::arch::asm!(
                 "stp {a}, {b}, [{at}]", "stp {c}, {d}, [{at}, #16]",
-                at = in(reg) node.0 as usize | group % (ENTRIES / GROUP) * size_of::<[u64; GROUP]>(),
+                at = in(reg) node.0 as usize + group % (ENTRIES / GROUP) * size_of::<[u64; GROUP]>(),
                 a = in(reg) a, b = in(reg) b, c = in(reg) c, d = in(reg) d, options(nostack, preserves_flags)
             );
         }
