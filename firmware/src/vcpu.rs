@@ -406,8 +406,11 @@ impl Resident<'_> {
                     let index = self.cpu.index;
                     let dues = [alarm, clock, merge::due(index), net::due(index), watch::due()];
                     cpu::set_alarm(dues.into_iter().flatten().min());
+                    let before = cpu::counter();
                     cpu::wait_for_interrupt();
-                    self.idle += cpu::counter().wrapping_sub(now);
+                    let after = cpu::counter();
+                    machine::get().idle_ticks.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+                    self.idle += after.wrapping_sub(now);
                     refresh = self.take_interrupts();
                 }
             }

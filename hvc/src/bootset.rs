@@ -22,7 +22,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub const MAGIC: [u8; 8] = *b"SALPBOOT";
 
 /// The version of this layout.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// The size and alignment of a page of a boot set, in bytes.
 pub const PAGE: u64 = 4096;
@@ -35,6 +35,9 @@ pub const MAX_SEGMENTS: u32 = 16;
 
 /// The greatest number of NICs of one VM.
 pub const MAX_NICS: u32 = 4;
+
+/// The greatest number of VLANs of a trunk port.
+pub const MAX_VLANS: usize = 4;
 
 /// The name of the segment that the machine's own NIC is in.
 pub const UPLINK: &str = "uplink";
@@ -144,15 +147,16 @@ pub struct NicRecord {
     pub segment: [u8; 16],
     /// The only IPv4 address that it may send with; all zeros for any.
     pub ipv4: [u8; 4],
-    /// Zero.
-    pub reserved: U32,
+    /// The VLANs of a trunk port, each 1 to 4094, rising, padded with zeros: frames of these and no others pass, with their
+    /// tags, and `vlan` is 0. All zeros for a port that is in one VLAN.
+    pub vlans: [U16; MAX_VLANS],
     /// The only IPv6 address that it may send with, link-local ones aside; all zeros for any.
     pub ipv6: [u8; 16],
     /// How many bytes it may send in a second; 0 for no limit.
     pub rate: U64,
 }
 
-const _: () = assert!(size_of::<NicRecord>() == 60);
+const _: () = assert!(size_of::<NicRecord>() == 64);
 const _: () = assert!(size_of::<Header>() == 32);
 const _: () = assert!(size_of::<VmRecord>() == 72);
 const _: () = assert!(size_of::<SegmentRecord>() == 32);

@@ -4,6 +4,7 @@
 //! A manager may crash or hang, and is then brought back to its checkpoint. What has to outlive that it keeps at EL2:
 //! [`KEEP`], and the labels of images.
 
+use crate::bootset::MAX_VLANS;
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -139,6 +140,8 @@ pub struct NicInfo {
     pub ipv4: [u8; 4],
     /// The last global IPv6 address that it claimed by neighbour discovery; zeros if none.
     pub ipv6: [u8; 16],
+    /// The VLANs of a trunk port, as in its record.
+    pub vlans: [U16; MAX_VLANS],
     /// How many bytes it may send in a second; 0 for no limit.
     pub rate: U64,
     /// Frames that left, and their bytes.
@@ -164,7 +167,7 @@ pub const LINK_QUARANTINED: u32 = 1 << 2;
 pub struct NicChange {
     /// The segment to move to, padded with zeros; all zeros to stay.
     pub segment: [u8; 16],
-    /// The VLAN in it; not looked at if it stays.
+    /// The VLAN in it; not looked at if it stays, like `vlans`.
     pub vlan: U16,
     /// 1 to connect it, 0 to disconnect it.
     pub connected: U16,
@@ -172,8 +175,10 @@ pub struct NicChange {
     pub reserved: U32,
     /// How many bytes it may send in a second; 0 for no limit.
     pub rate: U64,
+    /// The VLANs of a trunk port there, as in a [`NicRecord`](crate::bootset::NicRecord).
+    pub vlans: [U16; MAX_VLANS],
 }
 
 const _: () = assert!(size_of::<ImageInfo>() == 24 + LABEL);
-const _: () = assert!(size_of::<NicInfo>() == 128);
-const _: () = assert!(size_of::<NicChange>() == 32);
+const _: () = assert!(size_of::<NicInfo>() == 136);
+const _: () = assert!(size_of::<NicChange>() == 40);

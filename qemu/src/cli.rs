@@ -50,7 +50,7 @@ const VMS: &str = "A VM is described by key=value with commas between; a comma i
   frozen=yes|no     freeze it before its first instruction, for cloning (default no)
   stays=yes|no      keep it when it is off, so that `monitor start` can start it again (default no)
   off=yes|no        leave it off at first (default no)
-  nic=SEGMENT[:MAC][+vlan=N][+ip=ADDRESS]...[+rate=BYTES]
+  nic=SEGMENT[:MAC][+vlan=N|+vlans=N:N...][+ip=ADDRESS]...[+rate=BYTES]
                     a NIC, up to 4 of them: it reaches those of the same segment and VLAN; ip= are the only addresses that
                     it may send with, rate= is in bytes per second
   manager=yes|no    let it make management calls: make, list, freeze and destroy VMs (default no)

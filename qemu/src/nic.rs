@@ -1,10 +1,10 @@
-//! A NIC as it was asked for: `SEGMENT[:MAC][+vlan=N][+ip=ADDRESS]...[+rate=BYTES]`.
+//! A NIC as it was asked for: `SEGMENT[:MAC][+vlan=N|+vlans=N:N...][+ip=ADDRESS]...[+rate=BYTES]`.
 //!
 //! [`vm`](crate::vm) reads it; [`pack`](crate::pack) puts it in the boot set.
 
 use crate::vm::number;
 use anyhow::{Context, Error, Result, bail, ensure};
-use salp_hvc::bootset::NicRecord;
+use salp_hvc::bootset::{MAX_VLANS, NicRecord};
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -15,6 +15,8 @@ pub struct Nic {
     pub segment: String,
     /// The VLAN; 0 for none.
     pub vlan: u16,
+    /// The VLANs of a trunk port, rising; none if the port is in one.
+    pub vlans: Vec<u16>,
     /// The MAC address. `None`: one of EL2's choice.
     pub mac: Option<[u8; 6]>,
     /// The only IPv4 address that it may send with.
@@ -32,13 +34,17 @@ impl Nic {
         for (to, from) in segment.iter_mut().zip(self.segment.bytes().take(15)) {
             *to = from;
         }
+        let mut vlans = [0.into(); MAX_VLANS];
+        for (to, &from) in vlans.iter_mut().zip(&self.vlans) {
+            *to = from.into();
+        }
         NicRecord {
             vm: vm.into(),
             vlan: self.vlan.into(),
             mac: self.mac.unwrap_or_default(),
             segment,
             ipv4: self.ipv4.unwrap_or_default(),
-            reserved: 0.into(),
+            vlans,
             ipv6: self.ipv6.unwrap_or_default(),
             rate: self.rate.into(),
         }
@@ -60,10 +66,12 @@ impl FromStr for Nic {
         let mut nic = Self { segment: segment.into(), mac: address.map(mac).transpose()?, ..Self::default() };
         for word in words {
             match word.split_once('=') {
-                Some(("vlan", value)) => {
-                    let vlan = number(value)?;
-                    ensure!((1..=4094).contains(&vlan), "vlan={vlan}: it is 1 to 4094");
-                    nic.vlan = vlan as u16;
+                Some(("vlan", value)) => nic.vlan = vlan(value)?,
+                Some(("vlans", value)) => {
+                    nic.vlans = value.split(':').map(vlan).collect::<Result<_>>()?;
+                    nic.vlans.sort_unstable();
+                    nic.vlans.dedup();
+                    ensure!(nic.vlans.len() <= MAX_VLANS, "vlans={value}: there are at most {MAX_VLANS}");
                 }
                 Some(("ip", value)) => match value.parse().with_context(|| format!("{value} is no IP address"))? {
                     IpAddr::V4(address) => nic.ipv4 = Some(address.octets()),
@@ -73,11 +81,20 @@ impl FromStr for Nic {
                     nic.rate = number(value)?;
                     ensure!(nic.rate <= 1 << 40, "rate={value}: it is at most 2^40 bytes per second");
                 }
-                _ => bail!("{word:?} is not known: a NIC is SEGMENT[:MAC][+vlan=N][+ip=ADDRESS]...[+rate=BYTES]"),
+                _ => bail!(
+                    "{word:?} is not known: a NIC is SEGMENT[:MAC][+vlan=N|+vlans=N:N...][+ip=ADDRESS]...[+rate=BYTES]"
+                ),
             }
         }
+        ensure!(nic.vlan == 0 || nic.vlans.is_empty(), "{text}: it is in one VLAN, or a trunk port of several");
         Ok(nic)
     }
+}
+
+fn vlan(text: &str) -> Result<u16> {
+    let vlan = number(text)?;
+    ensure!((1..=4094).contains(&vlan), "vlan={vlan}: it is 1 to 4094");
+    Ok(vlan as u16)
 }
 
 /// Reads the MAC address of one NIC.
@@ -105,6 +122,13 @@ mod tests {
     }
 
     #[test]
+    fn a_trunk_port_has_its_vlans_in_order() {
+        let nic: Nic = "lan+vlans=20:10:20".parse().expect("a NIC");
+        assert_eq!(nic.vlans, [10, 20]);
+        assert_eq!(nic.record(0).vlans.map(|vlan| vlan.get()), [10, 20, 0, 0]);
+    }
+
+    #[test]
     fn mistakes_are_named_with_what_is_expected() {
         let refusal = |text: &str| format!("{:#}", text.parse::<Nic>().expect_err(text));
         assert!(refusal("").contains("1 to 15"));
@@ -112,6 +136,9 @@ mod tests {
         assert!(refusal("lan:52:54:00").contains("52:54:00:12:34:56"));
         assert!(refusal("lan:ff:ff:ff:ff:ff:ff").contains("one NIC"));
         assert!(refusal("lan+vlan=4095").contains("1 to 4094"));
+        assert!(refusal("lan+vlans=10:0").contains("1 to 4094"));
+        assert!(refusal("lan+vlans=1:2:3:4:5").contains("at most 4"));
+        assert!(refusal("lan+vlan=1+vlans=2").contains("trunk"));
         assert!(refusal("lan+ip=x").contains("no IP address"));
         assert!(refusal("lan+speed=1").contains("SEGMENT"));
     }

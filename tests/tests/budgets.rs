@@ -5,6 +5,8 @@ use salp_tests::figures::{self, FIGURES};
 use salp_tests::machine::image;
 use salp_tests::{Api, Setup, clones, guest, handovers, network};
 use serde_json::json;
+use std::thread;
+use std::time::Duration;
 
 #[test]
 fn the_release_image_is_small() {
@@ -76,12 +78,40 @@ fn a_kernel_boots_in_hardly_more_instructions_than_without_salp() {
     assert!(salp <= bare * 1.010, "{salp} s under Salp, {bare} s without");
 }
 
-/// Returns for how long the machine's CPUs were at work since it started, in nanoseconds: instructions, here.
-fn work(api: &Api) -> u64 {
+/// Returns for how long the machine runs, and its CPUs were at work in that time, in nanoseconds: instructions, here.
+fn uptime_and_work(api: &Api) -> (u64, u64) {
     let manager = api.get("/redfish/v1/Managers/salp").is(200).json();
     let figure =
         |name: &str| manager["Oem"]["Salp"]["Statistics"][name].as_u64().unwrap_or_else(|| panic!("{manager}"));
-    figure("UptimeNanoseconds") * figure("Cpus") - figure("IdleNanoseconds")
+    let uptime = figure("UptimeNanoseconds");
+    (uptime, uptime * figure("Cpus") - figure("IdleNanoseconds"))
+}
+
+/// Returns for how long the machine's CPUs were at work since it started, in nanoseconds: instructions, here.
+fn work(api: &Api) -> u64 {
+    uptime_and_work(api).1
+}
+
+#[test]
+fn an_idle_appliance_keeps_a_hundredth_of_one_cpu_busy_at_most() {
+    const MINUTE: u64 = 60_000_000_000;
+    let idle = guest("button").named("idle").append("deaf").mib(16);
+    let mut machine = Setup::of(idle).managed().mib(2048).icount().seconds(900).start();
+    machine.expect("idle| READY");
+    let api = machine.api().with_session();
+    // Looking costs, too: what it does is in the share.
+    let (begin, before) = uptime_and_work(&api);
+    let (end, after) = loop {
+        thread::sleep(Duration::from_secs(5));
+        let now = uptime_and_work(&api);
+        if now.0 > begin + MINUTE {
+            break now;
+        }
+    };
+    let (passed, work) = (end - begin, after - before);
+    eprintln!("{work} of {passed} ns: {:.3} %", work as f64 * 100.0 / passed as f64);
+    assert!(work * 100 <= passed, "at work for {work} of {passed} ns");
+    machine.stop();
 }
 
 #[test]

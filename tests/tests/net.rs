@@ -234,6 +234,38 @@ fn segments_and_vlans_do_not_reach_each_other() {
     machine.stop();
 }
 
+/// The trunk port's guest is up in the second VLAN only when the neighbour in the first one is there: what that does not hear then,
+/// it cannot hear.
+#[test]
+fn a_debian_on_a_trunk_port_is_in_its_vlans_and_they_stay_apart() {
+    let stock = Stock::named("debian").expect("a stock guest");
+    let initrd = Initrd::busybox().and_then(|initrd| initrd.module(stock, "8021q"));
+    let command = format!(
+        "modprobe 8021q\n\
+         for vlan in 10 20; do ip link add link eth0 name eth0.$vlan type vlan id $vlan; done\n\
+         ip address add 10.9.0.1/24 dev eth0.10; ip link set eth0.10 up\n\
+         until ping -c 1 -W 1 10.9.0.2 >/dev/null; do :; done\n\
+         ip address add 10.9.1.1/24 dev eth0.20; ip link set eth0.20 up\n{GIVE}"
+    );
+    let tries = "ip address add 10.9.1.3/24 dev eth0\n\
+                 until ping -c 1 -W 1 10.9.1.1 >/dev/null; do :; done; echo REACHED\n\
+                 ping -c 3 -W 1 10.9.0.2 | grep received; echo TRIED; read line";
+    let taker = format!("{}\nread line", take_from(1));
+    let mut machine = Setup::of(debian_of("trunk", initrd, &["lan:52:54:00:00:00:01+vlans=10:20"], &command))
+        .vm(debian("ten", 2, &["lan+vlan=10"], &taker))
+        .vm(debian("twenty", 3, &["lan+vlan=20"], tries))
+        .vm(debian("plain", 4, &["lan"], "read line"))
+        .monitor()
+        .seconds(900)
+        .start();
+    machine.expect("ten| SUM 96995b58d4cbf6aaa9041b4f00c7f6ae - 8388608");
+    machine.expect("twenty| TRIED");
+    let twenty = lines_of(&machine.text(), "twenty").iter().any(|line| line.contains(" 0 packets received"));
+    assert!(twenty, "{}", machine.text());
+    assert_eq!(count(&mut machine, "plain", "received"), 0);
+    machine.stop();
+}
+
 #[test]
 fn a_manager_moves_nics_and_pulls_their_plugs() {
     let manager = guest("manager").manager().nic("lan").append("do=plug");

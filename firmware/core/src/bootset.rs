@@ -5,6 +5,7 @@ use crate::addr::Ipa;
 use crate::net::Mac;
 use crate::net::port::Rules;
 use crate::net::switch::SegmentName;
+use crate::net::vlans::Vlans;
 use core::fmt;
 use core::ops::Range;
 use salp_hvc::bootset::{
@@ -74,6 +75,8 @@ pub struct NicSpec {
     pub segment: SegmentName,
     /// The VLAN in it.
     pub vlan: u16,
+    /// The VLANs of a trunk port.
+    pub vlans: Vlans,
     /// The address, if it is given.
     pub mac: Option<Mac>,
     /// What it may send.
@@ -219,11 +222,13 @@ fn check_nic(record: &NicRecord) -> Result<(), &'static str> {
     if record.vlan.get() > MAX_VLAN {
         return Err("there is no such VLAN");
     }
+    Vlans::of(&record.vlans, record.vlan.get())
+        .ok_or("its VLANs are not a list of some, or it is in another besides")?;
     if record.mac[0] & 1 != 0 {
         return Err("its address is one of many NICs");
     }
-    if record.rate.get() > MAX_RATE || record.reserved.get() != 0 {
-        return Err("it has a rate that cannot be, or is of a later kind");
+    if record.rate.get() > MAX_RATE {
+        return Err("it has a rate that cannot be");
     }
     Ok(())
 }
@@ -359,6 +364,8 @@ impl VmSpec {
             NicSpec {
                 segment: record.segment,
                 vlan: record.vlan.get(),
+                // They were checked.
+                vlans: Vlans::of(&record.vlans, record.vlan.get()).unwrap_or_default(),
                 mac: given(record.mac == [0; 6]).map(|()| record.mac),
                 rules: Rules {
                     ipv4: given(record.ipv4 == [0; 4]).map(|()| record.ipv4),
@@ -505,6 +512,7 @@ mod tests {
         let one = [of_image(RAM_BASE)];
         let elsewhere = NicRecord { vm: 1.into(), ..nic() };
         let bad_nic = NicRecord { vlan: 4095.into(), ..nic() };
+        let bad_trunk = NicRecord { vlans: [20, 10, 0, 0].map(Into::into), ..nic() };
         let unaligned = SegmentRecord { offset: 0x1001.into(), ..one[0] };
         let overlapping = [of_image(RAM_BASE), SegmentRecord { length: 0x1001.into(), ..of_image(RAM_BASE) }];
         for (what, bytes) in [
@@ -517,6 +525,7 @@ mod tests {
             ("later segments", described(VmRecord { first_segment: 1.into(), ..vm() }, &one, &[])),
             ("another VM's NIC", described(vm(), &one, &[elsewhere])),
             ("no VLAN", described(vm(), &one, &[bad_nic])),
+            ("no trunk port", described(vm(), &one, &[bad_trunk])),
             ("five NICs", described(vm(), &one, &[nic(); 5])),
             (
                 "17 segments",

@@ -313,6 +313,18 @@ impl TableMem for Ram {
         entry(node, index).store(value, Relaxed);
     }
 
+    #[inline]
+    fn write_group(&self, node: Pa, group: usize, [a, b, c, d]: [u64; GROUP]) {
+        // SAFETY: a node is a whole frame of RAM that core owns as a table, no MMU reaches it, and the group is one of its own.
+        unsafe {
+            core::arch::asm!(
+                "stp {a}, {b}, [{at}]", "stp {c}, {d}, [{at}, #16]",
+                at = in(reg) node.0 as usize + group % (ENTRIES / GROUP) * size_of::<[u64; GROUP]>(),
+                a = in(reg) a, b = in(reg) b, c = in(reg) c, d = in(reg) d, options(nostack, preserves_flags)
+            );
+        }
+    }
+
     fn write_row(&self, node: Pa, first: u64, step: u64) {
         // SAFETY: a node is a whole frame of RAM that core owns as a table, and no MMU reaches it.
         unsafe {

@@ -79,7 +79,7 @@ pub fn new_nics(spec: &VmSpec, identity: &Identity) -> Nics {
     let mut nics = [const { None }; NICS];
     for (index, (place, nic)) in nics.iter_mut().zip(spec.nics()).enumerate() {
         let port = Port::new(nic.mac.unwrap_or(identity.mac_of(index)), nic.rules);
-        *place = Some(Nic::new(port.placed(nic.segment, nic.vlan)));
+        *place = Some(Nic::new(port.placed(nic.segment, nic.vlan).carrying(nic.vlans)));
     }
     nics
 }
@@ -127,7 +127,12 @@ fn join(vm: &Vm, index: usize, port: &Port) -> bool {
     if port.segment == uplink::segment() {
         uplink::expect();
     }
-    switch().lock().join(port_of(vm, index), &port.segment, port.vlan, port.mac)
+    let (at, mut switch) = (port_of(vm, index), switch().lock());
+    if port.vlans.is_trunk() {
+        switch.join_trunk(at, &port.segment, &port.vlans, port.mac)
+    } else {
+        switch.join(at, &port.segment, port.vlan, port.mac)
+    }
 }
 
 /// Returns what there is to know of a NIC.
@@ -151,8 +156,8 @@ pub fn change(vm: &Vm, index: u64, order: &NicOrder) -> Result<(), i64> {
         let mut nics = vm.nics().ok_or(status::NOT_FOUND)?.lock();
         let index = index as usize;
         let nic = nics.get_mut(index).and_then(Option::as_mut).ok_or(status::NOT_FOUND)?;
-        if let Some((segment, vlan)) = order.place {
-            let moved = nic.port.clone().placed(segment, vlan);
+        if let Some((segment, vlan, vlans)) = order.place {
+            let moved = nic.port.clone().placed(segment, vlan).carrying(vlans);
             let is_plugged_in = !vm.is_held_by(hold::SNAPSHOT | hold::OFF);
             if is_plugged_in && !join(vm, index, &moved) {
                 join(vm, index, &nic.port);
@@ -380,7 +385,16 @@ fn forward(
     may_wait: bool,
 ) -> (usize, Option<u16>) {
     let now = (cpu::counter() / cpu::counter_frequency().max(1)) as u32;
-    let route = switch().lock().route(from, addresses, now);
+    let (from, route, exit) = {
+        let mut switch = switch().lock();
+        let from = switch.entry(from, addresses.vlan);
+        let route = switch.route(from, addresses, now);
+        let exit = match route {
+            Route::Nowhere => (from, 0),
+            Route::One(port) | Route::Many(port) => switch.exit(port),
+        };
+        (from, route, exit)
+    };
     let each = 1 + packet.frame_length() / 4096;
     let sender = sender.filter(|_| !packet.rest().is_empty());
     // To one VM bytes go from memory to memory, but not to many, nor to a wire.
@@ -394,15 +408,16 @@ fn forward(
     }
     match route {
         Route::Nowhere => (1, None),
-        Route::One(port) => (each, (deliver(port, sender, packet, may_wait) == Delivery::Full).then_some(port)),
+        Route::One(_) => (each, (deliver(exit, sender, packet, may_wait) == Delivery::Full).then_some(exit.0)),
         Route::Many(first) => {
-            let (mut next, mut work) = (Some(first), 0);
+            let (mut next, mut work) = (Some((first, exit)), 0);
             // Ports come and go meanwhile: no more are served than there can be.
             for _ in 0..PORTS {
-                let Some(port) = next else { break };
-                deliver(port, None, packet, false);
+                let Some((port, exit)) = next else { break };
+                deliver(exit, None, packet, false);
                 work += each;
-                next = switch().lock().next(from, port);
+                let switch = switch().lock();
+                next = switch.next(from, port).map(|port| (port, switch.exit(port)));
             }
             (work, None)
         }
@@ -447,15 +462,15 @@ fn with_port(port: u16, sender: Option<&Vm>, act: &mut Act<'_>) -> bool {
     told.is_some()
 }
 
-/// Gives a frame to the VM behind a port; what of it is not in the packet is in the memory of `sender`.
-fn deliver(port: u16, sender: Option<&Vm>, packet: &mut Packet, may_wait: bool) -> Delivery {
+/// Gives a frame to the VM behind a port, with the tag of a VLAN or (0) without; what of it is not in the packet is in the memory
+/// of `sender`.
+fn deliver((port, vlan): (u16, u16), sender: Option<&Vm>, packet: &mut Packet, may_wait: bool) -> Delivery {
     if Switch::is_trunk(port) {
-        let vlan = switch().lock().place(port).map(|(_, vlan)| vlan);
-        return uplink::send(vlan.unwrap_or(0), packet, may_wait);
+        return uplink::send(vlan, packet, may_wait);
     }
     let mut delivery = Delivery::Over;
     let is_there = with_port(port, sender, &mut |nic, view| {
-        delivery = nic.deliver(view, packet, may_wait)?;
+        delivery = nic.deliver(view, packet, vlan, may_wait)?;
         Ok(())
     });
     if !is_there {

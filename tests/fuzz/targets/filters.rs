@@ -1,10 +1,11 @@
-//! Any frame with any header from a port with rules: what leaves, on whatever way to a receiver (as it is, with its sum, cut
+//! Any frame with any header from a port with rules, or with a tag from a trunk port: what leaves, on whatever way to a receiver (as it is, with its sum, cut
 //! into segments), has only the port's addresses.
 #![no_main]
 
 use libfuzzer_sys::{arbitrary, fuzz_target};
 use salp_core::net::packet::{HEADER, MAX_FRAME, Packet};
 use salp_core::net::port::{Port, Rules};
+use salp_core::net::vlans::Vlans;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const IPV4: [u8; 4] = [10, 0, 0, 1];
@@ -14,6 +15,8 @@ const IPV6: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 struct Input {
     header: [u8; HEADER],
     kind: u8,
+    /// The tag of a frame from a trunk port of VLANs 10 and 20.
+    tag: Option<u16>,
     /// Whether there is a good frame under the noise.
     is_good: bool,
     /// How much noise there is, how long it is, and what follows it.
@@ -68,6 +71,11 @@ fuzz_target!(|input: Input| {
     let mut bytes = if input.is_good { frame(input.kind) } else { Vec::new() };
     bytes.extend(&input.tail);
     bytes.resize(bytes.len().max(usize::from(input.length)).min(MAX_FRAME), 7);
+    if let Some(tag) = input.tag {
+        let [a, b] = tag.to_be_bytes();
+        bytes.splice(bytes.len().min(12)..bytes.len().min(12), [0x81, 0, a, b]);
+        bytes.truncate(MAX_FRAME);
+    }
     let length = bytes.len();
     for (at, byte) in input.noise {
         if let Some(place) = bytes.get_mut(usize::from(at) % length.clamp(1, 128)) {
@@ -77,15 +85,21 @@ fuzz_target!(|input: Input| {
     let mut packet = Box::new(Packet::EMPTY);
     packet.room()[..HEADER].copy_from_slice(&input.header);
     packet.room()[HEADER..][..length].copy_from_slice(&bytes);
-    if !packet.fill(HEADER + length) {
-        return;
-    }
     let mut port = Port::new(MAC, Rules { ipv4: Some(IPV4), ipv6: Some(IPV6), rate: 0 });
-    let admitted = port.admit(packet.frame(), packet.frame_length(), 0);
+    let vlan = if input.tag.is_some() {
+        let vlans = Vlans::of(&[10, 20, 0, 0].map(Into::into), 0).expect("a list");
+        port = port.carrying(vlans);
+        packet.begin_tagged(HEADER + length, 0)
+    } else {
+        packet.fill(HEADER + length).then_some(0)
+    };
+    let Some(vlan) = vlan else { return };
+    let admitted = port.admit(packet.frame(), vlan, packet.frame_length(), 0);
     assert_eq!(port.counters.sent + port.counters.spoofed, 1);
     if admitted.is_err() {
         return;
     }
+    assert!(input.tag.is_none() || vlan == 10 || vlan == 20, "{vlan}");
     assert!([IPV4, [0; 4]].contains(&port.ipv4) && [IPV6, [0; 16]].contains(&port.ipv6));
     check(packet.frame());
     let (count, mut frames) = (packet.count(), 0);

@@ -156,7 +156,7 @@ fuzz_target!(|steps: Vec<Step>| {
                         } else {
                             nic.settle();
                             // To itself: what of it was not copied is in the same memory.
-                            if nic.deliver(&mut mem, &mut packet, false).is_err() {
+                            if nic.deliver(&mut mem, &mut packet, 0, false).is_err() {
                                 nic.give_up();
                             }
                         }
@@ -172,7 +172,7 @@ fuzz_target!(|steps: Vec<Step>| {
                 mem.accesses = 0;
                 packet.room().fill(0);
                 if packet.fill(usize::from(length)) {
-                    let delivery = nic.deliver(&mut mem, &mut packet, may_wait);
+                    let delivery = nic.deliver(&mut mem, &mut packet, 0, may_wait);
                     assert!(may_wait || delivery != Ok(Delivery::Full));
                     if delivery == Ok(Delivery::Full) {
                         let _ = nic.has_more_room(&mut mem);

@@ -6,6 +6,7 @@ use crate::addr::Ipa;
 use crate::bootset::{MAX_RATE, MAX_VLAN, padded};
 use crate::identity::{Config, Name};
 use crate::net::switch::SegmentName;
+use crate::net::vlans::Vlans;
 use salp_hvc::agent::VM_AGENT;
 use salp_hvc::calls::{
     CLONE_DISCONNECTED, CloneRequest, MACHINE, MAX_CLONES, MAX_CONFIG, NAME, RESERVE_ALL, VM_CLONE, VM_DESTROY,
@@ -129,8 +130,8 @@ impl CloneSpec {
 /// What a NIC is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NicOrder {
-    /// The segment and VLAN to move to; `None` to stay.
-    pub place: Option<(SegmentName, u16)>,
+    /// The segment and VLAN, or VLANs of a trunk port, to move to; `None` to stay.
+    pub place: Option<(SegmentName, u16, Vlans)>,
     /// Whether it is connected.
     pub connected: bool,
     /// How many bytes it may send in a second; 0 for no limit.
@@ -144,9 +145,9 @@ impl NicOrder {
             None
         } else {
             padded(&change.segment)?;
-            Some((change.segment, change.vlan.get()))
+            Some((change.segment, change.vlan.get(), Vlans::of(&change.vlans, change.vlan.get())?))
         };
-        let is_sound = place.is_none_or(|(_, vlan)| vlan <= MAX_VLAN)
+        let is_sound = place.is_none_or(|(_, vlan, _)| vlan <= MAX_VLAN)
             && change.connected.get() <= 1
             && change.reserved.get() == 0
             && change.rate.get() <= MAX_RATE;
@@ -201,10 +202,17 @@ mod tests {
             let mut name = [0; 16];
             name[..segment.len()].copy_from_slice(segment);
             let (vlan, connected, rate) = (vlan.into(), connected.into(), rate.into());
-            NicOrder::of(&NicChange { segment: name, vlan, connected, reserved: 0.into(), rate })
+            NicOrder::of(&NicChange {
+                segment: name,
+                vlan,
+                connected,
+                reserved: 0.into(),
+                rate,
+                vlans: Default::default(),
+            })
         };
         let moved = change(b"lan", 7, 1, 1000).unwrap();
-        let place = moved.place.map(|(segment, vlan)| (padded(&segment).map(str::to_owned), vlan));
+        let place = moved.place.map(|(segment, vlan, _)| (padded(&segment).map(str::to_owned), vlan));
         assert_eq!((place, moved.connected, moved.rate), (Some((Some("lan".into()), 7)), true, 1000));
         assert_eq!(change(b"", 9999, 0, 0), Some(NicOrder { place: None, connected: false, rate: 0 }));
         for bad in

@@ -12,7 +12,7 @@
 use super::virtio_mmio::{EVENT_IDX, Effect, INDIRECT_DESC, Kind, Registers, Transport, VERSION_1};
 use super::virtq::{GuestMem, Mark, Piece, QueueError, Source, Virtq};
 use crate::net::Mac;
-use crate::net::packet::{Addresses, HEADER, MAX_FRAME, Packet};
+use crate::net::packet::{Addresses, HEADER, MAX_FRAME, Packet, with_tag};
 use crate::net::port::{Port, PortRecord};
 use crate::vgic::AccessSize;
 use zerocopy::{Immutable, IntoBytes, KnownLayout, TryFromBytes};
@@ -294,10 +294,14 @@ impl Nic {
             queue.rewind(mark);
             return Err(error);
         }
-        let is_sound = rest.is_some_and(|rest| packet.begin(begun, rest));
+        let vlan = match rest {
+            None => None,
+            Some(rest) if self.port.vlans.is_trunk() => packet.begin_tagged(begun, rest),
+            Some(rest) => packet.begin(begun, rest).then_some(0),
+        };
         self.sending = Sending::Underway { mark, bytes: packet.frame_length(), since };
-        let admitted = if is_sound {
-            self.port.admit(packet.frame(), packet.frame_length(), now).ok()
+        let admitted = if let Some(vlan) = vlan {
+            self.port.admit(packet.frame(), vlan, packet.frame_length(), now).ok()
         } else {
             self.port.counters.malformed = self.port.counters.malformed.wrapping_add(1);
             None
@@ -362,7 +366,7 @@ impl Nic {
         self.transport.queues[RECEIVE].arm_for_more(mem)
     }
 
-    /// Gives the guest a frame, which is counted when it is over.
+    /// Gives the guest a frame, with the tag of a VLAN or (0) without, which is counted when it is over.
     ///
     /// # Errors
     ///
@@ -371,11 +375,12 @@ impl Nic {
         &mut self,
         mem: &mut impl GuestMem,
         packet: &mut Packet,
+        vlan: u16,
         may_wait: bool,
     ) -> Result<Delivery, QueueError> {
         let bytes = packet.frame_length();
         let is_there = self.transport.is_live() && self.is_link_up();
-        let result = if is_there { self.hand_over(mem, packet) } else { Ok(0) };
+        let result = if is_there { self.hand_over(mem, packet, vlan) } else { Ok(0) };
         if is_there && result == Ok(0) {
             // Who has kept a frame waiting for nothing has no credit left.
             let credit = self.credit.checked_sub(BUFFERS_PER_WAIT).filter(|_| may_wait);
@@ -392,7 +397,7 @@ impl Nic {
 
     /// Returns how many buffers the frame took; 0 if there were not enough. Of a frame that is cut for this guest a part may
     /// arrive, which TCP can do with.
-    fn hand_over(&mut self, mem: &mut impl GuestMem, packet: &mut Packet) -> Result<u16, QueueError> {
+    fn hand_over(&mut self, mem: &mut impl GuestMem, packet: &mut Packet, vlan: u16) -> Result<u16, QueueError> {
         let features = self.transport.features();
         let takes_it = match packet.offload.segments {
             None => GUEST_CSUM,
@@ -401,11 +406,11 @@ impl Nic {
         };
         let mut buffers = 0;
         if features & takes_it != 0 {
-            buffers = self.put(mem, packet.whole(), &[], packet.rest())?;
+            buffers = self.put(mem, vlan, packet.whole(), &[], packet.rest())?;
         } else {
             packet.complete(|from, to| mem.fetch(from, to));
             packet.plain(|first, rest| {
-                let more = self.put(mem, first, rest, &[])?;
+                let more = self.put(mem, vlan, first, rest, &[])?;
                 buffers += more;
                 Ok::<_, QueueError>(more != 0)
             })?;
@@ -416,11 +421,12 @@ impl Nic {
         Ok(buffers)
     }
 
-    /// Puts header and frame, in two parts and pieces, into as many of the guest's buffers as they take. Returns how many, or 0
+    /// Puts header and frame, in two parts and pieces, with the tag of a VLAN, into as many of the guest's buffers as they take. Returns how many, or 0
     /// if they do not fit: then they are available as before.
     fn put(
         &mut self,
         mem: &mut impl GuestMem,
+        vlan: u16,
         first: &[u8],
         second: &[u8],
         pieces: &[Piece],
@@ -430,7 +436,9 @@ impl Nic {
         let mark = queue.mark();
         let mut start = None;
         let mut buffers = 0u16;
-        let mut left = Source::new(first, second, pieces);
+        let tagged = if vlan == 0 { None } else { with_tag(first, vlan) };
+        let parts = tagged.as_ref().map_or([first, second, &[]], |(start, rest)| [start, rest, second]);
+        let mut left = Source::new(parts, pieces);
         let result = loop {
             let mut chain = match queue.pop(mem) {
                 Ok(Some(chain)) => chain,
@@ -451,7 +459,7 @@ impl Nic {
             }
         };
         let result = match (result, start) {
-            (Ok(true), Some(mut start)) if buffers > 1 => first
+            (Ok(true), Some(mut start)) if buffers > 1 => parts[0]
                 .first_chunk::<HEADER>()
                 .map_or(Ok(0), |header| {
                     let mut header = *header;
@@ -482,6 +490,7 @@ mod tests {
     use super::*;
     use crate::net::packet::{BEGINNING, Checksum, ETHERNET, Offload, Segments};
     use crate::net::port::Rules;
+    use crate::net::vlans::Vlans;
     use proptest::prelude::*;
 
     const MAC: Mac = [2, 0, 0, 0, 0, 1];
@@ -554,7 +563,7 @@ mod tests {
         }
 
         fn deliver(&mut self) -> Result<Delivery, QueueError> {
-            self.nic.deliver(&mut self.mem, &mut self.packet, false)
+            self.nic.deliver(&mut self.mem, &mut self.packet, 0, false)
         }
 
         /// Takes all that has arrived: the frames without headers, and the numbers of their buffers.
@@ -615,6 +624,126 @@ mod tests {
         }
     }
 
+    /// Returns a world whose NIC has a trunk port of VLANs 10 and 20.
+    fn trunk_world(features: u64) -> World {
+        let mut world = world(features);
+        let vlans = Vlans::of(&[10, 20, 0, 0].map(Into::into), 0).unwrap();
+        world.nic.port = world.nic.port.carrying(vlans);
+        world
+    }
+
+    /// Returns a frame with these words behind its addresses.
+    fn with_words(frame: &[u8], words: &[u16]) -> Vec<u8> {
+        let words: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        [&frame[..12], &words, &frame[12..]].concat()
+    }
+
+    #[test]
+    fn a_frame_leaves_a_trunk_port_with_the_tag_of_one_of_its_vlans_only() {
+        let plain = frame(200);
+        let shapes: [(&str, Vec<u8>, Option<u16>); 9] = [
+            ("one of its VLANs", with_words(&plain, &[0x8100, 10]), Some(10)),
+            ("with a priority", with_words(&plain, &[0x8100, 0xe014]), Some(20)),
+            ("another VLAN", with_words(&plain, &[0x8100, 30]), None),
+            ("no tag", plain.clone(), None),
+            ("a priority tag", with_words(&plain, &[0x8100, 0xe000]), None),
+            ("two tags", with_words(&plain, &[0x8100, 10, 0x8100, 20]), None),
+            ("a provider's tag", with_words(&plain, &[0x88a8, 10]), None),
+            ("a provider's tag below its own", with_words(&plain, &[0x8100, 10, 0x88a8, 20]), None),
+            ("VLAN 4095", with_words(&plain, &[0x8100, 4095]), None),
+        ];
+        for (shape, sent, vlan) in shapes {
+            let mut world = trunk_world(0);
+            let taken = world.send([0; HEADER], &sent);
+            let left = match taken {
+                Ok(Taken::Frame(addresses, _)) => Some(addresses.vlan),
+                _ => None,
+            };
+            assert_eq!(left, vlan, "{shape}");
+            assert!(vlan.is_none() || world.packet.frame() == plain, "{shape}: the tag is off");
+            assert_eq!(world.nic.port.counters.spoofed, u64::from(vlan.is_none()), "{shape}");
+        }
+    }
+
+    #[test]
+    fn tags_do_not_leave_a_port_that_is_in_one_vlan() {
+        for words in [&[0x8100, 10][..], &[0x8100, 0], &[0x8100, 10, 0x8100, 20], &[0x88a8, 10]] {
+            let mut world = world(0);
+            assert_eq!(world.send([0; HEADER], &with_words(&frame(200), words)), Ok(Taken::Dropped), "{words:x?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_hides_no_address_and_no_sum_overwrites_one() {
+        let mut spoofed = frame(200);
+        spoofed[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+        let mut world = trunk_world(0);
+        assert_eq!(world.send([0; HEADER], &with_words(&spoofed, &[0x8100, 10])), Ok(Taken::Dropped));
+        // ARP, with the sender's addresses of another; then a sum in their place.
+        let mut arp = frame(60);
+        arp[12..22].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        arp[22..28].copy_from_slice(&[2, 0, 0, 0, 0, 9]);
+        assert_eq!(world.send([0; HEADER], &with_words(&arp, &[0x8100, 10])), Ok(Taken::Dropped));
+        arp[22..28].copy_from_slice(&MAC);
+        assert!(matches!(world.send([0; HEADER], &with_words(&arp, &[0x8100, 10])), Ok(Taken::Frame(..))));
+        let mut header = [0; HEADER];
+        Offload { checksum: Some(Checksum { start: 18, offset: 8 }), segments: None }.put(&mut header);
+        assert_eq!(world.send(header, &with_words(&arp, &[0x8100, 10])), Ok(Taken::Dropped));
+    }
+
+    #[test]
+    fn nothing_leaves_a_trunk_port_in_quarantine_and_a_clone_has_its_vlans() {
+        let mut world = trunk_world(0);
+        world.nic = world.nic.of_clone(MAC);
+        let sent = with_words(&frame(200), &[0x8100, 10]);
+        assert_eq!(world.send([0; HEADER], &sent), Ok(Taken::Dropped));
+        assert_eq!(world.nic.port.counters.quarantined, 1);
+        assert!(world.nic.acknowledge());
+        assert!(matches!(world.send([0; HEADER], &sent), Ok(Taken::Frame(..))));
+    }
+
+    #[test]
+    fn a_frame_arrives_with_the_tag_of_its_vlan() {
+        for (features, size) in [(0, 1600), (MERGE_BUFFERS, 100)] {
+            let mut world = trunk_world(features);
+            world.offer(20, size);
+            let sent = frame(940);
+            world.put_packet(Offload::default(), &sent);
+            world.nic.deliver(&mut world.mem, &mut world.packet, 20, false).unwrap();
+            let arrived = world.arrived(size);
+            assert_eq!(arrived[0].0, with_words(&sent, &[0x8100, 20]));
+        }
+    }
+
+    #[test]
+    fn a_large_frame_goes_from_one_trunk_port_to_another_whole_or_cut() {
+        let (frame, offload) = large(5000);
+        let tagged = with_words(&frame, &[0x8100, 10]);
+        let mut sender = trunk_world(HOST_TSO4 | CSUM);
+        let Offload { checksum: Some(checksum), segments: Some(segments) } = offload else { panic!("it is large") };
+        let moved = Offload {
+            checksum: Some(Checksum { start: checksum.start + 4, ..checksum }),
+            segments: Some(Segments { tcp: segments.tcp + 4, payload: segments.payload + 4, ..segments }),
+        };
+        let mut header = [0; HEADER];
+        moved.put(&mut header);
+        assert!(matches!(sender.send(header, &tagged), Ok(Taken::Frame(..))));
+        assert_eq!(sender.packet.offload, offload, "as if it had no tag");
+        for (features, parts) in [(GUEST_TSO4 | GUEST_CSUM | MERGE_BUFFERS, 1), (GUEST_CSUM | MERGE_BUFFERS, 4)] {
+            let mut world = trunk_world(features);
+            world.offer(20, 1600);
+            world.put_packet(offload, &frame);
+            world.nic.deliver(&mut world.mem, &mut world.packet, 10, false).unwrap();
+            let arrived = world.arrived(1600);
+            assert_eq!(arrived.len(), parts);
+            assert!(arrived.iter().all(|(frame, _)| frame[12..16] == [0x81, 0, 0, 10]));
+            if parts == 1 {
+                assert_eq!(arrived[0].0, tagged);
+                assert_eq!(world.mem.bytes[0x2_0000..][..10], header[..10], "what is left to do is moved, too");
+            }
+        }
+    }
+
     #[test]
     fn a_frame_that_waits_is_taken_again_and_counted_once() {
         let mut world = world(0);
@@ -643,7 +772,7 @@ mod tests {
         let mut world = world(0);
         let deliver = |world: &mut World, may_wait| {
             world.put_packet(Offload::default(), &frame(60));
-            world.nic.deliver(&mut world.mem, &mut world.packet, may_wait).unwrap()
+            world.nic.deliver(&mut world.mem, &mut world.packet, 0, may_wait).unwrap()
         };
         world.offer(1, 1600);
         assert_eq!(deliver(&mut world, true), Delivery::Over);

@@ -69,11 +69,13 @@ pub struct Piece {
     pub bytes: u32,
 }
 
-/// What is on its way into buffers: bytes of EL2's in two parts, then pieces of the sender's memory.
+/// What is on its way into buffers: bytes of EL2's in three parts, of which none is behind an empty one, then pieces of the
+/// sender's memory.
 #[derive(Clone, Debug, Default)]
 pub struct Source<'a> {
     first: &'a [u8],
     second: &'a [u8],
+    third: &'a [u8],
     pieces: &'a [Piece],
     /// How much of the first piece has gone.
     gone: u32,
@@ -81,8 +83,8 @@ pub struct Source<'a> {
 
 impl<'a> Source<'a> {
     /// Returns these bytes.
-    pub const fn new(first: &'a [u8], second: &'a [u8], pieces: &'a [Piece]) -> Self {
-        Self { first, second, pieces, gone: 0 }
+    pub const fn new([first, second, third]: [&'a [u8]; 3], pieces: &'a [Piece]) -> Self {
+        Self { first, second, third, pieces, gone: 0 }
     }
 
     /// Returns true if nothing is left.
@@ -93,7 +95,7 @@ impl<'a> Source<'a> {
     /// Moves at most so many bytes into memory. Returns how many, at least one.
     fn move_to(&mut self, mem: &mut impl GuestMem, at: Ipa, most: u32) -> Result<u32, Fault> {
         if self.first.is_empty() {
-            self.first = core::mem::take(&mut self.second);
+            self.first = core::mem::replace(&mut self.second, core::mem::take(&mut self.third));
         }
         if self.first.is_empty() {
             let Some((piece, rest)) = self.pieces.split_first() else { return Ok(0) };
@@ -511,7 +513,7 @@ impl Chain {
     ///
     /// The driver broke the rules, or there is no memory.
     pub fn write(&mut self, mem: &mut impl GuestMem, from: &[u8]) -> Result<usize, QueueError> {
-        self.fill(mem, &mut Source::new(from, &[], &[]))
+        self.fill(mem, &mut Source::new([from, &[], &[]], &[]))
     }
 
     /// Moves what is left of `from` to the buffers to write, as much as there is room for. Returns how much.

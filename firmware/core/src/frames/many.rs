@@ -4,8 +4,9 @@
 //! is found together: four entries in a row mostly point to four frames in a row whose records are equal. The loops keep
 //! what they need in registers and leave what is rare to the methods for one frame.
 
-use super::Frames;
-use super::record::{Block, FRAMES_PER_BLOCK, Kind, NO_FRAME, Record};
+use super::record::{Block, COUNT_END, FRAMES_PER_BLOCK, Kind, NO_FRAME, Record};
+use super::spans::Spans;
+use super::{Frames, not_ram};
 use crate::addr::{PAGE_SHIFT, PAGE_SIZE, Pa};
 
 /// How many entries are looked at together.
@@ -46,11 +47,68 @@ fn row(records: &mut [Record], entries: [u64; GROUP], base: u64, limit: u32) -> 
     if a.differs(b) | a.differs(c) | a.differs(d) == 0 { Some((index, row)) } else { None }
 }
 
+/// A block in use as a whole of which many entries in a row point to single frames, as in the node that mapped it by pages: its
+/// own record is looked at once.
+struct Home {
+    /// The position of its first frame; beyond all if there is none.
+    first: usize,
+    /// How many of its frames no page entry refers to any more, since that was last written down.
+    lost: usize,
+}
+
+impl Home {
+    const NONE: Self = Self { first: u32::MAX as usize + 1, lost: 0 };
+
+    /// Returns true if it has the frame at this position.
+    #[inline(always)]
+    const fn has(&self, index: usize) -> bool {
+        index.wrapping_sub(self.first) < FRAMES_PER_BLOCK
+    }
+
+    /// Returns true if it has the row of frames that begins here; if it does not and their block is in use as a whole, that
+    /// takes its place.
+    #[inline(always)]
+    fn takes_row(&mut self, blocks: &mut [Block], index: usize) -> bool {
+        index.wrapping_sub(self.first) <= FRAMES_PER_BLOCK - GROUP || self.moves(blocks, index)
+    }
+
+    #[cold]
+    fn moves(&mut self, blocks: &mut [Block], index: usize) -> bool {
+        let is_whole = |block: &Block| !block.is_split() && index % FRAMES_PER_BLOCK <= FRAMES_PER_BLOCK - GROUP;
+        let moves = blocks.get(index / FRAMES_PER_BLOCK).is_some_and(is_whole);
+        if moves {
+            self.write_down(blocks);
+            self.first = index - index % FRAMES_PER_BLOCK;
+        }
+        moves
+    }
+
+    /// Writes down what its block has lost.
+    fn write_down(&mut self, blocks: &mut [Block]) {
+        let lost = core::mem::take(&mut self.lost);
+        if let Some(block) = blocks.get_mut(self.first / FRAMES_PER_BLOCK) {
+            block.free = block.free.wrapping_add(lost as u16);
+        }
+    }
+}
+
 /// Counts one entry less. Returns false if that is not simple; nothing is done then.
 #[inline(always)]
-fn lower(blocks: &mut [Block], records: &mut [Record], entry: u64, base: u64, freed: &mut usize) -> bool {
+fn lower(
+    blocks: &mut [Block],
+    records: &mut [Record],
+    entry: u64,
+    base: u64,
+    home: &mut Home,
+    freed: &mut usize,
+) -> bool {
     let index = position(entry, base);
     let Some(record) = records.get_mut(index) else { return entry == 0 };
+    if home.has(index) && *record == Record::used(Kind::Guest) {
+        *record = record.lowered();
+        home.lost = home.lost.wrapping_add(1);
+        return true;
+    }
     if record.is_plural() {
         *record = record.lowered();
         return true;
@@ -78,17 +136,6 @@ fn lower(blocks: &mut [Block], records: &mut [Record], entry: u64, base: u64, fr
     true
 }
 
-/// Notes that a row of frames with equal records is in use as part of its block only. Returns false if it is not.
-#[inline(always)]
-fn lose_row(blocks: &mut [Block], index: usize, record: Record) -> bool {
-    if record != Record::used(Kind::Guest) || index % FRAMES_PER_BLOCK > FRAMES_PER_BLOCK - GROUP {
-        return false;
-    }
-    let Some(block) = blocks.get_mut(index / FRAMES_PER_BLOCK).filter(|block| !block.is_split()) else { return false };
-    block.free = block.free.wrapping_add(GROUP as u16);
-    true
-}
-
 /// Counts one more page entry for each of these frames.
 pub(super) fn raise(records: &mut [Record]) {
     let (rows, rest) = records.as_chunks_mut::<GROUP>();
@@ -99,6 +146,27 @@ pub(super) fn raise(records: &mut [Record]) {
     for record in rest {
         *record = record.incremented();
     }
+}
+
+/// Counts one more entry that points to a node, if there is one. `others` are the records behind those of the first span.
+#[inline(always)]
+fn raise_node(records: &mut [Record], others: &mut [Record], spans: &Spans, entry: u64, base: u64) {
+    if entry == 0 {
+        return;
+    }
+    match records.get_mut(position(entry, base)) {
+        Some(record) if record.count() < COUNT_END => *record = record.raised(),
+        Some(_) => {}
+        None => raise_node_beyond(records.len(), others, spans, Pa(entry & ADDRESS)),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn raise_node_beyond(first: usize, others: &mut [Record], spans: &Spans, node: Pa) {
+    let index = spans.index(node).and_then(|index| index.checked_sub(first));
+    let Some(record) = index.and_then(|index| others.get_mut(index)) else { not_ram(node) };
+    *record = record.incremented();
 }
 
 impl Frames<'_> {
@@ -155,12 +223,33 @@ impl Frames<'_> {
         }
     }
 
+    /// Counts one more entry that points to a node for each of these that is not zero. Calls `each` with the number of each
+    /// group, and itself.
+    #[inline]
+    pub fn get_groups(
+        &mut self,
+        groups: impl Iterator<Item = (usize, [u64; GROUP])>,
+        mut each: impl FnMut(usize, [u64; GROUP]),
+    ) {
+        let (base, frames) = self.spans.first();
+        let (records, others) = self.records.split_at_mut(frames);
+        let spans = &self.spans;
+        for (number, [a, b, c, d]) in groups {
+            raise_node(records, others, spans, a, base);
+            raise_node(records, others, spans, b, base);
+            raise_node(records, others, spans, c, base);
+            raise_node(records, others, spans, d, base);
+            each(number, [a, b, c, d]);
+        }
+    }
+
     /// Counts one page entry less for each of these entries, as [`Frames::put`] does. Returns how many frames are free now
     /// that were not.
     #[inline(never)]
     pub fn put_all(&mut self, mut entries: impl Iterator<Item = [u64; GROUP]>) -> usize {
         let mut freed = 0;
         let mut others = 0;
+        let mut home = Home::NONE;
         loop {
             let (base, limit) = self.window();
             let records = &mut self.records[..limit as usize + (GROUP - 1)];
@@ -169,7 +258,12 @@ impl Frames<'_> {
                 let Some(entries) = entries.next() else { break None };
                 if let Some((index, row)) = row(records, entries, base, limit) {
                     let record = row[0].lowered();
-                    if row[0].is_plural() || lose_row(blocks, index, row[0]) {
+                    if row[0] == Record::used(Kind::Guest) && home.takes_row(blocks, index) {
+                        *row = [record, record, record, record];
+                        home.lost = home.lost.wrapping_add(GROUP);
+                        continue;
+                    }
+                    if row[0].is_plural() {
                         *row = [record, record, record, record];
                         continue;
                     }
@@ -178,19 +272,20 @@ impl Frames<'_> {
                     continue;
                 }
                 let [a, b, c, d] = entries;
-                if !lower(blocks, records, a, base, &mut freed) {
+                if !lower(blocks, records, a, base, &mut home, &mut freed) {
                     break Some([a, b, c, d]);
                 }
-                if !lower(blocks, records, b, base, &mut freed) {
+                if !lower(blocks, records, b, base, &mut home, &mut freed) {
                     break Some([0, b, c, d]);
                 }
-                if !lower(blocks, records, c, base, &mut freed) {
+                if !lower(blocks, records, c, base, &mut home, &mut freed) {
                     break Some([0, 0, c, d]);
                 }
-                if !lower(blocks, records, d, base, &mut freed) {
+                if !lower(blocks, records, d, base, &mut home, &mut freed) {
                     break Some([0, 0, 0, d]);
                 }
             };
+            home.write_down(blocks);
             let Some(rest) = rest else { break };
             for raw in rest {
                 if raw != 0 {

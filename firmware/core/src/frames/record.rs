@@ -159,6 +159,12 @@ impl Record {
         Self(self.0.wrapping_sub(1))
     }
 
+    /// Returns this with one reference more: of a record whose count is not at its end.
+    #[inline(always)]
+    pub(super) const fn raised(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+
     /// Returns this with another kind.
     pub(super) const fn with_kind(self, kind: Kind) -> Self {
         Self(self.0 & !(0xf << KIND_SHIFT) | (kind as u64) << KIND_SHIFT)

@@ -177,6 +177,7 @@ pub fn nic_row(out: &mut dyn Write, vm: &str, index: usize, nic: &Nic) -> fmt::R
         .number("nic", index as u64)
         .text("segment", name(&nic.port.segment))
         .number("vlan", nic.port.vlan)
+        .pair("vlans", format_args!("{}", nic.port.vlans))
         .pair("mac", format_args!("{}", Mac(&nic.port.mac)))
         .pair("ip", format_args!("{a}.{b}.{c}.{d}"))
         .flag("link", nic.is_link_up())

@@ -17,6 +17,12 @@ use heapless::Vec;
 pub const HEADER: usize = 12;
 /// The size of an Ethernet header without tag, in bytes.
 pub const ETHERNET: usize = 14;
+/// The size of a tag, in bytes (IEEE 802.1Q): it stands behind the addresses.
+const TAG: usize = 4;
+/// Where the addresses of a frame end.
+const MACS: usize = 12;
+/// What a frame begins with that gets a tag: header, addresses, and the tag.
+const TAGGED: usize = HEADER + MACS + TAG;
 /// The greatest frame: an IP packet of the greatest length, and a tag.
 pub const MAX_FRAME: usize = ETHERNET + 4 + 0xffff;
 /// The greatest frame that is not to be cut into segments: 1,500 bytes, and a tag.
@@ -314,6 +320,21 @@ impl Packet {
         offload.is_some()
     }
 
+    /// Does the same for a trunk port: a tag is taken out, and out of what the header says. Returns its VLAN, 0 if there is none;
+    /// `None` if that is no frame with a sound header.
+    pub fn begin_tagged(&mut self, length: usize, rest_length: usize) -> Option<u16> {
+        let length = length.clamp(HEADER, self.bytes.len());
+        let (header, frame) = self.bytes.get_mut(..length)?.split_first_chunk_mut::<HEADER>()?;
+        let vlan = take_tag(frame);
+        if vlan.is_some() && header[0] & NEEDS_CSUM != 0 {
+            let [start, end] = [header[6], header[7]];
+            let start = u16::from_le_bytes([start, end]).saturating_sub(TAG as u16);
+            header[6..8].copy_from_slice(&start.to_le_bytes());
+        }
+        let length = length - if vlan.is_some() { TAG } else { 0 };
+        self.begin(length, rest_length).then_some(vlan.unwrap_or(0))
+    }
+
     /// Returns where the part of the frame is that is not here.
     pub fn rest(&self) -> &[Piece] {
         &self.rest
@@ -397,17 +418,36 @@ impl Packet {
 
     /// Takes the frame's tag out, if it has one (IEEE 802.1Q). Returns its VLAN, else 0.
     pub fn untag(&mut self) -> u16 {
-        const MACS: usize = HEADER + 12;
-        const TAG: usize = 4;
-        let frame = self.frame();
-        if word(frame, 12) != Some(VLAN) || frame.len() < ETHERNET + TAG {
-            return 0;
-        }
-        let vlan = word(frame, 14).unwrap_or(0) & 0xfff;
-        self.bytes.copy_within(MACS + TAG..self.length, MACS);
-        self.length -= TAG;
-        vlan
+        let vlan = self.bytes.get_mut(HEADER..self.length).and_then(take_tag);
+        self.length -= if vlan.is_some() { TAG } else { 0 };
+        vlan.unwrap_or(0)
     }
+}
+
+/// Takes a frame's tag out, if it has one: the rest moves to its place. Returns its VLAN.
+fn take_tag(frame: &mut [u8]) -> Option<u16> {
+    if word(frame, MACS)? != VLAN || frame.len() < ETHERNET + TAG {
+        return None;
+    }
+    let vlan = word(frame, MACS + 2)? & 0xfff;
+    frame.copy_within(MACS + TAG.., MACS);
+    Some(vlan)
+}
+
+/// Returns what header and frame begin with if the frame gets the tag of a VLAN, and what follows.
+pub fn with_tag(whole: &[u8], vlan: u16) -> Option<([u8; TAGGED], &[u8])> {
+    let (start, rest) = whole.split_first_chunk::<{ HEADER + MACS }>()?;
+    let mut tagged = [0; TAGGED];
+    tagged[..HEADER + MACS].copy_from_slice(start);
+    tagged[HEADER + MACS..].copy_from_slice(&tag(vlan));
+    // Where the checksum is summed from, and how long the headers are of a frame that is to be cut.
+    for (at, is_there) in [(6, tagged[0] & NEEDS_CSUM != 0), (2, tagged[1] != GSO_NONE)] {
+        let moved = u16::from_le_bytes([tagged[at], tagged[at + 1]]).wrapping_add(TAG as u16);
+        if is_there {
+            tagged[at..at + 2].copy_from_slice(&moved.to_le_bytes());
+        }
+    }
+    Some((tagged, rest))
 }
 
 /// Returns the tag of a VLAN, as it stands behind the addresses of a frame.
@@ -425,6 +465,8 @@ pub struct Addresses {
     pub from: Mac,
     /// Its type.
     pub kind: u16,
+    /// The VLAN of the tag that it came with to a trunk port; 0 for none.
+    pub vlan: u16,
 }
 
 impl Addresses {
@@ -432,7 +474,7 @@ impl Addresses {
     #[inline]
     pub fn of(frame: &[u8]) -> Option<Self> {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = *frame.first_chunk::<ETHERNET>()?;
-        Some(Self { to: [a, b, c, d, e, f], from: [g, h, i, j, k, l], kind: u16::from_be_bytes([m, n]) })
+        Some(Self { to: [a, b, c, d, e, f], from: [g, h, i, j, k, l], kind: u16::from_be_bytes([m, n]), vlan: 0 })
     }
 
     /// Returns true if the frame has a tag.

@@ -4,7 +4,8 @@
 //! connects it.
 //!
 //! A guest sends with its own MAC address, and, where the operator has said which they are, its own IP addresses: in
-//! Ethernet, ARP, IPv4, IPv6 and neighbour discovery. Tagged frames are nobody's: a port is in one VLAN.
+//! Ethernet, ARP, IPv4, IPv6 and neighbour discovery. A port is in one VLAN, and tagged frames do not leave there; from a
+//! *trunk port* only those do that have one tag, of one of its VLANs. What is below the tag is looked at as if there were none.
 //!
 //! The port of a clone is in *quarantine* until the guest has acknowledged its identity: its link is down, nothing leaves and
 //! nothing arrives. What the clone still believes to be, address by address, is its source; one frame would be enough to move
@@ -13,9 +14,12 @@
 use super::Mac;
 use super::packet::{ARP, Addresses, ETHERNET, ICMPV6, IPV4, IPV6, upper_layer};
 use super::switch::SegmentName;
+use super::vlans::Vlans;
 use crate::bootset::{MAX_RATE, MAX_VLAN, padded};
 use core::mem::offset_of;
+use salp_hvc::bootset::MAX_VLANS;
 use salp_hvc::manager::{LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, NicInfo};
+use zerocopy::little_endian::U16;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 const _: () = assert!(offset_of!(NicInfo, rate) + 80 == size_of::<NicInfo>());
@@ -127,6 +131,8 @@ pub struct Port {
     pub segment: SegmentName,
     /// The VLAN in that; 0 for none.
     pub vlan: u16,
+    /// The VLANs of a trunk port.
+    pub vlans: Vlans,
     /// What the operator has said.
     pub rules: Rules,
     /// The guest has not acknowledged who it is.
@@ -159,6 +165,7 @@ pub struct PortRecord {
     ipv6: [u8; 16],
     counters: Counters,
     bucket: Bucket,
+    vlans: [U16; MAX_VLANS],
 }
 
 impl Port {
@@ -179,6 +186,7 @@ impl Port {
             ipv6: self.ipv6,
             counters: self.counters,
             bucket: self.bucket,
+            vlans: self.vlans.record(),
         }
     }
 
@@ -193,10 +201,12 @@ impl Port {
             && record.rate <= MAX_RATE
             && record.bucket.rate <= MAX_RATE
             && record.bucket.level <= MAX_RATE;
-        is_sound.then_some(Self {
+        let vlans = Vlans::of(&record.vlans, record.vlan).filter(|_| is_sound)?;
+        Some(Self {
             mac: record.mac,
             segment: record.segment,
             vlan: record.vlan,
+            vlans,
             rules: Rules {
                 ipv4: flag(2).then_some(record.only_ipv4),
                 ipv6: flag(3).then_some(record.only_ipv6),
@@ -217,6 +227,7 @@ impl Port {
             mac,
             segment: [0; 16],
             vlan: 0,
+            vlans: Vlans::default(),
             rules,
             is_quarantined: false,
             is_disconnected: false,
@@ -232,11 +243,16 @@ impl Port {
         Self { segment, vlan, ..self }
     }
 
+    /// Returns it as a trunk port, if these are any.
+    pub fn carrying(self, vlans: Vlans) -> Self {
+        Self { vlans, ..self }
+    }
+
     /// Returns the port of a clone.
     pub fn of_clone(&self, mac: Mac) -> Self {
         // An address of the source's is not the clone's: what it may use instead, nobody has said.
         let rules = Rules { ipv4: None, ipv6: None, ..self.rules };
-        let port = Self::new(mac, rules).placed(self.segment, self.vlan);
+        let port = Self::new(mac, rules).placed(self.segment, self.vlan).carrying(self.vlans);
         Self { is_quarantined: true, is_disconnected: self.is_disconnected, ..port }
     }
 
@@ -271,6 +287,7 @@ impl Port {
         let mut info = NicInfo {
             segment: self.segment,
             vlan: self.vlan.into(),
+            vlans: self.vlans.record(),
             mac: self.mac,
             link: link.into(),
             ipv4: self.ipv4,
@@ -296,14 +313,15 @@ impl Port {
         info
     }
 
-    /// Decides if a frame of this length, which begins so, may leave at `now`, in microseconds, and counts it.
+    /// Decides if a frame of this length, which begins so and had the tag of a VLAN (0 for none), may leave at `now`, in
+    /// microseconds, and counts it.
     ///
     /// # Errors
     ///
     /// Says why it does not.
     #[inline]
-    pub fn admit(&mut self, frame: &[u8], length: usize, now: u64) -> Result<Addresses, Refusal> {
-        let verdict = self.check(frame, length as u64, now);
+    pub fn admit(&mut self, frame: &[u8], vlan: u16, length: usize, now: u64) -> Result<Addresses, Refusal> {
+        let verdict = self.check(frame, vlan, length as u64, now);
         let counters = &mut self.counters;
         match verdict {
             Ok(_) => {
@@ -317,13 +335,13 @@ impl Port {
         verdict
     }
 
-    fn check(&mut self, frame: &[u8], length: u64, now: u64) -> Result<Addresses, Refusal> {
+    fn check(&mut self, frame: &[u8], vlan: u16, length: u64, now: u64) -> Result<Addresses, Refusal> {
         if !self.is_open() {
             return Err(Refusal::Closed);
         }
         let addresses = Addresses::of(frame).ok_or(Refusal::Spoofed)?;
-        if addresses.from != self.mac || addresses.is_tagged() || self.is_spoofed(addresses.kind, frame) != Some(false)
-        {
+        let is_own = addresses.from == self.mac && !addresses.is_tagged() && self.vlans.pass(vlan);
+        if !is_own || self.is_spoofed(addresses.kind, frame) != Some(false) {
             return Err(Refusal::Spoofed);
         }
         if !self.bucket.take(length, now) {
@@ -332,7 +350,7 @@ impl Port {
         if matches!(addresses.kind, ARP | IPV6) {
             self.learn(addresses.kind, frame);
         }
-        Ok(addresses)
+        Ok(Addresses { vlan, ..addresses })
     }
 
     /// Notes the address that a frame claims: the sender's of ARP, the target of a neighbour advertisement.
@@ -462,7 +480,7 @@ mod tests {
     }
 
     fn admit(port: &mut Port, frame: &[u8]) -> Result<Addresses, Refusal> {
-        port.admit(frame, frame.len(), 0)
+        port.admit(frame, 0, frame.len(), 0)
     }
 
     fn leaves(frame: &[u8]) -> bool {

@@ -7,17 +7,26 @@
 //! domain until it sends again.
 //!
 //! The *trunk* is the way out of the machine, for all VLANs of one segment: in each of its domains it has a port of its own,
-//! which comes and goes with the domain.
+//! which comes and goes with the domain. A NIC with a *trunk port* has a *branch* in each of its VLANs: a port of the switch's
+//! own, which stands for the NIC and the tag that frames get there.
 
 use super::Mac;
 use super::packet::Addresses;
+use super::vlans::Vlans;
 
 /// How many ports there can be, but for those of the trunk, which have the numbers from here on.
 pub const PORTS: usize = 4096;
 /// How many domains there can be.
 pub const DOMAINS: usize = 64;
 
-const ALL_PORTS: usize = PORTS + DOMAINS + 1;
+/// How many branches there can be.
+pub const BRANCHES: usize = 256;
+
+/// The number of the first branch.
+const FIRST_BRANCH: usize = PORTS + DOMAINS + 1;
+const ALL_PORTS: usize = FIRST_BRANCH + BRANCHES;
+/// No port.
+const NO_PORT: u16 = u16::MAX;
 
 /// A segment's name, padded with zeros.
 pub type SegmentName = [u8; 16];
@@ -46,6 +55,15 @@ struct Member {
     next: u16,
     before: u16,
 }
+
+/// The port of a NIC in one of several VLANs; VLAN 0: nobody's.
+#[derive(Clone, Copy)]
+struct Branch {
+    nic: u16,
+    vlan: u16,
+}
+
+const NO_BRANCH: Branch = Branch { nic: 0, vlan: 0 };
 
 #[derive(Clone, Copy)]
 struct Entry {
@@ -76,6 +94,7 @@ pub struct Switch {
     /// The first is none.
     domains: [Domain; DOMAINS + 1],
     members: [Member; ALL_PORTS],
+    branches: [Branch; BRANCHES],
     table: [[Entry; WAYS]; SETS],
     /// The segment of the trunk; zeros if there is none.
     trunk: SegmentName,
@@ -93,6 +112,7 @@ impl Switch {
         Self {
             domains: [Domain { segment: [0; 16], vlan: 0, first: 0, ports: 0 }; DOMAINS + 1],
             members: [Member { domain: NONE, next: 0, before: 0 }; ALL_PORTS],
+            branches: [NO_BRANCH; BRANCHES],
             table: [[EMPTY; WAYS]; SETS],
             trunk: [0; 16],
         }
@@ -106,7 +126,7 @@ impl Switch {
     /// Returns true for the ports of the trunk.
     #[inline]
     pub const fn is_trunk(port: u16) -> bool {
-        port as usize >= PORTS
+        (port as usize).wrapping_sub(PORTS) <= DOMAINS
     }
 
     /// Returns the trunk's port in a VLAN, if there is another port in it.
@@ -121,6 +141,27 @@ impl Switch {
     /// Plugs a port into a VLAN of a segment. Returns false if there are too many domains.
     pub fn join(&mut self, port: u16, segment: &SegmentName, vlan: u16, mac: Mac) -> bool {
         self.leave(port);
+        self.plug(port, segment, vlan, mac)
+    }
+
+    /// Plugs the trunk port of a NIC into VLANs of a segment. Returns false if there are too many domains or branches; then it
+    /// is in none.
+    pub fn join_trunk(&mut self, port: u16, segment: &SegmentName, vlans: &Vlans, mac: Mac) -> bool {
+        self.leave(port);
+        let is_done = vlans.iter().all(|vlan| self.branch_off(port, segment, vlan, mac));
+        if !is_done {
+            self.leave(port);
+        }
+        is_done
+    }
+
+    fn branch_off(&mut self, port: u16, segment: &SegmentName, vlan: u16, mac: Mac) -> bool {
+        let Some(at) = self.branches.iter().position(|branch| branch.vlan == 0) else { return false };
+        self.branches[at % BRANCHES] = Branch { nic: port, vlan };
+        self.plug((FIRST_BRANCH + at) as u16, segment, vlan, mac)
+    }
+
+    fn plug(&mut self, port: u16, segment: &SegmentName, vlan: u16, mac: Mac) -> bool {
         let is_free = |(at, domain): (usize, &Domain)| at != 0 && domain.ports == 0;
         let free = || self.domains.iter().enumerate().position(is_free);
         let found = self.domain_of(segment, vlan);
@@ -150,8 +191,19 @@ impl Switch {
         self.members[usize::from(first) % ALL_PORTS].before = port;
     }
 
-    /// Unplugs a port, and forgets what is behind it.
+    /// Unplugs a port with its branches, and forgets what is behind them.
     pub fn leave(&mut self, port: u16) {
+        self.unplug(port);
+        for at in 0..BRANCHES {
+            let branch = &mut self.branches[at];
+            if branch.vlan != 0 && branch.nic == port {
+                *branch = NO_BRANCH;
+                self.unplug((FIRST_BRANCH + at) as u16);
+            }
+        }
+    }
+
+    fn unplug(&mut self, port: u16) {
         let Some(member) = self.members.get_mut(usize::from(port)) else { return };
         let Member { domain, next, before } = *member;
         if domain == NONE {
@@ -173,7 +225,7 @@ impl Switch {
             *entry = EMPTY;
         }
         if ports == 1 && Self::is_trunk(first) {
-            self.leave(first);
+            self.unplug(first);
         }
     }
 
@@ -182,6 +234,31 @@ impl Switch {
         let domain = self.members.get(usize::from(port))?.domain;
         let domain = self.domains.get(usize::from(domain)).filter(|domain| domain.ports != 0)?;
         Some((&domain.segment, domain.vlan))
+    }
+
+    /// Returns the port at which a frame comes in from that of a NIC: if it had the tag of a VLAN, the NIC's branch there.
+    #[inline]
+    pub fn entry(&self, port: u16, vlan: u16) -> u16 {
+        if vlan == 0 { port } else { self.branch_of(port, vlan) }
+    }
+
+    fn branch_of(&self, port: u16, vlan: u16) -> u16 {
+        let found = self.branches.iter().position(|branch| branch.vlan == vlan && branch.nic == port);
+        found.map_or(NO_PORT, |at| (FIRST_BRANCH + at) as u16)
+    }
+
+    /// Returns where a frame leaves that goes to a port: there, or at the port of a NIC whose branch that is; and the VLAN of the
+    /// tag that it gets, 0 for none.
+    #[inline]
+    pub fn exit(&self, port: u16) -> (u16, u16) {
+        if usize::from(port) < PORTS { (port, 0) } else { self.tagged_exit(port) }
+    }
+
+    fn tagged_exit(&self, port: u16) -> (u16, u16) {
+        match self.branches.get(usize::from(port).wrapping_sub(FIRST_BRANCH)) {
+            Some(branch) => (if branch.vlan == 0 { NO_PORT } else { branch.nic }, branch.vlan),
+            None => (port, self.place(port).map_or(0, |(_, vlan)| vlan)),
+        }
     }
 
     /// Decides where a frame goes that comes in at a port, and learns where it comes from; `now` in seconds.
@@ -268,7 +345,7 @@ mod tests {
     }
 
     fn addresses(from: Mac, to: Mac) -> Addresses {
-        Addresses { to, from, kind: 0x800 }
+        Addresses { to, from, kind: 0x800, vlan: 0 }
     }
 
     fn reached(switch: &mut Switch, from: u16, addresses: &Addresses, now: u32) -> BTreeSet<u16> {
@@ -376,6 +453,70 @@ mod tests {
         assert!(reached(&mut switch, out, &addresses(mac(1), mac(2)), 0).is_empty());
     }
 
+    fn trunk(list: &[u16]) -> Vlans {
+        let mut record = Vlans::default().record();
+        for (to, &from) in record.iter_mut().zip(list) {
+            *to = from.into();
+        }
+        Vlans::of(&record, 0).unwrap()
+    }
+
+    /// Returns which NICs a frame from a NIC, with the tag of a VLAN, reaches, and with which tags.
+    fn reached_tagged(switch: &mut Switch, nic: u16, vlan: u16, addresses: &Addresses) -> BTreeSet<(u16, u16)> {
+        let from = switch.entry(nic, vlan);
+        reached(switch, from, addresses, 0).into_iter().map(|port| switch.exit(port)).collect()
+    }
+
+    #[test]
+    fn a_trunk_port_is_in_each_of_its_vlans_and_keeps_them_apart() {
+        let mut switch = switch_of(&[(1, LAN, 10), (2, LAN, 20), (3, LAN, 0), (4, LAN, 30)]);
+        assert!(switch.join_trunk(5, &LAN, &trunk(&[10, 20]), mac(5)));
+        let all = addresses(mac(5), ALL);
+        assert_eq!(reached_tagged(&mut switch, 5, 10, &all), [(1, 0)].into());
+        assert_eq!(reached_tagged(&mut switch, 5, 20, &all), [(2, 0)].into());
+        for vlan in [0, 30, 4094] {
+            assert!(reached_tagged(&mut switch, 5, vlan, &all).is_empty(), "{vlan}");
+        }
+        assert_eq!(reached_tagged(&mut switch, 1, 0, &addresses(mac(1), mac(5))), [(5, 10)].into());
+        assert_eq!(reached_tagged(&mut switch, 2, 0, &addresses(mac(2), mac(1))), [(5, 20)].into(), "not known there");
+        assert!(reached_tagged(&mut switch, 3, 0, &addresses(mac(3), mac(5))).is_empty());
+        switch.leave(5);
+        assert!(reached_tagged(&mut switch, 1, 0, &addresses(mac(1), mac(5))).is_empty());
+        assert!(reached_tagged(&mut switch, 5, 10, &all).is_empty());
+    }
+
+    #[test]
+    fn an_address_is_learnt_in_the_vlan_where_it_was_seen() {
+        let mut switch = switch_of(&[(1, LAN, 10), (2, LAN, 20), (3, LAN, 10), (4, LAN, 20)]);
+        assert!(switch.join_trunk(5, &LAN, &trunk(&[10, 20]), mac(5)));
+        reached_tagged(&mut switch, 1, 0, &addresses(mac(9), ALL));
+        assert_eq!(reached_tagged(&mut switch, 5, 10, &addresses(mac(5), mac(9))), [(1, 0)].into());
+        assert_eq!(reached_tagged(&mut switch, 5, 20, &addresses(mac(5), mac(9))), [(2, 0), (4, 0)].into());
+    }
+
+    #[test]
+    fn a_trunk_port_leads_out_with_its_tags() {
+        let mut switch = Box::new(Switch::new());
+        switch.set_trunk(&LAN);
+        assert!(switch.join_trunk(1, &LAN, &trunk(&[10, 20]), mac(1)));
+        let out = switch.trunk_port(20).unwrap();
+        assert_eq!(reached_tagged(&mut switch, 1, 20, &addresses(mac(1), ALL)), [(out, 20)].into());
+        assert_eq!(reached(&mut switch, out, &addresses(mac(9), mac(1)), 0).len(), 1);
+        switch.leave(1);
+        assert_eq!((switch.trunk_port(10), switch.trunk_port(20)), (None, None));
+    }
+
+    #[test]
+    fn a_trunk_port_is_plugged_into_all_of_its_vlans_or_none() {
+        let mut switch = Box::new(Switch::new());
+        for port in 0..DOMAINS as u16 - 1 {
+            assert!(switch.join(port, &LAN, port, mac(1)));
+        }
+        assert!(!switch.join_trunk(100, &DMZ, &trunk(&[10, 20]), mac(2)));
+        assert!(switch.join_trunk(101, &DMZ, &trunk(&[10]), mac(3)));
+        assert!(reached_tagged(&mut switch, 100, 10, &addresses(mac(2), ALL)).is_empty());
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Join(u16, u16),
@@ -392,7 +533,70 @@ mod tests {
         ]
     }
 
+    #[derive(Clone, Debug)]
+    enum Change {
+        Join(u16, u16),
+        JoinTrunk(u16, BTreeSet<u16>),
+        Leave(u16),
+        Send { nic: u16, vlan: u16, source: u8, to: u8 },
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let nic = || 0u16..8;
+        prop_oneof![
+            1 => (nic(), 0u16..4).prop_map(|(nic, vlan)| Change::Join(nic, vlan)),
+            1 => (nic(), proptest::collection::btree_set(1u16..5, 1..4)).prop_map(|(nic, vlans)| Change::JoinTrunk(nic, vlans)),
+            1 => nic().prop_map(Change::Leave),
+            5 => (nic(), 0u16..6, 0u8..12, 0u8..13)
+                .prop_map(|(nic, vlan, source, to)| Change::Send { nic, vlan, source, to }),
+        ]
+    }
+
     proptest! {
+        /// The model knows who is where: per NIC its VLANs, and whether frames have tags there.
+        #[test]
+        fn no_frame_leaves_its_vlan(changes in proptest::collection::vec(change(), 1..100)) {
+            let mut switch = Box::new(Switch::new());
+            let mut nics: BTreeMap<u16, (bool, BTreeSet<u16>)> = BTreeMap::new();
+            for change in changes {
+                match change {
+                    Change::Join(nic, vlan) => {
+                        prop_assert!(switch.join(nic, &LAN, vlan, mac(nic as u8)));
+                        nics.insert(nic, (false, [vlan].into()));
+                    }
+                    Change::JoinTrunk(nic, vlans) => {
+                        let list: Vec<u16> = vlans.iter().copied().collect();
+                        prop_assert!(switch.join_trunk(nic, &LAN, &trunk(&list), mac(nic as u8)));
+                        nics.insert(nic, (true, vlans));
+                    }
+                    Change::Leave(nic) => {
+                        switch.leave(nic);
+                        nics.remove(&nic);
+                    }
+                    Change::Send { nic, vlan, source, to } => {
+                        let to_mac = if to == 12 { ALL } else { mac(to) };
+                        let got = reached_tagged(&mut switch, nic, vlan, &addresses(mac(source), to_mac));
+                        let inside = match nics.get(&nic) {
+                            Some((true, vlans)) => vlans.get(&vlan).copied(),
+                            Some((false, vlans)) if vlan == 0 => vlans.first().copied(),
+                            _ => None,
+                        };
+                        let is_other = |&(&other, (_, vlans)): &(&u16, &(bool, BTreeSet<u16>))| {
+                            other != nic && inside.is_some_and(|vlan| vlans.contains(&vlan))
+                        };
+                        let tag = |is_trunk: bool| if is_trunk { inside.unwrap_or(0) } else { 0 };
+                        let others: BTreeSet<(u16, u16)> =
+                            nics.iter().filter(is_other).map(|(&other, &(is_trunk, _))| (other, tag(is_trunk))).collect();
+                        prop_assert!(got.is_subset(&others), "{got:?} {others:?}");
+                        // What is to all reaches all, and what is to a NIC there that NIC.
+                        prop_assert!(to != 12 || got == others);
+                        let own = others.iter().find(|(other, _)| u8::try_from(*other) == Ok(to));
+                        prop_assert!(own.is_none_or(|own| got == [*own].into()), "{got:?} {own:?}");
+                    }
+                }
+            }
+        }
+
         /// The model remembers everything: own addresses, and learnt ones with their age.
         #[test]
         fn frames_go_where_the_model_says(steps in proptest::collection::vec(step(), 1..120)) {

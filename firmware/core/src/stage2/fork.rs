@@ -8,7 +8,8 @@ use super::fault::Want;
 use super::port::{TableMem, Tlb};
 use super::{AddressSpace, Counters};
 use crate::addr::{Ipa, Pa};
-use crate::frames::{FrameStore, Kind, OutOfMemory};
+use crate::frames::{FrameStore, GROUP, Kind, OutOfMemory};
+use core::ops::Range;
 
 /// Why an address space cannot be forked. It is as it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,7 @@ impl AddressSpace {
         pinned: &[Ipa],
     ) -> Result<Self, ForkError> {
         self.check_pinned(frames, mem, pinned)?;
+        let is_settled = self.version != 0;
         let (root, version) = frames.with(|frames| {
             let version = if self.version == 0 { frames.next_version() } else { self.version };
             Ok::<_, OutOfMemory>((frames.alloc(Kind::Node)?, version))
@@ -59,20 +61,10 @@ impl AddressSpace {
         (self.version, self.base) = (version, version);
         let account = self.account.fork();
         let mut child = Self { root, account, counters: Counters::default(), pinned: 0, ..*self };
-        let mut is_unlinked = false;
-        let entries = self.root_entries().map(|index| (index, mem.read(self.root, index)));
-        let share = |index, raw, is_sealed: bool| {
-            let mut raw = raw;
-            if raw & VALID != 0 && !is_sealed {
-                raw = entry::unlinked(raw);
-                mem.unlink(self.root, index, raw);
-                is_unlinked = true;
-            }
-            mem.write(root, index, raw);
-        };
-        frames.with(|frames| frames.get_nodes(entries, share));
-        if is_unlinked {
-            tlb.invalidate_vm();
+        if is_settled {
+            self.share_settled(frames, mem, root);
+        } else {
+            self.share(frames, mem, tlb, root);
         }
         if let Err(OutOfMemory) = self.divide_pinned(&mut child, frames, mem, tlb, pinned) {
             child.destroy(frames, mem, &NoTlb);
@@ -81,6 +73,38 @@ impl AddressSpace {
             return Err(ForkError::OutOfMemory);
         }
         Ok(child)
+    }
+
+    /// Shares what root entries lead to with a new root. Those that the MMU walks without a fault on the first write become lazy.
+    fn share(&self, frames: &impl FrameStore, mem: &impl TableMem, tlb: &impl Tlb, root: Pa) {
+        let mut is_unlinked = false;
+        let entries = self.root_entries().map(|index| (index, mem.read(self.root, index)));
+        let each = |index, raw, is_sealed: bool| {
+            let mut raw = raw;
+            if raw & VALID != 0 && !is_sealed {
+                raw = entry::unlinked(raw);
+                mem.unlink(self.root, index, raw);
+                is_unlinked = true;
+            }
+            mem.write(root, index, raw);
+        };
+        frames.with(|frames| frames.get_nodes(entries, each));
+        if is_unlinked {
+            tlb.invalidate_vm();
+        }
+    }
+
+    /// Does the same for contents that have a version: whatever the MMU walks is sealed, else the first write would change them
+    /// without a fault.
+    fn share_settled(&self, frames: &impl FrameStore, mem: &impl TableMem, root: Pa) {
+        let Range { start, end } = self.root_entries();
+        let groups = start / GROUP..end.div_ceil(GROUP);
+        // The first entry leads to the identity page, and those beside RAM's nowhere.
+        let of_ram = |(number, [first, second, third, fourth]): (usize, [u64; GROUP])| {
+            (number, [if number == 0 { 0 } else { first }, second, third, fourth])
+        };
+        let entries = groups.clone().zip(mem.read_groups(self.root, groups)).map(of_ram);
+        frames.with(|frames| frames.get_groups(entries, |number, group| mem.write_group(root, number, group)));
     }
 
     fn check_pinned(&self, frames: &impl FrameStore, mem: &impl TableMem, pinned: &[Ipa]) -> Result<(), ForkError> {

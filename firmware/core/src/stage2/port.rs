@@ -33,6 +33,9 @@ pub trait TableMem {
     /// Writes an entry of a node that no MMU can reach, in one 64-bit store. Needs no order.
     fn write(&self, node: Pa, index: usize, value: u64);
 
+    /// Writes a group of [`GROUP`] entries of a node that no MMU can reach. Needs no order.
+    fn write_group(&self, node: Pa, group: usize, values: [u64; GROUP]);
+
     /// Writes all entries of a node that no MMU can reach: `first`, and each one greater by `step` than the one before.
     /// Needs no order.
     fn write_row(&self, node: Pa, first: u64, step: u64);

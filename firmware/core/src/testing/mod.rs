@@ -271,6 +271,12 @@ impl TableMem for Machine<'_> {
         self.with_page(node, |page| page[index] = value);
     }
 
+    fn write_group(&self, node: Pa, group: usize, values: [u64; GROUP]) {
+        for (offset, value) in values.into_iter().enumerate() {
+            self.write(node, group * GROUP + offset, value);
+        }
+    }
+
     fn write_row(&self, node: Pa, first: u64, step: u64) {
         for index in 0..ENTRIES {
             self.write(node, index, first + index as u64 * step);

@@ -60,6 +60,7 @@ impl Console {
 pub fn nic(record: &NicRecord) -> NicInfo {
     let mut info = NicInfo::new_zeroed();
     (info.segment, info.vlan, info.mac, info.rate) = (record.segment, record.vlan, record.mac, record.rate);
+    info.vlans = record.vlans;
     info.ipv4 = record.ipv4;
     info.ipv6 = record.ipv6;
     info.link = LINK_UP.into();

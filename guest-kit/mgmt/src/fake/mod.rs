@@ -381,7 +381,7 @@ impl Hypervisor for Fake {
         let nic = usize::try_from(index).ok().and_then(|index| self.get(id).ok()?.nics.get_mut(index));
         let nic = nic.ok_or(Refused(status::NOT_FOUND))?;
         if change.segment != [0; 16] {
-            (nic.segment, nic.vlan) = (change.segment, change.vlan);
+            (nic.segment, nic.vlan, nic.vlans) = (change.segment, change.vlan, change.vlans);
         }
         nic.rate = change.rate;
         let quarantined = nic.link.get() & LINK_QUARANTINED;

@@ -162,7 +162,7 @@ fn nic(body: &mut Body) -> NicRecord {
         mac: body.parsed("MACAddress", read_mac).unwrap_or_default(),
         segment: padded(segment.as_deref().unwrap_or_default()),
         ipv4: body.parsed("IPv4Address", |text| text.parse::<Ipv4Addr>().ok()).map_or([0; 4], |ip| ip.octets()),
-        reserved: 0.into(),
+        vlans: Default::default(),
         ipv6: body.parsed("IPv6Address", |text| text.parse::<Ipv6Addr>().ok()).map_or([0; 16], |ip| ip.octets()),
         rate: body.number("RateBytesPerSecond", 0..=MAX_RATE).unwrap_or(0).into(),
     }

@@ -136,6 +136,8 @@ impl Wish {
             connected: u16::from(connected).into(),
             reserved: 0.into(),
             rate: self.rate.map_or(now.rate, Into::into),
+            // A trunk port that is given one VLAN is none any more.
+            vlans: if self.vlan.is_some() { Default::default() } else { now.vlans },
         }
     }
 }

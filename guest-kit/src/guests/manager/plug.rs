@@ -25,7 +25,14 @@ fn own() -> u64 {
 fn change(segment: &[u8], vlan: u16, connected: u16, rate: u64) -> NicChange {
     let mut name = [0; 16];
     name[..segment.len()].copy_from_slice(segment);
-    NicChange { segment: name, vlan: vlan.into(), connected: connected.into(), reserved: 0.into(), rate: rate.into() }
+    NicChange {
+        segment: name,
+        vlan: vlan.into(),
+        connected: connected.into(),
+        reserved: 0.into(),
+        rate: rate.into(),
+        vlans: Default::default(),
+    }
 }
 
 fn a_nic_is_known() -> Outcome {

@@ -234,7 +234,7 @@ fn pieces_of_a_senders_memory_fill_buffers_whatever_their_sizes() {
     driver.chain(&mut mem, 0, &[(DATA + 100, 3, WRITE), (DATA + 200, 1, WRITE), (DATA + 300, 90, WRITE)]);
     driver.offer(&mut mem, 0);
     let pieces = [Piece { at: Ipa(DATA + 8), bytes: 3 }, Piece { at: Ipa(DATA), bytes: 6 }];
-    let mut source = Source::new(b"fr", b"om ", &pieces);
+    let mut source = Source::new([b"fr", b"o", b"m "], &pieces);
     let mut chain = queue.pop(&mut mem).unwrap().unwrap();
     assert_eq!(chain.fill(&mut mem, &mut source), Ok(14));
     assert!(source.is_empty());
