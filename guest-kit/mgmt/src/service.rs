@@ -27,11 +27,11 @@ use crate::message::Failure;
 use crate::peers::{self, Peer};
 use crate::query::filter::Filter;
 use crate::query::{Expand, Query};
-use crate::resources::{Call, Outcome, accounts, schemas};
+use crate::resources::{self, Call, Outcome, accounts, schemas};
 use crate::state;
 use crate::systems::boot;
 use crate::table;
-use crate::tasks::{Tasks, Tools};
+use crate::tasks::{Tasks, Tools, fetch};
 use crate::telemetry::Telemetry;
 use crate::tls::certificate::Identity;
 use crate::tls::keys::Keys;
@@ -146,7 +146,8 @@ impl Service {
     /// more to do at once.
     pub fn work(&mut self, now: u64) -> bool {
         self.events.look(&*self.hypervisor, now);
-        self.tasks.work(&mut Tools { hypervisor: &mut *self.hypervisor, now }, &mut self.events.journal);
+        let mut tools = Tools { hypervisor: &mut *self.hypervisor, jobs: &mut self.jobs, now };
+        self.tasks.work(&mut tools, &mut self.events.journal);
         self.telemetry.work(&*self.hypervisor, &mut self.events, now);
         self.keep();
         self.tasks.is_busy(now)
@@ -205,7 +206,9 @@ impl Service {
 
     /// Lets the medium at this place go on over its wire; `now` in milliseconds, `seconds` since 1970.
     pub fn drive_job(&mut self, place: usize, wire: &mut dyn Wire, now: u64, seconds: u64) {
-        self.jobs.drive(place, wire, &mut *self.hypervisor, now, seconds);
+        if self.jobs.drive(place, wire, &mut *self.hypervisor, now, seconds) {
+            self.tasks.wake(fetch::KIND);
+        }
     }
 
     /// Returns the service at `now`, in seconds since 1970.
@@ -265,7 +268,6 @@ impl Service {
             tasks: &mut self.tasks,
             telemetry: &mut self.telemetry,
             library,
-            jobs: &mut self.jobs,
             appliance: &mut self.appliance,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
@@ -374,7 +376,6 @@ impl Service {
             tasks: &mut self.tasks,
             telemetry: &mut self.telemetry,
             library,
-            jobs: &mut self.jobs,
             appliance: &mut self.appliance,
             keys: &mut self.keys,
             hypervisor: &mut *self.hypervisor,
@@ -473,21 +474,16 @@ impl Serve for Serving<'_> {
         outcome.map_or_else(|failure| failure.response(), response)
     }
 
-    fn poll(&mut self, job: u64) -> Option<Response> {
-        self.poll_job(job)
+    fn poll(&mut self, task: u64) -> Option<Response> {
+        match self.service.tasks.get(task) {
+            Some(known) if known.is_running() => None,
+            Some(known) => Some(resources::tasks::answer(task, known)),
+            None => Some(Failure::because(500, "What became of it is not known any more.").response()),
+        }
     }
 
     fn drive(&mut self, live: &mut Live, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
         self.service.drive(live, self.now, input, output)
-    }
-}
-
-impl Serving<'_> {
-    /// Returns the answer that a job gives at its end, once.
-    pub fn poll_job(&mut self, job: u64) -> Option<Response> {
-        let outcome = self.service.jobs.take(job)?;
-        self.service.events.look(&*self.service.hypervisor, self.now);
-        Some(outcome.map_or_else(|failure| failure.response(), |()| response(Outcome::Done)))
     }
 }
 
@@ -507,7 +503,8 @@ fn response(outcome: Outcome) -> Response {
     }
 }
 
-fn plain(status: u16) -> Response {
+/// Returns an answer without a body.
+pub fn plain(status: u16) -> Response {
     Response::new(status).field("OData-Version", "4.0").field("Cache-Control", "no-cache")
 }
 

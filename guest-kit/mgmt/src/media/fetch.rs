@@ -68,6 +68,8 @@ pub struct Order {
     pub authorization: Option<String>,
     /// The SHA-256 that it is to have.
     pub digest: Option<[u8; 32]>,
+    /// The name and the kind of the image that it becomes; one that goes when it is in no drive, if nothing is said.
+    pub image: Option<(String, Kind)>,
 }
 
 #[derive(Debug)]
@@ -179,6 +181,13 @@ impl Fetch {
         match &self.state {
             State::Done(outcome) => Some(outcome),
             _ => None,
+        }
+    }
+
+    /// Ends it, if it is not over.
+    pub fn stop(&mut self, wire: &mut dyn Wire, hypervisor: &mut dyn Hypervisor) {
+        if self.outcome().is_none() {
+            self.fail(wire, hypervisor, "nobody wants it any more.");
         }
     }
 
@@ -331,7 +340,20 @@ impl Fetch {
             return self.fail(wire, hypervisor, "a medium has 1 byte to 1 GiB.");
         }
         images::sweep(hypervisor, seconds);
-        let label = Label::new(Kind::Fetched, &free_name(hypervisor, &self.order.url), seconds);
+        let label = match &self.order.image {
+            Some((name, kind)) => {
+                match images::find(hypervisor, name) {
+                    Some((info, _)) if info.finished.get() == 1 => {
+                        return self.end(wire, hypervisor, Err(images::taken(name)));
+                    }
+                    // What is left of one that was broken off; it begins anew.
+                    Some((info, _)) => drop(hypervisor.delete_image(info.id.get())),
+                    None => {}
+                }
+                Label::new(*kind, name, seconds)
+            }
+            None => Label::new(Kind::Fetched, &free_name(hypervisor, &self.order.url), seconds),
+        };
         let plan = Plan { first: 0, length: Some(size), size, digest: self.order.digest };
         let made = hypervisor.create_image(size, &label.bytes());
         match made.and_then(|id| Ok((id, Upload::new(hypervisor, id, plan)?))) {
@@ -418,7 +440,7 @@ mod tests {
     }
 
     fn order(url: &str) -> Order {
-        Order { url: Url::parse(url).unwrap(), authorization: Some("Basic eA==".into()), digest: None }
+        Order { url: Url::parse(url).unwrap(), authorization: Some("Basic eA==".into()), digest: None, image: None }
     }
 
     fn run(order: Order, server: &mut Server, fake: &mut Fake) -> Result<u64, Failure> {

@@ -7,7 +7,7 @@ use alloc::string::{String, ToString};
 use serde_json::{Value, json};
 
 use super::body::Body;
-use super::fields::{Field, Shape, field};
+use super::fields::{Field, Shape, field, names};
 use super::systems::{find, path};
 use super::{Call, Outcome, collection};
 use crate::hypervisor::Hypervisor;
@@ -24,17 +24,6 @@ const MODES: [&str; 1] = ["UEFI"];
 
 fn options_path(id: u64) -> String {
     path(id) + "/BootOptions"
-}
-
-/// Returns names as the standard lists them.
-const fn names<T, const N: usize>(all: &[(&'static str, T); N]) -> [&'static str; N] {
-    let mut names = [""; N];
-    let mut index = 0;
-    while index < N {
-        names[index] = all[index].0;
-        index += 1;
-    }
-    names
 }
 
 /// What can be said of it when a VM is made or changed.

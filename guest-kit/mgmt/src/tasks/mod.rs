@@ -2,9 +2,10 @@
 //! [`start`](Tasks::start) a [`Job`]. After: [`hypervisor`](crate::hypervisor); [`state`](crate::state), which keeps tasks.
 //!
 //! A task outlives this guest: what was kept of its job goes on, or the task says that it was interrupted. [`clones`] makes many
-//! clones, [`group`] does something to many VMs.
+//! clones, [`group`] does something to many VMs, [`fetch`] gets what an address leads to.
 
 pub mod clones;
+pub mod fetch;
 pub mod group;
 
 use alloc::boxed::Box;
@@ -18,6 +19,7 @@ use serde_json::{Value, json};
 use crate::events::journal::{Journal, News};
 use crate::events::registry::Entry;
 use crate::hypervisor::Hypervisor;
+use crate::media::jobs::Jobs;
 use crate::message::Failure;
 
 /// The most tasks, those that have ended too.
@@ -33,6 +35,8 @@ const ROOM: usize = 10 << 10;
 pub struct Tools<'a> {
     /// The hypervisor.
     pub hypervisor: &'a mut dyn Hypervisor,
+    /// What is fetched.
+    pub jobs: &'a mut Jobs,
     /// The time, in seconds since 1970.
     pub now: u64,
 }
@@ -58,8 +62,13 @@ pub trait Job: Debug {
 pub enum Step {
     /// So many per cent are done.
     More(u64),
-    /// There is nothing to do before some time.
-    Wait(u64),
+    /// So many per cent are done, and there is nothing to do before some time.
+    Wait {
+        /// How much.
+        percent: u64,
+        /// The time, in seconds since 1970.
+        until: u64,
+    },
     /// It is over.
     End(End),
 }
@@ -90,7 +99,8 @@ impl From<Failure> for End {
 pub type Reviver = fn(&Value) -> Option<Box<dyn Job>>;
 
 /// Kinds of jobs that go on after a failure of this guest.
-pub const REVIVERS: [(&str, Reviver); 2] = [(clones::KIND, clones::revive), (group::KIND, group::revive)];
+pub const REVIVERS: [(&str, Reviver); 3] =
+    [(clones::KIND, clones::revive), (group::KIND, group::revive), (fetch::KIND, fetch::revive)];
 
 /// States of tasks, as the standard names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,8 +147,8 @@ pub struct Order {
     pub user: String,
     /// The path of the request.
     pub target: String,
-    /// Its body.
-    pub body: String,
+    /// Its body; none if it is not to be shown.
+    pub body: Option<String>,
 }
 
 /// A task.
@@ -255,7 +265,7 @@ impl Tasks {
             kind: order.kind.into(),
             user: order.user,
             target: order.target,
-            body: Some(order.body).filter(|body| body.len() <= PAYLOAD),
+            body: order.body.filter(|body| body.len() <= PAYLOAD),
             state: State::Running,
             percent: 0,
             started: now,
@@ -290,6 +300,16 @@ impl Tasks {
         self.all.values().any(|task| task.is_running() && task.due <= now)
     }
 
+    /// Returns how many of a kind go on.
+    pub fn running(&self, kind: &str) -> usize {
+        self.all.values().filter(|task| task.is_running() && task.kind == kind).count()
+    }
+
+    /// Says that what those of a kind wait for has come.
+    pub fn wake(&mut self, kind: &str) {
+        self.all.values_mut().filter(|task| task.kind == kind).for_each(|task| task.due = 0);
+    }
+
     /// Does one step of each job.
     pub fn work(&mut self, tools: &mut Tools<'_>, journal: &mut Journal) {
         let now = tools.now;
@@ -297,15 +317,11 @@ impl Tasks {
             self.is_changed = true;
             let step = task.job.as_mut().map(|job| job.step(tools));
             match step {
-                Some(Step::More(percent)) => {
-                    let percent = percent.min(99);
-                    // Each tenth is worth telling.
-                    if percent / 10 > task.percent / 10 {
-                        tell(journal, "TaskProgressChanged", number, Some(percent), now);
-                    }
-                    task.percent = percent;
+                Some(Step::More(percent)) => progress(number, task, percent, journal, now),
+                Some(Step::Wait { percent, until }) => {
+                    progress(number, task, percent, journal, now);
+                    task.due = until;
                 }
-                Some(Step::Wait(until)) => task.due = until,
                 Some(Step::End(end)) => finish(number, task, end, journal, now),
                 None => finish(number, task, interrupted("it is not known how much of it was done"), journal, now),
             }
@@ -390,6 +406,15 @@ fn tell(journal: &mut Journal, key: &'static str, number: u64, percent: Option<u
     let (text, percent) = (number.to_string(), percent.map(|percent| percent.to_string()));
     let arguments: Vec<&str> = core::iter::once(&*text).chain(percent.as_deref()).collect();
     journal.tell(News::new(key, &arguments, &path(number)), now);
+}
+
+fn progress(number: u64, task: &mut Task, percent: u64, journal: &mut Journal, now: u64) {
+    let percent = percent.min(99);
+    // Each tenth is worth telling.
+    if percent / 10 > task.percent / 10 {
+        tell(journal, "TaskProgressChanged", number, Some(percent), now);
+    }
+    task.percent = percent;
 }
 
 fn finish(number: u64, task: &mut Task, end: End, journal: &mut Journal, now: u64) {
