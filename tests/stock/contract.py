@@ -23,6 +23,13 @@ PLACES = {
     "RoleId": "/redfish/v1/AccountService/Roles",
     "RegistryId": "/redfish/v1/Registries",
     "JsonSchemaId": "/redfish/v1/JsonSchemas",
+    "SubscriptionId": "/redfish/v1/EventService/Subscriptions",
+    "MetricDefinitionId": "/redfish/v1/TelemetryService/MetricDefinitions",
+    "MetricReportDefinitionId": "/redfish/v1/TelemetryService/MetricReportDefinitions",
+    "MetricReportId": "/redfish/v1/TelemetryService/MetricReports",
+    "TriggerId": "/redfish/v1/TelemetryService/Triggers",
+    "TaskId": "/redfish/v1/TaskService/Tasks",
+    "TaskMonitorId": "/redfish/v1/TaskService/Tasks",
 }
 FILLED = ["SystemId", "SnapshotId", "ImageId", "AccountId"]
 FIXED = {"EthernetInterfaceId": "0", "SchemaId": "SalpImage_v1.xml", "EntryId": "1"}
@@ -93,8 +100,9 @@ class Service:
         """Returns where a link of this name can lead."""
         if name in LINKS:
             return LINKS[name]
-        one = self.one_of("SnapshotId", number)
-        return f"{PLACES['SnapshotId']}/{one}" if name == "Snapshot" and one else None
+        kinds = {"Snapshot": "SnapshotId", "TargetURIs": "SystemId", "MetricReportDefinitions": "MetricReportDefinitionId"}
+        one = self.one_of(kinds[name], number) if name in kinds else None
+        return f"{PLACES[kinds[name]]}/{one}" if one else None
 
 
 def main():
@@ -148,10 +156,11 @@ elif "SALP_URL" in os.environ:
     def lead(body, number):
         """Lets links of a body lead to what is there."""
         for name, value in body.items():
-            if isinstance(value, dict) and "@odata.id" in value:
-                value["@odata.id"] = SERVICE.link(name, number) or value["@odata.id"]
-            elif isinstance(value, dict):
-                lead(value, number)
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, dict) and "@odata.id" in item:
+                    item["@odata.id"] = SERVICE.link(name, number) or item["@odata.id"]
+                elif isinstance(item, dict):
+                    lead(item, number)
 
     @schemathesis.hook
     def map_body(context, body):

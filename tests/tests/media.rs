@@ -168,7 +168,7 @@ fn a_debian_reads_media_as_they_come_and_go() {
     guest.sees(5861);
     guest.does("echo READ ONLY $(cat /sys/block/vda/ro)", "READ ONLY 1\r\n");
     guest.does(&format!("head -c {} /dev/vda | sha256sum", first.len()), &first_sum);
-    guest.does("echo BEHIND $(tail -c 332 /dev/vda | tr -d '\\0' | wc -c)", "BEHIND 0\r\n");
+    guest.does("echo BEHIND $(tail -c 132 /dev/vda | tr -d '\\0' | wc -c)", "BEHIND 0\r\n");
     guest.does("cat /sys/block/vda/serial; echo", "salp-virtual-media\r\n");
 
     guest.eject();
