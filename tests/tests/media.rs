@@ -197,12 +197,10 @@ fn a_debian_starts_once_from_a_medium_and_then_from_its_own_images() {
     let guest = Guest::new(&api, "web");
     let stock = Stock::named("debian").expect("a stock guest");
     let kernel = stock.fetch().and_then(|path| Ok(fs::read(path)?)).unwrap_or_else(|error| panic!("{error:#}"));
-    let init = format!(
-        "#!/bin/busybox sh\n/bin/busybox mount -t proc proc /proc\n/bin/busybox mount -t sysfs sysfs /sys\n\
+    let init = "#!/bin/busybox sh\n/bin/busybox mount -t proc proc /proc\n/bin/busybox mount -t sysfs sysfs /sys\n\
          /bin/busybox mount -t devtmpfs devtmpfs /dev\n/bin/busybox --install -s /bin\nexport PATH=/bin\n\
          modprobe virtio_mmio; modprobe virtio_blk; modprobe isofs\n\
-         mkdir /medium; mount -t iso9660 /dev/vda /medium; echo FROM THE $(cat /medium/label) WITH $(cat /proc/cmdline)\nreboot -f\n"
-    );
+         mkdir /medium; mount -t iso9660 /dev/vda /medium; echo FROM THE $(cat /medium/label) WITH $(cat /proc/cmdline)\nreboot -f\n";
     let other = initrd().init(init).build().unwrap_or_else(|error| panic!("{error:#}"));
     let entry = "menuentry Install {\n linux /install/vmlinuz quiet console=ttyAMA0 from=medium\n initrd /install.d/initrd.gz\n}\n";
     let medium = iso(vec![

@@ -273,8 +273,12 @@ pub fn create(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     };
     wish.apply(&mut definition, call.hypervisor)?;
     let id = build::create(call.hypervisor, &definition, call.now)?;
-    boot.apply(call.hypervisor, id)?;
-    saying.apply(call.hypervisor, id)?;
+    if let Err(failure) = boot.apply(call.hypervisor, id).and_then(|()| saying.apply(call.hypervisor, id)) {
+        // It is made as was asked, or not at all.
+        let _ = call.hypervisor.destroy(id);
+        images::sweep(call.hypervisor, call.now);
+        return Err(failure);
+    }
     let info = call.hypervisor.find(id).map_err(|refused| Failure::refused(refused, &call.request.path))?;
     Ok(Outcome::Created { value: value(call.hypervisor, call.library, &info), location: path(id), token: None })
 }
