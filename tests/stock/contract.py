@@ -5,7 +5,7 @@
 
 It makes what paths can be of, then lets schemathesis invent requests. This file is also schemathesis' hooks: half of the
 identifiers in paths are of things that are there, and what would stop the run is left out (the administrator's own account, a
-console that is followed for ever, hundreds of clones).
+console that is followed for ever, events without end, hundreds of clones).
 """
 
 import os
@@ -23,6 +23,13 @@ PLACES = {
     "RoleId": "/redfish/v1/AccountService/Roles",
     "RegistryId": "/redfish/v1/Registries",
     "JsonSchemaId": "/redfish/v1/JsonSchemas",
+    "SubscriptionId": "/redfish/v1/EventService/Subscriptions",
+    "MetricDefinitionId": "/redfish/v1/TelemetryService/MetricDefinitions",
+    "MetricReportDefinitionId": "/redfish/v1/TelemetryService/MetricReportDefinitions",
+    "MetricReportId": "/redfish/v1/TelemetryService/MetricReports",
+    "TriggerId": "/redfish/v1/TelemetryService/Triggers",
+    "TaskId": "/redfish/v1/TaskService/Tasks",
+    "TaskMonitorId": "/redfish/v1/TaskService/Tasks",
 }
 FILLED = ["SystemId", "SnapshotId", "ImageId", "AccountId"]
 FIXED = {"EthernetInterfaceId": "0", "SchemaId": "SalpImage_v1.xml", "EntryId": "1"}
@@ -93,8 +100,9 @@ class Service:
         """Returns where a link of this name can lead."""
         if name in LINKS:
             return LINKS[name]
-        one = self.one_of("SnapshotId", number)
-        return f"{PLACES['SnapshotId']}/{one}" if name == "Snapshot" and one else None
+        kinds = {"Snapshot": "SnapshotId", "TargetURIs": "SystemId", "MetricReportDefinitions": "MetricReportDefinitionId"}
+        one = self.one_of(kinds[name], number) if name in kinds else None
+        return f"{PLACES[kinds[name]]}/{one}" if one else None
 
 
 def main():
@@ -112,7 +120,7 @@ def main():
     here = os.path.dirname(os.path.abspath(__file__))
     command = [program, "--config-file", os.path.join(here, "schemathesis.toml"), "run",
                url.rstrip("/") + "/redfish/v1/openapi.yaml", "--url", url, "--auth", f"{user}:{password}",
-               "--tls-verify", verify or "false", *options]
+               "--tls-verify", verify or "false", "--exclude-path", "/redfish/v1/EventService/SSE", *options]
     os.execv(program, command)
 
 
@@ -148,10 +156,11 @@ elif "SALP_URL" in os.environ:
     def lead(body, number):
         """Lets links of a body lead to what is there."""
         for name, value in body.items():
-            if isinstance(value, dict) and "@odata.id" in value:
-                value["@odata.id"] = SERVICE.link(name, number) or value["@odata.id"]
-            elif isinstance(value, dict):
-                lead(value, number)
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, dict) and "@odata.id" in item:
+                    item["@odata.id"] = SERVICE.link(name, number) or item["@odata.id"]
+                elif isinstance(item, dict):
+                    lead(item, number)
 
     @schemathesis.hook
     def map_body(context, body):

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What OpenStack's sushy does with one VM: looks, turns it off, on and on again.
+"""What OpenStack's sushy does with one VM: looks, turns it off, on and on again, and has a medium in its drive.
 
     tour_sushy.py URL USER PASSWORD CA.pem VM
 """
 
 import sys
 
+import requests
 import sushy
 
 url, user, password, ca, vm = sys.argv[1:]
@@ -23,4 +24,18 @@ for kind, state in [
     system.reset_system(kind)
     system.refresh(force=True)
     assert system.power_state == state, (kind, system.power_state)
+image = "/redfish/v1/Oem/Salp/Images/sushy"
+requests.put(url + image, data=b"medium" * 1000, auth=(user, password), verify=ca).raise_for_status()
+(drive,) = system.virtual_media.get_members()
+drive.insert_media(image)
+drive.refresh(force=True)
+assert drive.inserted and drive.image == image
+system.set_system_boot_options(target=sushy.BootSource.CD, enabled=sushy.BootSourceOverrideEnabled.ONCE)
+system.refresh(force=True)
+assert system.boot.target == sushy.BootSource.CD
+system.set_system_boot_options(target=sushy.BootSource.NONE, enabled=sushy.BootSourceOverrideEnabled.DISABLED)
+drive.eject_media()
+drive.refresh(force=True)
+assert not drive.inserted
+requests.delete(url + image, auth=(user, password), verify=ca).raise_for_status()
 print("DONE")

@@ -202,3 +202,74 @@ fn a_stream_goes_on_where_it_was_also_after_the_management_guest_has_failed() {
     assert!(resumed > seen && hear(&mut stream, "ResourcePaused") > resumed);
     machine.stop();
 }
+
+/// What a stream has told.
+#[derive(Debug, Default)]
+struct Told {
+    /// The number of the last event.
+    last: u64,
+    heard: u64,
+    /// Events of which it said that they were lost.
+    lost: u64,
+}
+
+/// Reads a stream up to the event of a test; nothing may be missing of which it does not say so.
+fn count(stream: impl Read) -> Told {
+    let (mut told, mut id) = (Told::default(), 0u64);
+    for line in BufReader::new(stream).lines() {
+        let line = line.expect("the stream");
+        if let Some(number) = line.strip_prefix("id: ") {
+            id = number.parse().expect("a number");
+        }
+        let Some(data) = line.strip_prefix("data: ") else { continue };
+        let event = &serde_json::from_str::<Value>(data).expect("an event")["Events"][0];
+        let key = event["MessageId"].as_str().and_then(|id| id.rsplit('.').next()).unwrap_or_default();
+        if told.last != 0 && id != told.last + 1 {
+            let lost = event["MessageArgs"][0].as_str().and_then(|count| count.parse().ok()).unwrap_or(0);
+            assert_eq!((key, lost), ("EventsLost", id - told.last), "it says of {event} behind {told:?}");
+            told.lost += lost;
+        } else {
+            told.heard += 1;
+        }
+        told.last = id;
+        if key == "TestMessage" {
+            return told;
+        }
+    }
+    panic!("the stream ends: {told:?}");
+}
+
+/// Returns how long the machine has run, in nanoseconds: instructions of a CPU, here.
+fn uptime(api: &Api) -> u64 {
+    let manager = api.get("/redfish/v1/Managers/salp").is(200).json();
+    manager["Oem"]["Salp"]["Statistics"]["UptimeNanoseconds"].as_u64().unwrap_or_else(|| panic!("{manager}"))
+}
+
+#[test]
+fn sixteen_streams_tell_of_a_thousand_vms_at_once_or_how_many_they_have_lost() {
+    let idle = guest("button").named("idle").append("deaf").mib(16);
+    let mut machine = Setup::of(idle).managed().mib(2048).icount().seconds(900).start();
+    machine.expect("idle| READY");
+    let api = machine.api().with_session();
+    let streams: Vec<_> = (0..16)
+        .map(|_| {
+            let listener = api.with_own_connections(900);
+            // Who is connected is there before anything happens.
+            let stream = listener.follow(&format!("{SERVICE}/SSE"), &[]);
+            thread::spawn(move || count(stream))
+        })
+        .collect();
+    let begin = uptime(&api);
+    let clone = "/redfish/v1/Systems/1/Actions/Oem/SalpComputerSystem.InstantClone";
+    let monitor = api.post(clone, &json!({ "Name": "vm", "Count": 999 })).is(202).location.expect("a monitor");
+    while api.get(&monitor).status == 202 {}
+    api.post(&format!("{SERVICE}/Actions/EventService.SubmitTestEvent"), &json!({})).is(204);
+    let all: Vec<Told> = streams.into_iter().map(|stream| stream.join().expect("a stream")).collect();
+    let span = uptime(&api) - begin;
+    let (heard, lost) = all.iter().fold((0, 0), |(heard, lost), told| (heard + told.heard, lost + told.lost));
+    eprintln!("16 streams heard {heard} events and lost {lost} within {span} ns of machine time: {:?}", all[0]);
+    assert!(all.iter().all(|told| told.heard + told.lost >= 999), "{all:?}");
+    assert!(all.iter().all(|told| told.last == all[0].last), "{all:?}");
+    let ended = machine.stop();
+    ended.check(!ended.text.contains("mgmt: it "), "the management guest has failed");
+}

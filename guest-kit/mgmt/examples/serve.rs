@@ -7,6 +7,9 @@ use salp_mgmt::auth::{ADMINISTRATOR, Role};
 use salp_mgmt::entropy::Entropy;
 use salp_mgmt::fake::Fake;
 use salp_mgmt::http::Connection;
+use salp_mgmt::media::fetch::{Link, Wire};
+use salp_mgmt::media::jobs;
+use salp_mgmt::media::url::Url;
 use salp_mgmt::service::{Facts, Service};
 use salp_mgmt::tls::certificate::Identity;
 use std::fs::File;
@@ -14,6 +17,22 @@ use std::io::{ErrorKind, Read, Result, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
+
+/// There is no way out: what is fetched is not found.
+#[derive(Debug)]
+struct Nowhere;
+
+impl Wire for Nowhere {
+    fn open(&mut self, _: &Url) {}
+    fn link(&mut self) -> Link {
+        Link::Failed("this service has no network.")
+    }
+    fn send(&mut self, _: &[u8]) -> usize {
+        0
+    }
+    fn receive(&mut self, _: &mut Vec<u8>, _: usize) {}
+    fn close(&mut self) {}
+}
 
 /// Room for images.
 const ROOM: usize = 64 << 20;
@@ -95,6 +114,9 @@ fn main() -> Result<()> {
             }
             Err(_) => false,
         });
+        is_busy |= service.work(seconds());
+        (0..jobs::MOST).for_each(|place| service.drive_job(place, &mut Nowhere, now, seconds()));
+        service.go_on(seconds());
         if !is_busy {
             sleep(Duration::from_micros(200));
         }

@@ -81,6 +81,6 @@ pub enum Then {
     Body(Box<dyn Sink>),
     /// The body goes on.
     Flow(Live),
-    /// This was no answer yet: it comes when this [job](crate::media::jobs) has come to its end.
+    /// This is not sent: what is comes when this [task](crate::tasks) has come to its end.
     Later(u64),
 }

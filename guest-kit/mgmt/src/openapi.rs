@@ -267,6 +267,11 @@ fn schema(shape: Shape) -> Value {
         Shape::Only(only) => json!({ "const": only }),
         Shape::Link => reference("schemas", "Link"),
         Shape::LinkOrNull => json!({ "anyOf": [reference("schemas", "Link"), { "type": "null" }] }),
+        Shape::Links(most) => json!({ "type": "array", "maxItems": most, "items": reference("schemas", "Link") }),
+        Shape::Pairs(most) => {
+            let pair = json!({ "type": "object", "maxProperties": 1, "additionalProperties": { "type": "string" } });
+            json!({ "type": "array", "maxItems": most, "items": pair })
+        }
         Shape::Object(fields) => object(fields),
         Shape::List(most, fields) => json!({ "type": "array", "maxItems": most, "items": object(fields) }),
     }

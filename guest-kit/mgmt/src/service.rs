@@ -32,7 +32,7 @@ use crate::resources::{Call, Outcome, accounts, schemas, tasks};
 use crate::state;
 use crate::systems::boot;
 use crate::table;
-use crate::tasks::{Tasks, Tools};
+use crate::tasks::{Tasks, Tools, fetch};
 use crate::telemetry::Telemetry;
 use crate::tls::certificate::Identity;
 use crate::tls::keys::Keys;
@@ -216,7 +216,9 @@ impl Service {
 
     /// Lets the medium at this place go on over its wire; `now` in milliseconds, `seconds` since 1970.
     pub fn drive_job(&mut self, place: usize, wire: &mut dyn Wire, now: u64, seconds: u64) {
-        self.jobs.drive(place, wire, &mut *self.hypervisor, now, seconds);
+        if self.jobs.drive(place, wire, &mut *self.hypervisor, now, seconds) {
+            self.tasks.wake(fetch::KIND);
+        }
     }
 
     /// Returns the service at `now`, in seconds since 1970.
@@ -279,7 +281,6 @@ impl Service {
             tasks: &mut self.tasks,
             telemetry: &mut self.telemetry,
             library,
-            jobs: &mut self.jobs,
             appliance: &mut self.appliance,
             updates: &mut self.updates,
             keys: &mut self.keys,
@@ -409,7 +410,6 @@ impl Service {
             tasks: &mut self.tasks,
             telemetry: &mut self.telemetry,
             library,
-            jobs: &mut self.jobs,
             appliance: &mut self.appliance,
             updates: &mut self.updates,
             keys: &mut self.keys,
@@ -513,8 +513,12 @@ impl Serve for Serving<'_> {
         outcome.map_or_else(|failure| failure.response(), |outcome| self.service.respond(outcome, self.now))
     }
 
-    fn poll(&mut self, job: u64) -> Option<Response> {
-        self.poll_job(job)
+    fn poll(&mut self, task: u64) -> Option<Response> {
+        match self.service.tasks.get(task) {
+            Some(known) if known.is_running() => None,
+            Some(known) => Some(tasks::answer(task, known)),
+            None => Some(Failure::because(500, "What became of it is not known any more.").response()),
+        }
     }
 
     fn drive(&mut self, live: &mut Live, input: &mut Vec<u8>, output: &mut Vec<u8>) -> bool {
@@ -522,16 +526,8 @@ impl Serve for Serving<'_> {
     }
 }
 
-impl Serving<'_> {
-    /// Returns the answer that a job gives at its end, once.
-    pub fn poll_job(&mut self, job: u64) -> Option<Response> {
-        let outcome = self.service.jobs.take(job)?;
-        self.service.events.look(&*self.service.hypervisor, self.now);
-        Some(outcome.map_or_else(|failure| failure.response(), |()| plain(204)))
-    }
-}
-
-fn plain(status: u16) -> Response {
+/// Returns an answer without a body.
+pub fn plain(status: u16) -> Response {
     Response::new(status).field("OData-Version", "4.0").field("Cache-Control", "no-cache")
 }
 

@@ -36,6 +36,8 @@ pub const BOOTS: u64 = 7;
 pub const SETTINGS: u64 = 8;
 /// Where media were fetched from ([`media`](crate::media)).
 pub const MEDIA: u64 = 9;
+/// What people say of VMs ([`Notes`](crate::systems::notes::Notes)).
+pub const NOTES: u64 = 14;
 
 /// An account, as it is kept.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -429,6 +429,7 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Get, Login, events::service), (Patch, ConfigureManager, events::patch_service)],
         kind: "EventService",
         summary: "events: how often it is tried to reach listeners",
+        takes: &[(Patch, events::SERVICE_FIELDS)],
         ..ROUTE
     },
     Route {
@@ -436,12 +437,14 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Get, Login, events::stream)],
         summary: "events as they come (SSE)",
         media: &[EVENTS],
+        answers: &[(Get, &[200, 503])],
         ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/EventService/Actions/EventService.SubmitTestEvent",
         methods: &[(Post, ConfigureManager, events::test)],
         summary: "sends one",
+        takes: &[(Post, events::TEST_EVENT)],
         ..ROUTE
     },
     Route {
@@ -449,12 +452,14 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Get, Login, events::list), (Post, ConfigureComponents, events::create)],
         kind: "EventDestinationCollection",
         summary: "listeners that events are sent to, and those that are connected",
+        takes: &[(Post, events::SUBSCRIPTION)],
         ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/EventService/Subscriptions/Members",
         methods: &[(Post, ConfigureComponents, events::create)],
         summary: "the same",
+        takes: &[(Post, events::SUBSCRIPTION)],
         ..ROUTE
     },
     Route {
@@ -466,18 +471,21 @@ pub const ROUTES: &[Route] = &[
         ],
         kind: "EventDestination",
         summary: "one of them",
+        takes: &[(Patch, events::CHANGES)],
         ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/EventService/Subscriptions/{}/Actions/EventDestination.SuspendSubscription",
         methods: &[(Post, ConfigureComponents, events::suspend)],
         summary: "nothing is sent until it is resumed",
+        takes: &[(Post, NOTHING)],
         ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/EventService/Subscriptions/{}/Actions/EventDestination.ResumeSubscription",
         methods: &[(Post, ConfigureComponents, events::resume)],
         summary: "goes on, with what was missed if that is wanted",
+        takes: &[(Post, events::RESUMPTION)],
         ..ROUTE
     },
     Route {
@@ -485,6 +493,7 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Get, Login, events::list_certificates), (Post, ConfigureComponents, events::add_certificate)],
         kind: "CertificateCollection",
         summary: "whom a subscription trusts",
+        takes: &[(Post, events::CERTIFICATE)],
         ..ROUTE
     },
     Route {
@@ -519,6 +528,7 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/TaskService/TaskMonitors/{}",
         methods: &[(Get, Login, tasks::monitor), (Delete, ConfigureComponents, tasks::delete)],
         summary: "202 while it goes on, then the operation's own answer",
+        answers: &[(Get, &[200, 201, 202, 204, 500, 507])],
         ..ROUTE
     },
     Route {
@@ -532,12 +542,16 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/AggregationService/Actions/AggregationService.Reset",
         methods: &[(Post, ConfigureComponents, aggregation::reset)],
         summary: "power of many VMs",
+        takes: &[(Post, aggregation::RESET_MANY)],
+        answers: &[(Post, &[202, 503])],
         ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/AggregationService/Actions/Oem/SalpAggregationService.DeleteSystems",
         methods: &[(Post, ConfigureComponents, aggregation::delete)],
         summary: "deletes many VMs",
+        takes: &[(Post, aggregation::DELETE_MANY)],
+        answers: &[(Post, &[202, 503])],
         ..ROUTE
     },
     Route {
@@ -551,6 +565,7 @@ pub const ROUTES: &[Route] = &[
         pattern: "/redfish/v1/TelemetryService/Actions/TelemetryService.SubmitTestMetricReport",
         methods: &[(Post, ConfigureManager, telemetry::test)],
         summary: "sends one",
+        takes: &[(Post, telemetry::TEST_REPORT)],
         ..ROUTE
     },
     Route {
@@ -572,12 +587,14 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Get, Login, telemetry::definitions), (Post, ConfigureManager, telemetry::create_definition)],
         kind: "MetricReportDefinitionCollection",
         summary: "reports on request or again and again",
+        takes: &[(Post, telemetry::DEFINITION)],
         ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/TelemetryService/MetricReportDefinitions/Members",
         methods: &[(Post, ConfigureManager, telemetry::create_definition)],
         summary: "the same",
+        takes: &[(Post, telemetry::DEFINITION)],
         ..ROUTE
     },
     Route {
@@ -589,6 +606,7 @@ pub const ROUTES: &[Route] = &[
         ],
         kind: "MetricReportDefinition",
         summary: "one of them",
+        takes: &[(Patch, telemetry::DEFINITION_CHANGES)],
         ..ROUTE
     },
     Route {
@@ -610,12 +628,14 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Get, Login, telemetry::triggers), (Post, ConfigureManager, telemetry::create_trigger)],
         kind: "TriggersCollection",
         summary: "thresholds",
+        takes: &[(Post, telemetry::TRIGGER)],
         ..ROUTE
     },
     Route {
         pattern: "/redfish/v1/TelemetryService/Triggers/Members",
         methods: &[(Post, ConfigureManager, telemetry::create_trigger)],
         summary: "the same",
+        takes: &[(Post, telemetry::TRIGGER)],
         ..ROUTE
     },
     Route {
@@ -627,6 +647,7 @@ pub const ROUTES: &[Route] = &[
         ],
         kind: "Triggers",
         summary: "one of them",
+        takes: &[(Patch, telemetry::TRIGGER_CHANGES)],
         ..ROUTE
     },
     Route {
@@ -716,6 +737,7 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Post, ConfigureComponents, power::reset)],
         summary: "`ResetType`: see below",
         takes: &[(Post, power::RESET)],
+        answers: &[(Post, &[202, 204, 503])],
         ..ROUTE
     },
     Route {
@@ -723,7 +745,7 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Post, ConfigureComponents, clones::instant_clone)],
         summary: "`Name`, `Count`, `Config`, `UUID`, `NicsToUpdate`, `DisconnectAllNics`",
         takes: &[(Post, clones::CLONE)],
-        answers: &[(Post, &[201])],
+        answers: &[(Post, &[201, 202, 503])],
         ..ROUTE
     },
     Route {
@@ -830,6 +852,8 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Post, ConfigureComponents, media::insert)],
         summary: "puts a medium into it",
         takes: &[(Post, media::INSERT)],
+        answers: &[(Post, &[202, 204, 503])],
+        parameters: &[tasks::PREFERENCE],
         ..ROUTE
     },
     Route {
@@ -907,9 +931,11 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         pattern: "/redfish/v1/Oem/Salp/Images",
-        methods: &[(Get, Login, images::list)],
+        methods: &[(Get, Login, images::list), (Post, ConfigureComponents, images::fetch)],
         kind: "SalpImageCollection",
-        summary: "what VMs are made from",
+        summary: "what VMs are made from; POST fetches one, as a task",
+        takes: &[(Post, images::FETCHED)],
+        answers: &[(Post, &[202, 503])],
         ..ROUTE
     },
     Route {
@@ -945,7 +971,7 @@ pub const ROUTES: &[Route] = &[
         methods: &[(Post, ConfigureComponents, snapshots::instant_clone)],
         summary: "as for a VM",
         takes: &[(Post, clones::CLONE)],
-        answers: &[(Post, &[201])],
+        answers: &[(Post, &[201, 202, 503])],
         ..ROUTE
     },
     Route {

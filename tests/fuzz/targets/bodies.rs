@@ -43,7 +43,7 @@ enum Json {
     Object(Vec<(Result<u8, String>, Json)>),
 }
 
-const WORDS: [&str; 20] = [
+const WORDS: &[&str] = &[
     "new",
     "web",
     "base",
@@ -64,9 +64,15 @@ const WORDS: [&str; 20] = [
     "/redfish/v1/Systems/2",
     "/redfish/v1/Oem/Salp/Snapshots/5",
     "key",
+    "http://h/x",
+    "OnChange",
+    "PT5S",
+    "SystemVcpus",
+    "/redfish/v1/Managers/salp#/Oem/Salp/Statistics/FreeBytes",
+    "RedfishEvent",
 ];
 
-const NAMES: [&str; 42] = [
+const NAMES: &[&str] = &[
     "Name",
     "ProcessorSummary",
     "Count",
@@ -109,9 +115,28 @@ const NAMES: [&str; 42] = [
     "ServiceEnabled",
     "Description",
     "NICs",
+    "AssetTag",
+    "Image",
+    "ImageURI",
+    "Kind",
+    "TargetURIs",
+    "Filter",
+    "Destination",
+    "Context",
+    "HttpHeaders",
+    "MetricReportDefinitionType",
+    "Schedule",
+    "RecurrenceInterval",
+    "Metrics",
+    "MetricId",
+    "MetricProperties",
+    "NumericThresholds",
+    "UpperWarning",
+    "Reading",
+    "MetricReportName",
 ];
 
-const TARGETS: [(Method, &str); 15] = [
+const TARGETS: &[(Method, &str)] = &[
     (Method::Post, "/redfish/v1/Systems"),
     (Method::Patch, "/redfish/v1/Systems/4"),
     (Method::Patch, "/redfish/v1/Systems/2"),
@@ -127,6 +152,15 @@ const TARGETS: [(Method, &str); 15] = [
     (Method::Patch, "/redfish/v1/AccountService/Accounts/admin"),
     (Method::Post, "/redfish/v1/Oem/Salp/Snapshots/5/Actions/SalpSnapshot.InstantClone"),
     (Method::Post, "/redfish/v1/SessionService/Sessions/Members"),
+    (Method::Post, "/redfish/v1/Oem/Salp/Images"),
+    (Method::Post, "/redfish/v1/Systems/2/VirtualMedia/Cd/Actions/VirtualMedia.InsertMedia"),
+    (Method::Post, "/redfish/v1/EventService/Subscriptions"),
+    (Method::Post, "/redfish/v1/EventService/Actions/EventService.SubmitTestEvent"),
+    (Method::Post, "/redfish/v1/TelemetryService/MetricReportDefinitions"),
+    (Method::Post, "/redfish/v1/TelemetryService/Triggers"),
+    (Method::Post, "/redfish/v1/TelemetryService/Actions/TelemetryService.SubmitTestMetricReport"),
+    (Method::Post, "/redfish/v1/AggregationService/Actions/AggregationService.Reset"),
+    (Method::Post, "/redfish/v1/AggregationService/Actions/Oem/SalpAggregationService.DeleteSystems"),
 ];
 
 /// What is looked at before and after.

@@ -22,6 +22,9 @@ pub const TASK: Registry = Registry { prefix: "TaskEvent", version: "1.0", whole
 /// What only Salp tells.
 pub const SALP: Registry = Registry { prefix: "Salp", version: "1.0", whole: "1.0.0" };
 
+/// How grave something can be.
+pub const SEVERITIES: [&str; 3] = ["OK", "Warning", "Critical"];
+
 /// All of them.
 pub const REGISTRIES: [&Registry; 3] = [&RESOURCE, &TASK, &SALP];
 

@@ -84,12 +84,13 @@ pub struct Request {
 }
 
 /// Names of fields that few resources ask for.
-const OTHERS: [&str; 15] = [
+const OTHERS: [&str; 16] = [
     "accept",
     "content-digest",
     "content-range",
     "digest",
     "last-event-id",
+    "prefer",
     "repr-digest",
     "sec-websocket-key",
     "sec-websocket-version",

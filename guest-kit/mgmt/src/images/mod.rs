@@ -14,7 +14,9 @@ use core::cell::OnceCell;
 use salp_hvc::manager::ImageInfo;
 
 use crate::hypervisor::{self, Hypervisor};
+use crate::message::Failure;
 use crate::systems::boot::Boots;
+use crate::systems::notes::Notes;
 use label::{Kind, Label};
 
 /// Where images are.
@@ -32,10 +34,10 @@ pub fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len()) && text.bytes().all(is_good) && !text.starts_with('.')
 }
 
-/// Images with their labels, and from where VMs start, looked at once and then remembered: for one request that shows many
-/// VMs.
+/// Images with their labels, from where VMs start, and what is said of them, looked at once and then remembered: for one
+/// request that shows many VMs.
 #[derive(Debug, Default)]
-pub struct Library(OnceCell<Vec<(ImageInfo, Label)>>, OnceCell<Boots>);
+pub struct Library(OnceCell<Vec<(ImageInfo, Label)>>, OnceCell<Boots>, OnceCell<Notes>);
 
 impl Library {
     /// Returns all images with a label.
@@ -46,6 +48,11 @@ impl Library {
     /// Returns from where VMs start.
     pub fn boots(&self, hypervisor: &dyn Hypervisor) -> &Boots {
         self.1.get_or_init(|| Boots::recall(hypervisor))
+    }
+
+    /// Returns what is said of VMs.
+    pub fn notes(&self, hypervisor: &dyn Hypervisor) -> &Notes {
+        self.2.get_or_init(|| Notes::recall(hypervisor))
     }
 }
 
@@ -84,6 +91,11 @@ pub fn sweep(hypervisor: &mut dyn Hypervisor, now: u64) {
 pub fn by_link(hypervisor: &dyn Hypervisor, link: &str) -> Option<(ImageInfo, Label)> {
     let name = link.strip_prefix(IMAGES)?.strip_prefix('/')?;
     find(hypervisor, name.strip_suffix('/').unwrap_or(name))
+}
+
+/// Returns that there is an image of this name already.
+pub fn taken(name: &str) -> Failure {
+    Failure::new(409, "ResourceAlreadyExists", &["SalpImage", "Name", name])
 }
 
 /// Returns where the image with this label is.

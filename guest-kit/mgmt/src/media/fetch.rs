@@ -69,6 +69,8 @@ pub struct Order {
     pub authorization: Option<String>,
     /// The SHA-256 that it is to have.
     pub digest: Option<[u8; 32]>,
+    /// The name and the kind of the image that it becomes; one that goes when it is in no drive, if nothing is said.
+    pub image: Option<(String, Kind)>,
 }
 
 #[derive(Debug)]
@@ -96,8 +98,6 @@ pub struct Fetch {
     target: Option<Target>,
     /// It goes into the flash.
     is_bundle: bool,
-    /// Nobody wants it any more.
-    is_stopped: bool,
     received: u64,
     size: Option<u64>,
     /// What says whether it is still the same.
@@ -177,7 +177,6 @@ impl Fetch {
             inbox: Vec::new(),
             target: None,
             is_bundle: false,
-            is_stopped: false,
             received: 0,
             size: None,
             tag: None,
@@ -190,11 +189,6 @@ impl Fetch {
         Self { is_bundle: true, ..Self::new(order) }
     }
 
-    /// Ends it, when it goes on the next time.
-    pub fn stop(&mut self) {
-        self.is_stopped = true;
-    }
-
     /// Returns how many bytes have come, and of how many.
     pub fn progress(&self) -> (u64, Option<u64>) {
         (self.received, self.size)
@@ -205,6 +199,13 @@ impl Fetch {
         match &self.state {
             State::Done(outcome) => Some(outcome),
             _ => None,
+        }
+    }
+
+    /// Ends it, if it is not over.
+    pub fn stop(&mut self, wire: &mut dyn Wire, hypervisor: &mut dyn Hypervisor) {
+        if self.outcome().is_none() {
+            self.fail(wire, hypervisor, "nobody wants it any more.");
         }
     }
 
@@ -256,9 +257,6 @@ impl Fetch {
     /// Goes on; `now` in milliseconds, `seconds` since 1970. To be called until there is an [outcome](Self::outcome); each call is
     /// bounded.
     pub fn drive(&mut self, wire: &mut dyn Wire, hypervisor: &mut dyn Hypervisor, now: u64, seconds: u64) {
-        if self.is_stopped && self.outcome().is_none() {
-            return self.fail(wire, hypervisor, "nobody wants it any more.");
-        }
         match &mut self.state {
             State::Done(_) => return,
             State::Pause(until) if now < *until => return,
@@ -381,7 +379,20 @@ impl Fetch {
             return self.fail(wire, hypervisor, "a medium has 1 byte to 1 GiB.");
         }
         images::sweep(hypervisor, seconds);
-        let label = Label::new(Kind::Fetched, &free_name(hypervisor, &self.order.url), seconds);
+        let label = match &self.order.image {
+            Some((name, kind)) => {
+                match images::find(hypervisor, name) {
+                    Some((info, _)) if info.finished.get() == 1 => {
+                        return self.end(wire, hypervisor, Err(images::taken(name)));
+                    }
+                    // What is left of one that was broken off; it begins anew.
+                    Some((info, _)) => drop(hypervisor.delete_image(info.id.get())),
+                    None => {}
+                }
+                Label::new(*kind, name, seconds)
+            }
+            None => Label::new(Kind::Fetched, &free_name(hypervisor, &self.order.url), seconds),
+        };
         let plan = Plan { first: 0, length: Some(size), size, digest: self.order.digest };
         let made = hypervisor.create_image(size, &label.bytes());
         match made.and_then(|id| Ok((id, Upload::new(hypervisor, id, plan)?))) {
@@ -472,7 +483,7 @@ mod tests {
     }
 
     fn order(url: &str) -> Order {
-        Order { url: Url::parse(url).unwrap(), authorization: Some("Basic eA==".into()), digest: None }
+        Order { url: Url::parse(url).unwrap(), authorization: Some("Basic eA==".into()), digest: None, image: None }
     }
 
     fn run(order: Order, server: &mut Server, fake: &mut Fake) -> Result<u64, Failure> {

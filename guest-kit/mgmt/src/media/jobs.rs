@@ -1,12 +1,13 @@
-//! Media under way, and what comes after they are there. Before: [`resources`](crate::resources), which begin them, and who waits
-//! for their end: a connection, or a task. After: [`fetch`](super::fetch).
+//! Fetches under way, and what comes after what they fetch is there. Before: [`tasks::fetch`](crate::tasks::fetch), whose work
+//! they are. After: [`fetch`](super::fetch).
 //!
-//! A job has a number, progress, and an outcome that stays until it was asked for. A client that is gone does not end it.
+//! A job has a number, progress, and an outcome that stays until it was asked for.
 
+use alloc::string::String;
 use core::array;
 
 use super::fetch::{Fetch, Order, Wire};
-use super::set_origin;
+use super::{origin, set_origin};
 use crate::hypervisor::Hypervisor;
 use crate::images::IMAGES;
 use crate::message::Failure;
@@ -14,12 +15,12 @@ use crate::systems::boot;
 
 /// How many there can be at a time.
 pub const MOST: usize = 2;
-/// How long an outcome stays that nobody asks for, in milliseconds.
-const FORGET: u64 = 60_000;
 
 /// What is done with what was fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
+    /// Nothing: it stays as an image.
+    Keep,
     /// It goes into the drive of this VM.
     Insert(u64),
     /// This VM, which is off, starts from it.
@@ -31,12 +32,11 @@ pub enum Then {
 #[derive(Debug)]
 struct Job {
     number: u64,
-    address: alloc::string::String,
+    address: String,
     fetch: Fetch,
     then: Then,
     outcome: Option<Result<(), Failure>>,
-    /// When it came to its end.
-    ended: u64,
+    is_unwanted: bool,
 }
 
 /// All jobs.
@@ -53,20 +53,14 @@ impl Default for Jobs {
 }
 
 impl Jobs {
-    /// Begins a job, and returns its number.
-    ///
-    /// # Errors
-    ///
-    /// If there are too many.
-    pub fn begin(&mut self, order: Order, address: &str, then: Then) -> Result<u64, Failure> {
-        let full =
-            || Failure::because(503, "As many media as can be fetched at a time are under way: try again later.");
-        let place = self.places.iter_mut().find(|place| place.is_none()).ok_or_else(full)?;
+    /// Begins a job, and returns its number; none if there are as many as there can be.
+    pub fn begin(&mut self, order: Order, address: &str, then: Then) -> Option<u64> {
+        let place = self.places.iter_mut().find(|place| place.is_none())?;
         self.last += 1;
         let fetch = if then == Then::Install { Fetch::of_bundle(order) } else { Fetch::new(order) };
         let number = self.last;
-        *place = Some(Job { number, address: address.into(), fetch, then, outcome: None, ended: 0 });
-        Ok(number)
+        *place = Some(Job { number, address: address.into(), fetch, then, outcome: None, is_unwanted: false });
+        Some(number)
     }
 
     /// Returns true if there is none, not even one that is over.
@@ -84,12 +78,6 @@ impl Jobs {
         self.places.iter().flatten().find(|job| job.number == number).map(|job| job.fetch.progress())
     }
 
-    /// Ends a job that is under way.
-    pub fn stop(&mut self, number: u64) {
-        let jobs = self.places.iter_mut().flatten();
-        jobs.filter(|job| job.number == number).for_each(|job| job.fetch.stop());
-    }
-
     /// Returns how a job went, once; `None` while it is under way.
     pub fn take(&mut self, number: u64) -> Option<Result<(), Failure>> {
         let is_it = |place: &&mut Option<Job>| place.as_ref().is_some_and(|job| job.number == number);
@@ -101,7 +89,15 @@ impl Jobs {
         Some(outcome)
     }
 
+    /// Lets a job end that nobody wants any more; what it has done already stays.
+    pub fn cancel(&mut self, number: u64) {
+        if let Some(job) = self.places.iter_mut().flatten().find(|job| job.number == number) {
+            job.is_unwanted = true;
+        }
+    }
+
     /// Lets the job at a place go on over this wire, which is that of the place; `now` in milliseconds, `seconds` since 1970.
+    /// Returns true if it has come to its end.
     pub fn drive(
         &mut self,
         place: usize,
@@ -109,20 +105,21 @@ impl Jobs {
         hypervisor: &mut dyn Hypervisor,
         now: u64,
         seconds: u64,
-    ) {
-        let Some(slot) = self.places.get_mut(place) else { return };
-        let Some(job) = slot else { return };
+    ) -> bool {
+        let Some(slot) = self.places.get_mut(place) else { return false };
+        let Some(job) = slot else { return false };
+        if job.is_unwanted {
+            job.fetch.stop(wire, hypervisor);
+            *slot = None;
+            return false;
+        }
         if job.outcome.is_some() {
-            if now.saturating_sub(job.ended) > FORGET {
-                *slot = None;
-            }
-            return;
+            return false;
         }
         job.fetch.drive(wire, hypervisor, now, seconds);
-        if let Some(outcome) = job.fetch.outcome() {
-            let done = outcome.clone().and_then(|image| job.carry_on(hypervisor, image, seconds));
-            (job.outcome, job.ended) = (Some(done), now);
-        }
+        let Some(outcome) = job.fetch.outcome() else { return false };
+        job.outcome = Some(outcome.clone().and_then(|image| job.carry_on(hypervisor, image, seconds)));
+        true
     }
 }
 
@@ -130,12 +127,27 @@ impl Job {
     fn carry_on(&self, hypervisor: &mut dyn Hypervisor, image: u64, now: u64) -> Result<(), Failure> {
         let refused = |refused| Failure::refused(refused, IMAGES);
         match self.then {
+            Then::Keep | Then::Install => Ok(()),
             Then::Insert(vm) => {
-                set_origin(hypervisor, image, &self.address).map_err(refused)?;
-                hypervisor.change_medium(vm, Some(image)).map_err(refused)
+                // Somebody may have put another one in meanwhile.
+                let inserted = match hypervisor.medium(vm).map_err(refused)? {
+                    Some(_) => Err(Failure::because(409, "There is another medium in the drive by now.")),
+                    None => set_origin(hypervisor, image, &self.address)
+                        .and_then(|()| hypervisor.change_medium(vm, Some(image)))
+                        .map_err(refused),
+                };
+                if inserted.is_err() {
+                    crate::images::sweep(hypervisor, now);
+                }
+                inserted
             }
             Then::Start(vm) => boot::start(hypervisor, vm, Some(image), now),
-            Then::Install => Ok(()),
         }
     }
+}
+
+/// Returns whether what this address leads to is in the drive of this VM.
+pub fn is_inserted(hypervisor: &dyn Hypervisor, vm: u64, address: &str) -> bool {
+    let medium = hypervisor.medium(vm).ok().flatten();
+    medium.and_then(|image| origin(hypervisor, image)).is_some_and(|known| known == address)
 }

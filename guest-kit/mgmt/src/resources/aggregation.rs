@@ -10,6 +10,7 @@ use salp_hvc::calls::{MAX_CLONES, STATE_SNAPSHOT};
 use serde_json::json;
 
 use super::body::Body;
+use super::fields::{Field, Shape, field, needed};
 use super::power::RESET_TYPES;
 use super::{Call, Outcome, systems};
 use crate::hypervisor;
@@ -23,6 +24,18 @@ const DELETE: &str = "SalpAggregationService.DeleteSystems";
 
 /// The most VMs in a group: more there cannot be.
 const MOST: usize = MAX_CLONES as usize + 24;
+
+/// Power of many.
+pub const RESET_MANY: &[Field] = &[
+    needed("ResetType", Shape::Word(&RESET_TYPES)),
+    needed("TargetURIs", Shape::Links(MOST)),
+    field("BatchSize", Shape::Number(0, MOST as u64)),
+    field("DelayBetweenBatchesInSeconds", Shape::Number(0, 3600)),
+];
+
+/// Which ones are deleted; one of the two.
+pub const DELETE_MANY: &[Field] =
+    &[field("TargetURIs", Shape::Links(MOST)), field("Filter", Shape::Text("^[A-Za-z]+ (eq|ne) '[a-z]*'$"))];
 
 /// Answers the service of groups.
 pub fn service(_: &mut Call<'_>) -> Result<Outcome, Failure> {

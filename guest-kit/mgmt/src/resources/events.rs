@@ -9,11 +9,12 @@ use alloc::vec::Vec;
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::fields::{Field, LINE, SHORT, Shape, field, names, needed};
 use super::{Call, Outcome, certificates, collection};
 use crate::client::Url;
 use crate::events::choice::{self, Choice, LISTS};
 use crate::events::journal::News;
-use crate::events::registry::{self, Entry, REGISTRIES};
+use crate::events::registry::{self, Entry, REGISTRIES, SEVERITIES};
 use crate::events::stream::{Seat, Stream};
 use crate::events::subscription::{POLICIES, Policy, Subscription, Wish};
 use crate::flow::Live;
@@ -35,6 +36,66 @@ const LONGEST: usize = 256;
 const FIELDS: usize = 8;
 /// The most certificates of a subscription.
 const CERTIFICATES: usize = 4;
+
+/// How often it is tried to reach listeners.
+pub const SERVICE_FIELDS: &[Field] = &[
+    field("DeliveryRetryAttempts", Shape::Number(0, 100)),
+    field("DeliveryRetryIntervalSeconds", Shape::Number(1, 3600)),
+];
+
+/// An event that says what somebody wants.
+pub const TEST_EVENT: &[Field] = &[
+    field("MessageId", Shape::Text("^(ResourceEvent\\.1\\.4\\.(TestMessage|ResourceChanged)|Salp\\.1\\.0\\.GuestUp)$")),
+    field("MessageArgs", Shape::Texts(4, "^[ -~]{0,40}$")),
+    field("OriginOfCondition", Shape::Text("^/[ -~]{0,200}$")),
+    field("Message", SHORT),
+    field("EventId", SHORT),
+    field("EventTimestamp", SHORT),
+    field("EventType", SHORT),
+    field("MessageSeverity", Shape::Word(&SEVERITIES)),
+    field("Severity", Shape::Word(&SEVERITIES)),
+    field("EventGroupId", Shape::Number(0, i64::MAX as u64)),
+];
+
+const ORIGINS: Field = field("IncludeOriginOfCondition", Shape::Flag);
+const CONTEXT: Field = field("Context", SHORT);
+const POLICY: Field = field("DeliveryRetryPolicy", Shape::Word(&names(&POLICIES)));
+const HEADERS: Field = field("HttpHeaders", Shape::Pairs(FIELDS));
+const VERIFY: Field = field("VerifyCertificate", Shape::Flag);
+const PEM: &str = "^-----BEGIN CERTIFICATE-----";
+const PREFIXES: &str = "^(ResourceEvent|TaskEvent|Salp)$";
+
+/// A subscription.
+pub const SUBSCRIPTION: &[Field] = &[
+    needed("Destination", Shape::Text("^https?://[a-z]{1,20}(:[1-9][0-9]{0,3})?(/[a-z]{0,20})?$")),
+    field("Protocol", Shape::Word(&["Redfish"])),
+    field("SubscriptionType", Shape::Word(&["RedfishEvent"])),
+    field("Name", SHORT),
+    CONTEXT,
+    field("SubordinateResources", Shape::Flag),
+    field("RegistryPrefixes", Shape::Texts(REGISTRIES.len(), PREFIXES)),
+    field("ExcludeRegistryPrefixes", Shape::Texts(REGISTRIES.len(), PREFIXES)),
+    field("ResourceTypes", Shape::Texts(MOST, "^(ComputerSystem|Manager|Task|SalpImage)$")),
+    field("MessageIds", Shape::Texts(MOST, LINE)),
+    field("ExcludeMessageIds", Shape::Texts(MOST, LINE)),
+    field("OriginResources", Shape::Links(MOST)),
+    field("Severities", Shape::Words(&SEVERITIES)),
+    field("EventFormatType", Shape::Word(&[choice::EVENT, choice::REPORT])),
+    field("MetricReportDefinitions", Shape::Links(MOST)),
+    ORIGINS,
+    POLICY,
+    HEADERS,
+    VERIFY,
+    field("Certificates", Shape::Text(PEM)),
+];
+
+/// What can be changed of one.
+pub const CHANGES: &[Field] = &[CONTEXT, POLICY, HEADERS, VERIFY];
+/// What is done with what was missed.
+pub const RESUMPTION: &[Field] = &[field("DeliverBufferedEventDuringSuspension", Shape::Flag)];
+/// One more certificate that a subscription trusts.
+pub const CERTIFICATE: &[Field] =
+    &[needed("CertificateString", Shape::Text(PEM)), field("CertificateType", Shape::Word(&["PEM"]))];
 
 /// Returns where a subscription is.
 pub fn path(id: &str) -> String {
@@ -59,7 +120,7 @@ pub fn service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "RegistryPrefixes": REGISTRIES.map(|registry| registry.prefix),
         "ResourceTypes": registry::types(),
         "EventFormatTypes": [choice::EVENT, choice::REPORT],
-        "Severities": ["OK", "Warning", "Critical"],
+        "Severities": SEVERITIES,
         "SubordinateResourcesSupported": true,
         "IncludeOriginOfConditionSupported": true,
         "SSEIncludeOriginOfConditionSupported": false,
@@ -98,8 +159,7 @@ pub fn test(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     for name in ["Message", "EventId", "EventTimestamp", "EventType"] {
         said.extend(body.text(name, short).map(|text| (name, Value::from(text))));
     }
-    let severities = ["OK", "Warning", "Critical"];
-    let severity = body.word("MessageSeverity", &severities).or(body.word("Severity", &severities));
+    let severity = body.word("MessageSeverity", &SEVERITIES).or(body.word("Severity", &SEVERITIES));
     said.extend(severity.map(|word| ("MessageSeverity", word.into())));
     said.extend(body.number("EventGroupId", 0..=i64::MAX as u64).map(|number| ("EventGroupId", number.into())));
     body.finish()?;
@@ -224,7 +284,7 @@ fn choice(body: &mut Body) -> Choice {
                 body.known(name, &REGISTRIES.map(|registry| registry.prefix)).unwrap_or_default()
             }
             "ResourceTypes" => body.known(name, &registry::types()).unwrap_or_default(),
-            "Severities" => body.known(name, &["OK", "Warning", "Critical"]).unwrap_or_default(),
+            "Severities" => body.known(name, &SEVERITIES).unwrap_or_default(),
             _ => body.texts(name, MOST, |text| text.len() <= LONGEST).unwrap_or_default(),
         };
     }

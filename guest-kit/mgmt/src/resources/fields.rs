@@ -38,6 +38,10 @@ pub enum Shape {
     Link,
     /// A link, or null.
     LinkOrNull,
+    /// A list of at most so many links.
+    Links(usize),
+    /// A list of objects with texts of any names, at most so many texts.
+    Pairs(usize),
     /// An object with these members.
     Object(&'static [Field]),
     /// A list of at most so many objects.
@@ -54,12 +58,25 @@ pub const fn needed(name: &'static str, shape: Shape) -> Field {
     Field { name, shape, is_needed: true }
 }
 
+/// Returns the names in a table, as lists of words want them.
+pub const fn names<T, const N: usize>(all: &[(&'static str, T); N]) -> [&'static str; N] {
+    let mut names = [""; N];
+    let mut index = 0;
+    while index < N {
+        names[index] = all[index].0;
+        index += 1;
+    }
+    names
+}
+
 /// The name of a VM or a snapshot.
 pub const NAME: Shape = Text("^[A-Za-z0-9._-]{1,31}$");
 /// The name of a segment.
 pub const SEGMENT: Shape = Text("^[A-Za-z0-9._-]{1,15}$");
 /// Text without control characters.
 pub const LINE: &str = "^[^\\u0000-\\u001f\\u007f-\\u009f]*$";
+/// Short text of any kind.
+pub const SHORT: Shape = Text("^[ -~]{0,200}$");
 
 /// The VLAN of a NIC.
 pub const VLAN: Field =

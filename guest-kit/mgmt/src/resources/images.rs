@@ -8,25 +8,62 @@ use salp_hvc::manager::{ImageInfo, MAX_IMAGE};
 use salp_hvc::status;
 use serde_json::{Value, json};
 
-use super::fields::{Field, Shape, field, needed};
-use super::{Call, Outcome, collection, time};
+use super::body::Body;
+use super::fields::{Field, Shape, field, names, needed};
+use super::{Call, Outcome, collection, media, time};
 use crate::auth::hex;
 use crate::http::Method;
 use crate::hypervisor::{Hypervisor, Refused};
 use crate::images::label::{Kind, Label};
 use crate::images::upload::{self, Plan, Upload};
 use crate::images::{self, IMAGES, Library};
+use crate::media::fetch::Order;
+use crate::media::jobs::Then;
+use crate::media::url::{self, Url};
 use crate::message::Failure;
 use crate::systems;
 use crate::table::Place;
+use crate::tasks::fetch::Fetching;
 
 /// What is said of bytes that come.
 pub const PARAMETERS: &[(Method, Place, Field)] = &[
-    (Method::Put, Place::Header, field("X-Salp-Kind", Shape::Word(&["Raw", "Kernel", "Initrd"]))),
+    (Method::Put, Place::Header, field("X-Salp-Kind", Shape::Word(&KINDS))),
     (Method::Put, Place::Header, field("X-Salp-Size", Shape::Number(1, MAX_IMAGE))),
     (Method::Put, Place::Header, field("X-Content-SHA256", Shape::Text("^[0-9a-f]{64}$"))),
     (Method::Patch, Place::Header, needed("Content-Range", Shape::Text("^bytes [0-9]+-[0-9]+/[0-9]+$"))),
 ];
+
+/// Words for [`Kind`]s.
+const KINDS: [&str; Kind::NAMES.len()] = names(&Kind::NAMES);
+
+/// An image that is fetched.
+pub const FETCHED: &[Field] = &[
+    needed("Name", Shape::Text("^[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}$")),
+    needed("ImageURI", Shape::Text("^https?://[!-~]+$")),
+    field("Kind", Shape::Word(&KINDS)),
+    field("SHA256", Shape::Text("^[0-9a-fA-F]{64}$")),
+    field("UserName", Shape::Text("")),
+    field("Password", Shape::Text("")),
+];
+
+/// Fetches an image, as a task.
+pub fn fetch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
+    let mut body = Body::of_resource(call.request)?;
+    let name = body.needed_text("Name", images::is_name);
+    let address = body.needed_text("ImageURI", |text| text.len() <= url::MAX && Url::parse(text).is_some());
+    let kind = body.word("Kind", &KINDS);
+    let digest = body.parsed("SHA256", |text| upload::hex_digest(text).ok());
+    let authorization = media::login(&mut body);
+    body.finish()?;
+    let (name, address) = (name.unwrap_or_default(), address.unwrap_or_default());
+    if images::find(call.hypervisor, &name).is_some() {
+        return Err(images::taken(&name));
+    }
+    let url = Url::parse(&address).ok_or(Failure::new(400, "UnrecognizedRequestBody", &[]))?;
+    let kind = kind.as_deref().and_then(Kind::new).unwrap_or(Kind::Raw);
+    let order = Order { url, authorization, digest, image: Some((name, kind)) };
+    call.fetch("Fetch an image", Fetching::new(order, &address, Then::Keep), false)
+}
 
 /// Lists images.
 pub fn list(call: &mut Call<'_>) -> Result<Outcome, Failure> {
@@ -138,7 +175,7 @@ pub fn put(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let refused = |refused| Failure::refused(refused, IMAGES);
     let id = match images::find(call.hypervisor, name) {
         Some((info, _)) if info.finished.get() == 1 => {
-            return Err(Failure::new(409, "ResourceAlreadyExists", &["SalpImage", "Name", name]));
+            return Err(images::taken(name));
         }
         Some((info, label)) if plan.first > 0 => {
             let (received, size) = (label.received.get(), info.size.get());

@@ -18,6 +18,7 @@ use crate::images::{self, Library};
 use crate::message::Failure;
 use crate::systems::build;
 use crate::systems::definition::{Definition, MAX_COMMAND_LINE};
+use crate::systems::notes::{self, Note};
 
 /// The least RAM.
 const MIN_RAM: u64 = 1 << 20;
@@ -48,9 +49,15 @@ const NICS: Field = field(
     ),
 );
 
+/// What it is called in somebody's books, and what it is for.
+const TAG: Field = field("AssetTag", Shape::Text("^[^\\u0000-\\u001f\\u007f-\\u009f]{0,63}$"));
+const DESCRIPTION: Field = field("Description", Shape::Text("^[^\\u0000-\\u001f\\u007f-\\u009f]{0,255}$"));
+
 /// What a VM is made of.
 pub const NEW_SYSTEM: &[Field] = &[
     needed("Name", NAME),
+    TAG,
+    DESCRIPTION,
     COUNT,
     RAM,
     boot::FIELD,
@@ -72,9 +79,11 @@ pub const NEW_SYSTEM: &[Field] = &[
     ),
 ];
 
-/// What can be changed of a VM that is off.
+/// What can be changed of a VM, most of it while it is off.
 pub const SYSTEM: &[Field] = &[
     field("Name", NAME),
+    TAG,
+    DESCRIPTION,
     COUNT,
     RAM,
     boot::FIELD,
@@ -120,6 +129,31 @@ struct Oem {
     load: Option<u64>,
     entry: Option<u64>,
     nics: Option<Vec<NicRecord>>,
+}
+
+/// What is to be said of a VM.
+struct Saying {
+    tag: Option<String>,
+    description: Option<String>,
+}
+
+/// Reads what is to be said of a VM.
+fn saying(body: &mut Body) -> Saying {
+    let is_line = |text: &str, most: usize| text.chars().count() <= most && !text.contains(|c: char| c.is_control());
+    Saying {
+        tag: body.text("AssetTag", |text| is_line(text, 63)),
+        description: body.text("Description", |text| is_line(text, 255)),
+    }
+}
+
+impl Saying {
+    fn apply(self, hypervisor: &mut dyn Hypervisor, id: u64) -> Result<(), Failure> {
+        let change = |note: &mut Note| {
+            note.tag = self.tag.unwrap_or(core::mem::take(&mut note.tag));
+            note.description = self.description.unwrap_or(core::mem::take(&mut note.description));
+        };
+        notes::change(hypervisor, id, change).map_err(|refused| Failure::refused(refused, &path(id)))
+    }
 }
 
 /// Reads what is wanted; a new VM needs a name and a kernel.
@@ -223,7 +257,7 @@ impl Wish {
 /// Makes a VM. It is off.
 pub fn create(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let mut body = Body::of_resource(call.request)?;
-    let (wish, boot) = (wish(&mut body, true), boot::wish(&mut body));
+    let (wish, boot, saying) = (wish(&mut body, true), boot::wish(&mut body), saying(&mut body));
     body.finish()?;
     let mut definition = Definition {
         name: String::new(),
@@ -239,19 +273,25 @@ pub fn create(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     };
     wish.apply(&mut definition, call.hypervisor)?;
     let id = build::create(call.hypervisor, &definition, call.now)?;
-    boot.apply(call.hypervisor, id)?;
+    if let Err(failure) = boot.apply(call.hypervisor, id).and_then(|()| saying.apply(call.hypervisor, id)) {
+        // It is made as was asked, or not at all.
+        let _ = call.hypervisor.destroy(id);
+        images::sweep(call.hypervisor, call.now);
+        return Err(failure);
+    }
     let info = call.hypervisor.find(id).map_err(|refused| Failure::refused(refused, &call.request.path))?;
     Ok(Outcome::Created { value: value(call.hypervisor, call.library, &info), location: path(id), token: None })
 }
 
-/// Changes a VM that is off.
+/// Changes a VM: that is off, unless only from where it starts and what is said of it changes.
 pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let info = find(call)?;
     let mut body = Body::of_resource(call.request)?;
-    let (wish, boot) = (wish(&mut body, false), boot::wish(&mut body));
+    let (wish, boot, saying) = (wish(&mut body, false), boot::wish(&mut body), saying(&mut body));
     let ignored = body.finish_change()?;
     if wish.is_nothing() {
         boot.apply(call.hypervisor, info.id.get())?;
+        saying.apply(call.hypervisor, info.id.get())?;
         return Ok(ignored.tell(Outcome::Resource(value(call.hypervisor, call.library, &info))));
     }
     if info.state.get() != STATE_OFF {
@@ -263,6 +303,7 @@ pub fn patch(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     wish.apply(&mut definition, call.hypervisor)?;
     build::change(call.hypervisor, info.id.get(), &definition, call.now)?;
     boot.apply(call.hypervisor, info.id.get())?;
+    saying.apply(call.hypervisor, info.id.get())?;
     let info = find(call)?;
     Ok(ignored.tell(Outcome::Resource(value(call.hypervisor, call.library, &info))))
 }
@@ -292,6 +333,37 @@ mod tests {
 
     fn make(client: &mut Client, oem: &str, rest: &str) -> Response {
         client.post("/redfish/v1/Systems", &format!(r#"{{"Name":"new","Oem":{{"Salp":{{{KERNEL}{oem}}}}}{rest}}}"#))
+    }
+
+    #[test]
+    fn what_is_said_of_a_vm_is_kept_while_it_runs_and_is_not_said_of_its_clones() {
+        let mut client = Client::new(Role::Operator);
+        let mut patch = |body: &str| {
+            let answer = client.send(&client.request(Method::Patch, "/redfish/v1/Systems/2", body));
+            (answer.status, json(&answer))
+        };
+        let (status, system) = patch(r#"{"AssetTag":"rack 7","Description":"The shop's first."}"#);
+        assert_eq!((status, &system["AssetTag"], &system["PowerState"]), (200, &json!("rack 7"), &json!("On")));
+        assert_eq!(patch(r#"{"AssetTag":"7"}"#).1["Description"], "The shop's first.");
+        let long = "x".repeat(64);
+        for bad in [r#"{"AssetTag":"\u0007"}"#, &format!(r#"{{"AssetTag":"{long}"}}"#), r#"{"Description":7}"#] {
+            assert_eq!(patch(bad).0, 400, "{bad}");
+        }
+        client.forget();
+        assert_eq!(client.read("/redfish/v1/Systems/2")["AssetTag"], "7");
+        let clone = "/redfish/v1/Systems/2/Actions/Oem/SalpComputerSystem.InstantClone";
+        let made = client.post(clone, r#"{"Name":"clone"}"#);
+        assert_eq!(json(&made)["AssetTag"], "");
+        for id in 0..1000 {
+            let body = format!(r#"{{"Description":"{}"}}"#, "y".repeat(200));
+            let made = client.post(clone, &format!(r#"{{"Name":"c{id}"}}"#));
+            let path = made.get("Location").unwrap();
+            if client.send(&client.request(Method::Patch, path, &body)).status == 507 {
+                assert!(id > 50);
+                return;
+            }
+        }
+        panic!("there is room without end");
     }
 
     fn patch(client: &mut Client, body: &str) -> Response {

@@ -10,17 +10,16 @@ use super::body::Body;
 use super::fields::{Field, Shape, field, needed};
 use super::systems::{find, path};
 use super::{Call, Outcome, collection};
-use crate::flow;
-use crate::http::Response;
 use crate::hypervisor;
 use crate::images::label::Label;
 use crate::images::upload::hex_digest;
 use crate::images::{self, IMAGES};
 use crate::media;
 use crate::media::fetch::Order;
-use crate::media::jobs;
+use crate::media::jobs::Then;
 use crate::media::url::{self, Url};
 use crate::message::Failure;
+use crate::tasks::fetch::Fetching;
 
 /// The name of the only drive.
 const DRIVE: &str = "Cd";
@@ -119,7 +118,7 @@ pub fn insert(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     body.word("MediaType", &TYPES);
     body.word("TransferMethod", &METHODS);
     let protocol = body.word("TransferProtocolType", &PROTOCOLS);
-    let (user, password) = (body.text("UserName", |_| true), body.text("Password", |_| true));
+    let authorization = login(&mut body);
     let digest =
         body.inside("Oem", |body| body.inside("Salp", |body| body.parsed("SHA256", |text| hex_digest(text).ok())));
     body.finish()?;
@@ -143,18 +142,19 @@ pub fn insert(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     if protocol.is_some_and(|protocol| (protocol == "HTTPS") != url.is_secure) {
         return Err(Failure::because(400, "TransferProtocolType and the address differ."));
     }
-    let authorization = user.map(|user| {
-        let login = format!("{user}:{}", password.unwrap_or_default());
-        format!("Basic {}", Base64::encode_string(login.as_bytes()))
-    });
-    let order = Order { url, authorization, digest: digest.flatten().flatten() };
-    later(call, order, &image, jobs::Then::Insert(id))
+    let order = Order { url, authorization, digest: digest.flatten().flatten(), image: None };
+    // Clients take any answer for a medium that is in the drive: those that know better say so.
+    let waits = !call.prefers_task();
+    call.fetch("Insert a medium", Fetching::new(order, &image, Then::Insert(id)), waits)
 }
 
-/// Begins a job, and answers when it has come to its end.
-pub fn later(call: &mut Call<'_>, order: Order, address: &str, then: jobs::Then) -> Result<Outcome, Failure> {
-    let job = call.jobs.begin(order, address, then)?;
-    Ok(Outcome::Answer(Response { then: flow::Then::Later(job), ..Response::new(202) }))
+/// Takes with which name and password a server is asked.
+pub fn login(body: &mut Body) -> Option<String> {
+    let (user, password) = (body.text("UserName", |_| true), body.text("Password", |_| true));
+    user.map(|user| {
+        let login = format!("{user}:{}", password.unwrap_or_default());
+        format!("Basic {}", Base64::encode_string(login.as_bytes()))
+    })
 }
 
 /// Takes the medium out of a drive. One that was fetched for it goes.
@@ -174,10 +174,11 @@ pub fn eject(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 mod tests {
     use crate::auth::Role;
     use crate::flow::Then;
-    use crate::http::Method;
+    use crate::http::{Method, Serve};
     use crate::media::fetch::{Link, Wire};
     use crate::media::url::Url;
     use crate::testing::Client;
+    use alloc::string::{String, ToString};
     use alloc::vec::Vec;
     use serde_json::json;
 
@@ -210,6 +211,29 @@ mod tests {
         fn close(&mut self) {}
     }
 
+    const FOUND: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";
+
+    /// Begins to insert, and returns the monitor.
+    fn begin(client: &mut Client, body: &str) -> String {
+        let mut request = client.request(Method::Post, INSERT, body);
+        request.others.push(("prefer", "respond-async".into()));
+        let answer = client.send(&request);
+        assert_eq!((answer.status, answer.get("Preference-Applied")), (202, Some("respond-async")));
+        assert!(matches!(answer.then, Then::End));
+        answer.get("Location").unwrap().into()
+    }
+
+    /// Lets a server answer so, and returns the statuses of tasks that have come to their end.
+    fn serve(client: &mut Client, answer: &[u8]) -> Vec<u16> {
+        let mut server = Server(answer.to_vec());
+        client.service.work(client.now);
+        for now in 0..10 {
+            client.service.drive_job(0, &mut server, now, 5);
+        }
+        client.service.work(client.now);
+        client.service.tasks.all().filter_map(|(_, task)| Some(task.end.as_ref()?.status)).collect()
+    }
+
     #[test]
     fn an_image_goes_into_the_drive_and_out_again() {
         let mut client = Client::new(Role::Operator);
@@ -234,13 +258,10 @@ mod tests {
     fn an_address_is_acknowledged_when_the_medium_is_in_the_drive() {
         let mut client = Client::new(Role::Operator);
         let answer = client.post(INSERT, r#"{"Image":"http://h/a.iso","TransferProtocolType":"HTTP"}"#);
-        let Then::Later(job) = answer.then else { panic!("{answer:?}") };
-        let mut server = Server(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc".to_vec());
-        assert!(client.service.jobs.is_busy() && client.service.at(5).poll_job(job).is_none());
-        for now in 0..10 {
-            client.service.drive_job(0, &mut server, now, 5);
-        }
-        assert_eq!(client.service.at(5).poll_job(job).map(|answer| answer.status), Some(204));
+        let Then::Later(task) = answer.then else { panic!("{answer:?}") };
+        assert!(client.service.at(client.now).poll(task).is_none());
+        assert_eq!(serve(&mut client, FOUND), [204]);
+        assert_eq!(client.service.at(client.now).poll(task).map(|answer| answer.status), Some(204));
         let drive = client.read(DRIVE);
         assert_eq!(
             (&drive["Image"], &drive["ImageName"], &drive["ConnectedVia"]),
@@ -255,13 +276,90 @@ mod tests {
     fn a_medium_that_does_not_come_is_told_and_the_drive_is_empty() {
         let mut client = Client::new(Role::Operator);
         let answer = client.post(INSERT, r#"{"Image":"http://h/a.iso"}"#);
-        let Then::Later(job) = answer.then else { panic!("{answer:?}") };
-        let mut server = Server(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec());
-        for now in 0..10 {
-            client.service.drive_job(0, &mut server, now, 5);
-        }
-        assert_eq!(client.service.at(5).poll_job(job).map(|answer| answer.status), Some(400));
+        let Then::Later(task) = answer.then else { panic!("{answer:?}") };
+        assert_eq!(serve(&mut client, b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"), [400]);
+        assert_eq!(client.service.at(client.now).poll(task).map(|answer| answer.status), Some(400));
         assert_eq!(client.read(DRIVE)["Inserted"], false);
+    }
+
+    #[test]
+    fn who_does_not_wait_has_a_task_that_tells_how_far_it_is_and_no_password() {
+        let mut client = Client::new(Role::Operator);
+        let body = r#"{"Image":"http://h/a.iso","UserName":"me","Password":"secret-of-h"}"#;
+        let monitor = begin(&mut client, body);
+        let task = "/redfish/v1/TaskService/Tasks/1";
+        serve(&mut client, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc");
+        client.now += 1;
+        client.service.work(client.now);
+        let shown = client.read(task);
+        assert_eq!((&shown["TaskState"], &shown["PercentComplete"]), (&json!("Running"), &json!(75)));
+        assert!(!shown.to_string().contains("secret-of-h"));
+        assert_eq!(client.get(&monitor).status, 202);
+        client.forget();
+        assert_eq!(client.get(&monitor).status, 202, "what became of it is found out first");
+        client.service.work(client.now);
+        assert_eq!(client.get(&monitor).status, 500, "its password is not kept");
+    }
+
+    #[test]
+    fn a_fetch_goes_on_after_a_failure_of_this_guest() {
+        let mut client = Client::new(Role::Operator);
+        let monitor = begin(&mut client, r#"{"Image":"http://h/a.iso"}"#);
+        serve(&mut client, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc");
+        client.service.jobs = Default::default();
+        client.forget();
+        assert_eq!(serve(&mut client, FOUND), [204]);
+        assert_eq!(client.get(&monitor).status, 204);
+        assert_eq!(client.read(DRIVE)["Inserted"], true);
+    }
+
+    #[test]
+    fn a_fetch_that_is_cancelled_leaves_nothing() {
+        let mut client = Client::new(Role::Operator);
+        let monitor = begin(&mut client, r#"{"Image":"http://h/a.iso"}"#);
+        serve(&mut client, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nabc");
+        assert_eq!(client.send(&client.request(Method::Delete, &monitor, "")).status, 204);
+        serve(&mut client, b"");
+        assert_eq!(client.get(&monitor).status, 409);
+        assert_eq!(client.read("/redfish/v1/TaskService/Tasks/1")["TaskState"], "Cancelled");
+        assert!(client.service.jobs.is_empty());
+        assert_eq!(client.read("/redfish/v1/Oem/Salp/Images")["Members@odata.count"], 0);
+    }
+
+    #[test]
+    fn a_medium_that_comes_too_late_does_not_replace_another() {
+        let mut client = Client::new(Role::Operator);
+        let monitor = begin(&mut client, r#"{"Image":"http://h/a.iso"}"#);
+        upload(&mut client);
+        assert_eq!(client.post(INSERT, r#"{"Image":"/redfish/v1/Oem/Salp/Images/cd"}"#).status, 204);
+        assert_eq!(serve(&mut client, FOUND), [409]);
+        assert_eq!(client.get(&monitor).status, 409);
+        assert_eq!(client.read(DRIVE)["ImageName"], "cd");
+        assert_eq!(client.read("/redfish/v1/Oem/Salp/Images")["Members@odata.count"], 1);
+    }
+
+    #[test]
+    fn an_image_is_fetched_under_its_name_and_stays() {
+        const IMAGES: &str = "/redfish/v1/Oem/Salp/Images";
+        let mut client = Client::new(Role::Operator);
+        let order = r#"{"Name":"k","ImageURI":"http://h/vmlinuz","Kind":"Kernel"}"#;
+        let answer = client.post(IMAGES, order);
+        assert_eq!((answer.status, client.read(IMAGES)["Members@odata.count"].clone()), (202, json!(0)));
+        assert_eq!(serve(&mut client, FOUND), [201]);
+        let done = client.get(answer.get("Location").unwrap());
+        assert_eq!((done.status, done.get("Location")), (201, Some("/redfish/v1/Oem/Salp/Images/k")));
+        let image = client.read("/redfish/v1/Oem/Salp/Images/k");
+        assert_eq!(
+            (&image["Kind"], &image["State"], &image["SizeBytes"]),
+            (&json!("Kernel"), &json!("Ready"), &json!(3))
+        );
+        client.service.tidy(client.now);
+        assert_eq!(client.post(IMAGES, order).status, 409, "it is there");
+        for bad in
+            [r#"{"Name":"k2"}"#, r#"{"Name":".k","ImageURI":"http://h/k"}"#, r#"{"Name":"k2","ImageURI":"ftp://h/k"}"#]
+        {
+            assert_eq!(client.post(IMAGES, bad).status, 400, "{bad}");
+        }
     }
 
     #[test]

@@ -46,7 +46,6 @@ use crate::flow::Sink;
 use crate::http::{Request, Response};
 use crate::hypervisor::Hypervisor;
 use crate::images::Library;
-use crate::media::jobs::Jobs;
 use crate::message::Failure;
 use crate::service::{self, Facts};
 use crate::state;
@@ -78,8 +77,6 @@ pub struct Call<'a> {
     pub telemetry: &'a mut Telemetry,
     /// Images, as this request has found them.
     pub library: &'a Library,
-    /// Media under way.
-    pub jobs: &'a mut Jobs,
     /// The appliance itself.
     pub appliance: &'a mut Appliance,
     /// Updates under way.

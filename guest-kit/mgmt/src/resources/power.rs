@@ -6,13 +6,14 @@ use salp_hvc::status;
 use super::body::Body;
 use super::fields::{Field, Shape, field, needed};
 use super::systems::{act, find, path};
-use super::{Call, Outcome, media};
+use super::{Call, Outcome};
 use crate::hypervisor::{Answer, Hypervisor, Refused, Signal};
 use crate::media::fetch::Order;
 use crate::media::jobs::Then;
 use crate::media::url::Url;
 use crate::message::Failure;
 use crate::systems::boot::{self, Source};
+use crate::tasks::fetch::Fetching;
 
 /// What is done for a change of power.
 #[derive(Clone, Copy)]
@@ -123,8 +124,8 @@ fn start(call: &mut Call<'_>, id: u64) -> Result<Outcome, Failure> {
     if let Source::Address(address) = source {
         let why = "The VM is to start from HttpBootUri, which is none.";
         let url = Url::parse(&address).ok_or_else(|| Failure::because(409, why))?;
-        let order = Order { url, authorization: None, digest: None };
-        return media::later(call, order, &address, Then::Start(id));
+        let order = Order { url, authorization: None, digest: None, image: None };
+        return call.fetch("Start a system", Fetching::new(order, &address, Then::Start(id)), false);
     }
     boot::start(call.hypervisor, id, None, call.now).map(|()| Outcome::Done)
 }

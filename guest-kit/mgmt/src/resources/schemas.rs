@@ -201,6 +201,7 @@ fn csdl(schema: &Schema) -> String {
 mod tests {
     use super::*;
     use crate::auth::Role;
+    use crate::http::Method;
     use crate::testing::{Client, walk};
     use alloc::string::ToString;
     use serde_json::Value;
@@ -328,6 +329,18 @@ mod tests {
                     let known = SCHEMAS.iter().find(|known| known.name == schema).unwrap();
                     assert!(known.actions.iter().any(|(known, _)| *known == action), "{path}: {name}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_schema_says_can_be_done_is_what_the_table_lets_be_done() {
+        for schema in SCHEMAS.iter() {
+            for uri in schema.uris {
+                let path = uri.replace(['{', '}'], "");
+                let (route, _) = crate::table::find(&path).unwrap();
+                let can = [Method::Post, Method::Patch, Method::Delete].map(|method| route.method(method).is_some());
+                assert_eq!(schema.can, can, "{uri}");
             }
         }
     }

@@ -117,6 +117,11 @@ pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &VmInfo) -> V
             "Statistics": figures::of_vm(hypervisor, info),
         } },
     });
+    let note = library.notes(hypervisor).of(id);
+    value["AssetTag"] = note.tag.into();
+    if !note.description.is_empty() {
+        value["Description"] = note.description.into();
+    }
     value["Boot"] = boot::value(id, &library.boots(hypervisor).of(id));
     value["VirtualMedia"] = json!({ "@odata.id": media::collection_path(id) });
     if info.source.get() != 0 {

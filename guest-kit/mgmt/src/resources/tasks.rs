@@ -7,15 +7,25 @@ use alloc::string::{String, ToString};
 
 use serde_json::{Value, json};
 
+use super::fields::{Field, Shape, field};
 use super::{Call, Outcome, clones, collection, time};
 use crate::events::journal::Journal;
-use crate::http::Response;
+use crate::flow::Then;
+use crate::http::{Method, Response};
+use crate::media::jobs;
 use crate::message::Failure;
 use crate::service;
+use crate::table::Place;
+use crate::tasks::fetch::{self, Fetching};
 use crate::tasks::{Job, KEEP, Order, Task, Tasks, path};
 
 const SERVICE: &str = "/redfish/v1/TaskService";
 const TASKS: &str = "/redfish/v1/TaskService/Tasks";
+/// What a client wants that does not wait (RFC 7240).
+const RESPOND_ASYNC: &str = "respond-async";
+/// How a client says so, to an action that it could wait for.
+pub const PREFERENCE: (Method, Place, Field) =
+    (Method::Post, Place::Header, field("Prefer", Shape::Text("^respond-async$")));
 
 /// Returns where the monitor of a task is.
 fn monitor_path(number: u64) -> String {
@@ -34,7 +44,7 @@ impl Call<'_> {
             kind,
             user: self.who.map_or("", |who| &who.user).to_string(),
             target: self.request.path.clone(),
-            body: String::from_utf8_lossy(&self.request.body).into_owned(),
+            body: Some(String::from_utf8_lossy(&self.request.body).into_owned()),
         };
         self.begin(order, job)
     }
@@ -46,6 +56,36 @@ impl Call<'_> {
     /// If there are too many tasks.
     pub fn begin(&mut self, order: Order, job: Box<dyn Job>) -> Result<Outcome, Failure> {
         begin(self.tasks, order, job, &mut self.events.journal, self.now).map(Outcome::Answer)
+    }
+
+    /// Begins to fetch something. Who does not wait is answered with the task; who does, at its end.
+    ///
+    /// # Errors
+    ///
+    /// If there are too many tasks, or fetches.
+    pub fn fetch(&mut self, name: &'static str, job: Fetching, waits: bool) -> Result<Outcome, Failure> {
+        if self.tasks.count_running(fetch::KIND) >= jobs::MOST {
+            let why = "As many media as can be fetched at a time are under way: try again later.";
+            return Err(Failure::because(503, why));
+        }
+        // What a server asks for is nobody else's business.
+        let user = self.who.map_or("", |who| &who.user).to_string();
+        let order = Order { name, kind: fetch::KIND, user, target: self.request.path.clone(), body: None };
+        let number = self.tasks.start(order, Box::new(job), &mut self.events.journal, self.now)?;
+        let task = self.tasks.get(number).ok_or_else(|| self.missing())?;
+        let answer = running(number, task);
+        Ok(Outcome::Answer(match waits {
+            true => Response { then: Then::Later(number), ..answer },
+            false if self.prefers_task() => answer.field("Preference-Applied", RESPOND_ASYNC),
+            false => answer,
+        }))
+    }
+
+    /// Returns true if the client wants no answer that is held back.
+    pub fn prefers_task(&self) -> bool {
+        self.request
+            .get("prefer")
+            .is_some_and(|wishes| wishes.split([',', ';']).any(|wish| wish.trim().eq_ignore_ascii_case(RESPOND_ASYNC)))
     }
 }
 
@@ -150,8 +190,15 @@ pub fn delete(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 /// Answers what a request will have been answered: that its task goes on, or its own answer in the end; the task where there is
 /// none of its own.
 pub fn monitor(call: &mut Call<'_>) -> Result<Outcome, Failure> {
-    let (number, task) = find(call)?;
-    let Some(end) = &task.end else { return Ok(Outcome::Answer(running(number, task))) };
+    find(call).map(|(number, task)| Outcome::Answer(answer(number, task)))
+}
+
+/// Returns what a request whose task this is will have been answered.
+pub fn answer(number: u64, task: &Task) -> Response {
+    let Some(end) = &task.end else { return running(number, task) };
+    if end.status == 204 {
+        return service::plain(204);
+    }
     let own = end.made.map(|(first, last)| clones::links(first, last));
     let body = match (end.status >= 400, own, &end.value) {
         (true, _, Some(value)) => value.clone(),
@@ -163,7 +210,7 @@ pub fn monitor(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     if let Some(location) = &end.location {
         response = response.field("Location", location.clone());
     }
-    Ok(Outcome::Answer(response))
+    response
 }
 
 #[cfg(test)]

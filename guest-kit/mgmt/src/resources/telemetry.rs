@@ -7,11 +7,12 @@ use alloc::vec::Vec;
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::fields::{Field, SHORT, Shape, field, needed};
 use super::{Call, Outcome, collection, time};
 use crate::events::journal::News;
 use crate::message::Failure;
 use crate::telemetry::figures::{FIGURES, Figure};
-use crate::telemetry::{Definition, LEVELS, MOST, REPORTS, Scope, Trigger, VALUES, report};
+use crate::telemetry::{Definition, LEVELS, MOST, REPORTS, Scope, Trigger, VALUES, When, report};
 
 const SERVICE: &str = "/redfish/v1/TelemetryService";
 const METRICS: &str = "/redfish/v1/TelemetryService/MetricDefinitions";
@@ -26,6 +27,83 @@ const INTERVALS: core::ops::RangeInclusive<u64> = 1..=86400;
 /// What is done with reports, and when thresholds are reached.
 const LOG: &str = "LogToMetricReportsCollection";
 const SEND: &str = "RedfishEvent";
+
+const ID: Field = field("Id", Shape::Text("^[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}$"));
+const NAME: Field = field("Name", Shape::Text("^[ -~]{0,128}$"));
+const PROPERTY: &str = "^/redfish/v1/(Systems/(\\{SystemId\\}|[1-9])|Managers/salp)#/Oem/Salp/Statistics/[A-Za-z]+$";
+const PROPERTIES: Field = field("MetricProperties", Shape::Texts(64, PROPERTY));
+const WILDCARDS: Field = field(
+    "Wildcards",
+    Shape::List(
+        1,
+        &[needed("Name", Shape::Word(&[WILDCARD])), field("Values", Shape::Texts(64, "^(\\*|[1-9][0-9]{0,5})$"))],
+    ),
+);
+const NAMED: Field =
+    field("Metrics", Shape::List(64, &[needed("MetricId", Shape::Text("^(Machine|System)[A-Za-z]+$")), PROPERTIES]));
+const SCHEDULE: Field =
+    field("Schedule", Shape::Object(&[field("RecurrenceInterval", Shape::Text("^PT[1-9][0-9]{0,3}S$"))]));
+const REPORTS_ENABLED: Field = field("MetricReportDefinitionEnabled", Shape::Flag);
+const ENABLED: Field = field("TriggerEnabled", Shape::Flag);
+const UPPER: Shape =
+    Shape::Object(&[field("Activation", Shape::Word(&["Increasing"])), needed("Reading", Shape::Number(0, u64::MAX))]);
+const LOWER: Shape =
+    Shape::Object(&[field("Activation", Shape::Word(&["Decreasing"])), needed("Reading", Shape::Number(0, u64::MAX))]);
+const THRESHOLDS: Shape = Shape::Object(&[
+    field("UpperCritical", UPPER),
+    field("UpperWarning", UPPER),
+    field("LowerWarning", LOWER),
+    field("LowerCritical", LOWER),
+]);
+
+/// A definition of reports.
+pub const DEFINITION: &[Field] = &[
+    ID,
+    NAME,
+    field("MetricReportDefinitionType", Shape::Word(&WHENS)),
+    SCHEDULE,
+    field("ReportActions", Shape::Words(&[LOG, SEND])),
+    field("ReportUpdates", Shape::Word(&["Overwrite"])),
+    REPORTS_ENABLED,
+    PROPERTIES,
+    WILDCARDS,
+    NAMED,
+];
+/// What can be changed of one.
+pub const DEFINITION_CHANGES: &[Field] = &[REPORTS_ENABLED, SCHEDULE];
+/// A trigger.
+pub const TRIGGER: &[Field] = &[
+    ID,
+    NAME,
+    field("MetricType", Shape::Word(&["Numeric"])),
+    field("TriggerActions", Shape::Words(&[SEND])),
+    needed("NumericThresholds", THRESHOLDS),
+    ENABLED,
+    needed("MetricProperties", Shape::Texts(64, PROPERTY)),
+    WILDCARDS,
+    NAMED,
+];
+/// What can be changed of one.
+pub const TRIGGER_CHANGES: &[Field] = &[ENABLED, field("NumericThresholds", THRESHOLDS)];
+/// A report that says what somebody wants.
+pub const TEST_REPORT: &[Field] = &[
+    needed("MetricReportName", Shape::Text("^[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}$")),
+    field(
+        "GeneratedMetricReportValues",
+        Shape::List(
+            VALUES,
+            &[
+                field("MetricId", SHORT),
+                field("MetricProperty", SHORT),
+                field("MetricValue", SHORT),
+                field("Timestamp", SHORT),
+            ],
+        ),
+    ),
+];
+
+/// When reports are made.
+const WHENS: [&str; 3] = ["Periodic", "OnChange", "OnRequest"];
 
 /// Answers the service of metrics.
 pub fn service(_: &mut Call<'_>) -> Result<Outcome, Failure> {
@@ -91,20 +169,24 @@ fn show_scope(scope: &Scope, value: &mut Value) {
 }
 
 fn value(id: &str, definition: &Definition) -> Value {
-    let Definition { name, interval, is_sent, is_enabled, .. } = definition;
+    let Definition { name, when, is_sent, is_enabled, .. } = definition;
     let mut value = json!({
         "@odata.id": format!("{DEFINITIONS}/{id}"),
         "@odata.type": "#MetricReportDefinition.v1_4_7.MetricReportDefinition",
         "Id": id,
         "Name": name,
-        "MetricReportDefinitionType": if interval.is_some() { "Periodic" } else { "OnRequest" },
+        "MetricReportDefinitionType": match when {
+            When::Every(_) => WHENS[0],
+            When::Change => WHENS[1],
+            When::Request => WHENS[2],
+        },
         "MetricReportDefinitionEnabled": is_enabled,
         "ReportActions": if *is_sent { json!([LOG, SEND]) } else { json!([LOG]) },
         "ReportUpdates": "Overwrite",
         "Status": { "State": if *is_enabled { "Enabled" } else { "Disabled" }, "Health": "OK" },
         "MetricReport": { "@odata.id": format!("{REPORTS}/{id}") },
     });
-    if let Some(seconds) = interval {
+    if let When::Every(seconds) = when {
         value["Schedule"] = json!({ "RecurrenceInterval": format!("PT{seconds}S") });
     }
     show_scope(&definition.scope, &mut value);
@@ -200,14 +282,18 @@ fn interval(body: &mut Body) -> Option<u64> {
 pub fn create_definition(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let mut body = Body::of_resource(call.request)?;
     let (id, name) = names(&mut body, |id| call.telemetry.definitions().contains_key(id))?;
-    let kind = body.word("MetricReportDefinitionType", &["Periodic", "OnRequest"]);
+    let kind = body.word("MetricReportDefinitionType", &WHENS);
     let interval = interval(&mut body);
     let actions = body.known("ReportActions", &[LOG, SEND]);
     body.word("ReportUpdates", &["Overwrite"]);
     let enabled = body.flag("MetricReportDefinitionEnabled");
     let scope = scope(&mut body);
-    let is_periodic = kind.as_deref() == Some("Periodic") || kind.is_none() && interval.is_some();
-    if is_periodic {
+    let when = match (kind.as_deref(), interval) {
+        (Some("OnChange"), _) => When::Change,
+        (Some("Periodic") | None, Some(seconds)) => When::Every(seconds),
+        _ => When::Request,
+    };
+    if kind.as_deref() == Some("Periodic") {
         body.needed("Schedule", &interval);
     }
     body.finish()?;
@@ -216,7 +302,7 @@ pub fn create_definition(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         return Err(full());
     }
     let is_sent = actions.is_some_and(|actions| actions.iter().any(|action| action == SEND));
-    let mut definition = Definition::new(name, scope, interval.filter(|_| is_periodic), is_sent);
+    let mut definition = Definition::new(name, scope, when, is_sent);
     definition.is_enabled = enabled.unwrap_or(true);
     let shown = value(&id, &definition);
     call.telemetry.definitions_mut().insert(id.clone(), definition);
@@ -233,11 +319,14 @@ pub fn patch_definition(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let old = call.telemetry.definitions().get(id).ok_or_else(|| call.missing())?.clone();
     let mut body = Body::of_resource(call.request)?;
     let enabled = body.flag("MetricReportDefinitionEnabled");
-    let interval = if old.interval.is_some() { interval(&mut body) } else { None };
+    let interval = interval(&mut body);
+    if interval.is_some() && !matches!(old.when, When::Every(_)) {
+        body.refuse("Schedule", "Only what is made again and again has one.");
+    }
     let ignored = body.finish_change()?;
     if let Some(definition) = call.telemetry.definitions_mut().get_mut(id) {
         definition.is_enabled = enabled.unwrap_or(old.is_enabled);
-        definition.interval = interval.or(old.interval);
+        definition.when = interval.map_or(old.when, When::Every);
     }
     definition(call).map(|outcome| ignored.tell(outcome))
 }
@@ -264,7 +353,7 @@ pub fn reports(call: &mut Call<'_>) -> Result<Outcome, Failure> {
 pub fn one_report(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let id = call.variables[0];
     let definition = call.telemetry.definitions().get(id).ok_or_else(|| call.missing())?;
-    let last = call.events.reports.get(&format!("{REPORTS}/{id}")).filter(|_| definition.interval.is_some());
+    let last = call.events.reports.get(&format!("{REPORTS}/{id}")).filter(|_| definition.when != When::Request);
     if let Some(value) = last.and_then(|report| serde_json::from_str(report).ok()) {
         return Ok(Outcome::Resource(value));
     }
@@ -466,6 +555,29 @@ mod tests {
         assert_eq!((client.send(&delete).status, client.get(&report).status), (204, 404));
         let delete = client.request(Method::Delete, &format!("{DEFINITIONS}/Machine"), "");
         assert_eq!(client.send(&delete).status, 409);
+    }
+
+    #[test]
+    fn a_report_on_change_is_made_when_a_figure_is_another_one() {
+        let mut client = Client::new(Role::Administrator);
+        let body = r#"{"Id":"power","MetricReportDefinitionType":"OnChange","ReportActions":["RedfishEvent"],
+            "Metrics":[{"MetricId":"SystemVcpus"}]}"#;
+        assert_eq!(json(&client.post(DEFINITIONS, body))["MetricReportDefinitionType"], "OnChange");
+        client.forget();
+        let told = |client: &mut Client| {
+            client.now += 60;
+            client.service.work(client.now);
+            client.service.events.journal.since(1).1.filter(|event| event.report().is_some()).count()
+        };
+        assert_eq!((told(&mut client), told(&mut client)), (1, 1));
+        client.post("/redfish/v1/Systems/2/Actions/Oem/SalpComputerSystem.InstantClone", r#"{"Name":"more"}"#);
+        assert_eq!((told(&mut client), told(&mut client)), (2, 2));
+        let patch = client.request(
+            Method::Patch,
+            &format!("{DEFINITIONS}/power"),
+            r#"{"Schedule":{"RecurrenceInterval":"PT9S"}}"#,
+        );
+        assert_eq!(client.send(&patch).status, 400, "it has no schedule");
     }
 
     #[test]

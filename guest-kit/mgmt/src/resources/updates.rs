@@ -15,7 +15,6 @@ use super::fields::{Field, Shape, field, needed};
 use super::{Call, Outcome, software};
 use crate::http::multipart::Reader;
 use crate::media::fetch;
-use crate::media::jobs;
 use crate::media::url::{self, Url};
 use crate::message::Failure;
 use crate::tasks::Order;
@@ -82,7 +81,7 @@ pub fn service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     })))
 }
 
-fn order(call: &Call<'_>, body: String) -> Order {
+fn order(call: &Call<'_>, body: Option<String>) -> Order {
     let user = call.who.map_or("", |who| &who.user).to_string();
     Order { name: NAME, kind: install::KIND, user, target: call.request.path.clone(), body }
 }
@@ -100,7 +99,7 @@ pub fn push(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         return Err(push::too_large());
     }
     let lease = call.updates.claim(call.tasks)?;
-    Ok(Outcome::Body(Box::new(Push::new(reader, order(call, String::new()), lease))))
+    Ok(Outcome::Body(Box::new(Push::new(reader, order(call, None), lease))))
 }
 
 /// Returns the address of a bundle: with its scheme, or without where the protocol is said.
@@ -131,18 +130,13 @@ pub fn simple(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         let login = format!("{user}:{}", password.unwrap_or_default());
         format!("Basic {}", Base64::encode_string(login.as_bytes()))
     });
-    let from = fetch::Order { url, authorization, digest: None };
-    let job = call.jobs.begin(from, "", jobs::Then::Install)?;
+    let from = fetch::Order { url, authorization, digest: None, image: None };
     // What people read of the request later has no password in it.
     let mut said: Value = serde_json::from_slice(&call.request.body).unwrap_or_default();
     said.as_object_mut().map(|said| said.remove("Password"));
-    let order = order(call, said.to_string());
+    let order = order(call, Some(said.to_string()));
     let when = if stages { When::OnRequest } else { when };
-    let begun = call.begin(order, Box::new(Install::of_fetch(job, when)));
-    if begun.is_err() {
-        call.jobs.stop(job);
-    }
-    begun
+    call.begin(order, Box::new(Install::of_fetch(from, when)))
 }
 
 /// Starts what is staged.
@@ -153,7 +147,7 @@ pub fn start(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     if info.standby.get() != STANDBY_STAGED {
         return Err(Failure::because(409, "No image is staged."));
     }
-    let order = order(call, String::new());
+    let order = order(call, None);
     call.begin(order, Box::new(Install::of_staged(version(&info, standby(&info)))))
 }
 

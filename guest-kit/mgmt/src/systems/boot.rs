@@ -29,9 +29,9 @@ pub enum Target {
     Hdd,
     /// The medium in its drive.
     Cd,
-    /// An address that this guest fetches for it: there is no firmware in the VM that would.
+    /// An address that this guest fetches for it, if there is one: there is no firmware in the VM that would.
     Pxe,
-    /// The same.
+    /// An address, which there has to be.
     UefiHttp,
 }
 
@@ -178,11 +178,13 @@ pub fn source(hypervisor: &dyn Hypervisor, id: u64) -> Answer<Source> {
     Ok(match target {
         Target::Hdd => Source::Images,
         Target::Cd => Source::Medium(hypervisor.medium(id)?),
-        Target::Pxe | Target::UefiHttp => Source::Address(boot.address),
-        Target::None if boot.is_cd_first => {
+        Target::UefiHttp => Source::Address(boot.address),
+        Target::Pxe if !boot.address.is_empty() => Source::Address(boot.address),
+        // No server answers: what comes next is started, as by a ROM.
+        Target::Pxe | Target::None if boot.is_cd_first => {
             hypervisor.medium(id)?.map_or(Source::Images, |image| Source::Medium(Some(image)))
         }
-        Target::None => Source::Images,
+        Target::Pxe | Target::None => Source::Images,
     })
 }
 
@@ -205,7 +207,9 @@ fn definition(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Definition {
 /// Returns true if a VM that starts again by itself starts from where it is to start.
 pub fn starts_as_it_runs(hypervisor: &dyn Hypervisor, id: u64) -> bool {
     let boot = Boots::recall(hypervisor).of(id);
-    !boot.is_elsewhere && source(hypervisor, id).is_ok_and(|source| source == Source::Images)
+    // An override for once is over when this service has started the VM.
+    let is_over = boot.enabled != Enabled::Once;
+    is_over && !boot.is_elsewhere && source(hypervisor, id).is_ok_and(|source| source == Source::Images)
 }
 
 /// Returns the records by which a VM starts from an image: what can be started is looked for in it.

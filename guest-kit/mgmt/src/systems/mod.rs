@@ -1,12 +1,12 @@
 //! VMs and what they are made from. Before: [`resources`](crate::resources). After: [`hypervisor`](crate::hypervisor).
 //!
 //! [`definition`] is what a person asked for, [`unpack`] opens compressed kernels, [`build`] turns a definition into the
-//! records and the image that EL2 makes the VM from; [`boot`] is from
-//! where a VM starts.
+//! records and the image that EL2 makes the VM from; [`boot`] is from where a VM starts, [`notes`] is what people say of it.
 
 pub mod boot;
 pub mod build;
 pub mod definition;
+pub mod notes;
 pub mod unpack;
 
 use alloc::vec;

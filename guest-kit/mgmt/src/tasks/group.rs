@@ -75,6 +75,10 @@ impl Group {
         }
     }
 
+    fn percent(&self) -> u64 {
+        ((self.total - self.left.len()) * 100 / self.total.max(1)) as u64
+    }
+
     fn end(&self) -> End {
         let messages = self.failed.clone();
         let value = json!({ "Systems": self.total, "Failed": self.failures });
@@ -88,7 +92,7 @@ impl Job for Group {
             if self.done >= self.batch {
                 self.done = 0;
                 if self.delay > 0 && !self.left.is_empty() {
-                    return Step::Wait(tools.now + self.delay);
+                    return Step::Wait { percent: self.percent(), until: tools.now + self.delay };
                 }
             }
             let Some(id) = self.left.pop() else {
@@ -99,7 +103,7 @@ impl Job for Group {
             self.one(id, tools);
             self.done += 1;
         }
-        Step::More(((self.total - self.left.len()) * 100 / self.total.max(1)) as u64)
+        Step::More(self.percent())
     }
 
     fn cancel(&mut self) -> Result<(), End> {

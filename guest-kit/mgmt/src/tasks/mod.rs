@@ -2,9 +2,10 @@
 //! [`start`](Tasks::start) a [`Job`]. After: [`hypervisor`](crate::hypervisor); [`state`](crate::state), which keeps tasks.
 //!
 //! A task outlives this guest: what was kept of its job goes on, or the task says that it was interrupted. [`clones`] makes many
-//! clones, [`group`] does something to many VMs, [`install`] installs an image.
+//! clones, [`group`] does something to many VMs, [`fetch`] gets what an address leads to, [`install`] installs an image.
 
 pub mod clones;
+pub mod fetch;
 pub mod group;
 
 use alloc::boxed::Box;
@@ -67,10 +68,13 @@ pub trait Job: Debug {
 pub enum Step {
     /// So many per cent are done.
     More(u64),
-    /// There is nothing to do before some time.
-    Wait(u64),
     /// So many per cent are done, and there is nothing to do before some time.
-    Later(u64, u64),
+    Wait {
+        /// How much.
+        percent: u64,
+        /// The time, in seconds since 1970.
+        until: u64,
+    },
     /// It is over.
     End(End),
 }
@@ -101,8 +105,12 @@ impl From<Failure> for End {
 pub type Reviver = fn(&Value) -> Option<Box<dyn Job>>;
 
 /// Kinds of jobs that go on after a failure of this guest.
-pub const REVIVERS: [(&str, Reviver); 3] =
-    [(clones::KIND, clones::revive), (group::KIND, group::revive), (install::KIND, install::revive)];
+pub const REVIVERS: [(&str, Reviver); 4] = [
+    (clones::KIND, clones::revive),
+    (group::KIND, group::revive),
+    (fetch::KIND, fetch::revive),
+    (install::KIND, install::revive),
+];
 
 /// States of tasks, as the standard names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,8 +157,8 @@ pub struct Order {
     pub user: String,
     /// The path of the request.
     pub target: String,
-    /// Its body.
-    pub body: String,
+    /// Its body; none if it is not to be shown.
+    pub body: Option<String>,
 }
 
 /// A task.
@@ -282,7 +290,7 @@ impl Tasks {
             kind: order.kind.into(),
             user: order.user,
             target: order.target,
-            body: Some(order.body).filter(|body| body.len() <= PAYLOAD),
+            body: order.body.filter(|body| body.len() <= PAYLOAD),
             state: State::Running,
             percent: 0,
             started: now,
@@ -322,6 +330,16 @@ impl Tasks {
         self.all.values().any(|task| task.is_running() && task.due <= now)
     }
 
+    /// Returns how many of a kind go on.
+    pub fn count_running(&self, kind: &str) -> usize {
+        self.all.values().filter(|task| task.is_running() && task.kind == kind).count()
+    }
+
+    /// Says that what those of a kind wait for has come.
+    pub fn wake(&mut self, kind: &str) {
+        self.all.values_mut().filter(|task| task.kind == kind).for_each(|task| task.due = 0);
+    }
+
     /// Does one step of each job.
     pub fn work(&mut self, tools: &mut Tools<'_>, journal: &mut Journal) {
         let now = tools.now;
@@ -330,11 +348,10 @@ impl Tasks {
             let step = task.job.as_mut().map(|job| job.step(tools));
             match step {
                 Some(Step::More(percent)) => task.advance(number, percent, journal, now),
-                Some(Step::Later(percent, until)) => {
+                Some(Step::Wait { percent, until }) => {
                     task.advance(number, percent, journal, now);
                     task.due = until;
                 }
-                Some(Step::Wait(until)) => task.due = until,
                 Some(Step::End(end)) => finish(number, task, end, journal, now),
                 None => finish(number, task, interrupted("it is not known how much of it was done"), journal, now),
             }

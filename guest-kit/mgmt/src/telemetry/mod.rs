@@ -76,6 +76,34 @@ impl Scope {
     }
 }
 
+/// When reports are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// When somebody asks.
+    Request,
+    /// Every so many seconds.
+    Every(u64),
+    /// When a figure is another one than in the last report.
+    Change,
+}
+
+impl When {
+    fn kept(self) -> Value {
+        match self {
+            Self::Request => Value::Null,
+            Self::Every(seconds) => seconds.into(),
+            Self::Change => true.into(),
+        }
+    }
+
+    fn put_back(kept: &Value) -> Self {
+        match kept {
+            Value::Bool(true) => Self::Change,
+            kept => kept.as_u64().map_or(Self::Request, Self::Every),
+        }
+    }
+}
+
 /// What reports are made of.
 #[derive(Clone, Debug)]
 pub struct Definition {
@@ -83,8 +111,8 @@ pub struct Definition {
     pub name: String,
     /// What it is about.
     pub scope: Scope,
-    /// Every how many seconds a report is made; none for on request.
-    pub interval: Option<u64>,
+    /// When a report is made.
+    pub when: When,
     /// Whether listeners get it.
     pub is_sent: bool,
     /// Whether reports are made.
@@ -96,8 +124,8 @@ pub struct Definition {
 
 impl Definition {
     /// Returns a definition that somebody has made.
-    pub fn new(name: String, scope: Scope, interval: Option<u64>, is_sent: bool) -> Self {
-        Self { name, scope, interval, is_sent, is_enabled: true, is_built_in: false, due: 0 }
+    pub fn new(name: String, scope: Scope, when: When, is_sent: bool) -> Self {
+        Self { name, scope, when, is_sent, is_enabled: true, is_built_in: false, due: 0 }
     }
 }
 
@@ -136,7 +164,8 @@ impl Default for Telemetry {
         let own = |name: &str, prefix: &str| {
             let metrics = FIGURES.iter().map(|figure| figure.id).filter(|id| id.starts_with(prefix));
             let scope = Scope { metrics: metrics.map(Into::into).collect(), systems: Vec::new() };
-            let definition = Definition { is_built_in: true, ..Definition::new(name.into(), scope, None, false) };
+            let definition =
+                Definition { is_built_in: true, ..Definition::new(name.into(), scope, When::Request, false) };
             (prefix.to_string(), definition)
         };
         Self {
@@ -176,17 +205,20 @@ impl Telemetry {
     /// Makes reports that are due and compares figures with thresholds.
     pub fn work(&mut self, hypervisor: &dyn Hypervisor, events: &mut Events, now: u64) {
         let is_due = |definition: &Definition| definition.is_enabled && definition.due <= now;
-        let due = self.definitions.iter().find(|(_, one)| one.interval.is_some() && is_due(one));
+        let due = self.definitions.iter().find(|(_, one)| one.when != When::Request && is_due(one));
         // One a turn: a turn is short.
         if let Some(id) = due.map(|(id, _)| id.clone()) {
             let report = self.make(&id, hypervisor, now);
             if let (Some(definition), Some(report)) = (self.definitions.get_mut(&id), report) {
-                definition.due = now + definition.interval.unwrap_or(0);
+                definition.due = now + if let When::Every(seconds) = definition.when { seconds } else { COMPARE };
                 let path = alloc::format!("{REPORTS}/{id}");
-                if definition.is_sent {
-                    events.journal.tell(News::new("ResourceChanged", &[], &path), now);
+                let last = events.reports.get(&path).and_then(|last| serde_json::from_str::<Value>(last).ok());
+                if definition.when != When::Change || last.is_none_or(|last| figures_of(&last) != figures_of(&report)) {
+                    if definition.is_sent {
+                        events.journal.tell(News::new("ResourceChanged", &[], &path), now);
+                    }
+                    events.reports.insert(path, report.to_string());
                 }
-                events.reports.insert(path, report.to_string());
             }
         }
         if now >= self.compared + COMPARE && !self.triggers.is_empty() {
@@ -250,7 +282,7 @@ impl Telemetry {
     /// Returns what somebody has made, as it is kept.
     pub fn kept(&self) -> Value {
         let definition = |(id, one): (&String, &Definition)| {
-            json!([id, one.name, one.scope.kept(), one.interval, one.is_sent, one.is_enabled])
+            json!([id, one.name, one.scope.kept(), one.when.kept(), one.is_sent, one.is_enabled])
         };
         let trigger = |(id, one): (&String, &Trigger)| {
             json!([id, one.name, one.scope.kept(), one.readings, one.is_told, one.is_enabled])
@@ -269,7 +301,7 @@ impl Telemetry {
             let scope = Scope::put_back(&one[2]);
             let definition = Definition {
                 is_enabled: one[5] == true,
-                ..Definition::new(name.to_string(), scope, one[3].as_u64(), one[4] == true)
+                ..Definition::new(name.to_string(), scope, When::put_back(&one[3]), one[4] == true)
             };
             self.definitions.insert(id.to_string(), definition);
         }
@@ -281,6 +313,12 @@ impl Telemetry {
             self.triggers.insert(id.to_string(), trigger);
         }
     }
+}
+
+/// Returns the figures of a report, without when they were taken.
+fn figures_of(report: &Value) -> Vec<(&Value, &Value)> {
+    let all = report["MetricValues"].as_array();
+    all.into_iter().flatten().map(|value| (&value["MetricProperty"], &value["MetricValue"])).collect()
 }
 
 /// Returns a report.

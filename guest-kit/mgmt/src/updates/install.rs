@@ -17,6 +17,8 @@ use super::when::When;
 use super::{standby, version};
 use crate::events::registry::Entry;
 use crate::hypervisor::{MachinePower, Refused, SlotChange};
+use crate::media::fetch::Order;
+use crate::media::jobs::Then;
 use crate::message::{Failure, Message};
 use crate::resources::managers;
 use crate::tasks::{End, Job, Step, Tools, message};
@@ -30,6 +32,8 @@ const GRACE: u64 = 2;
 /// What is to be done next.
 #[derive(Debug)]
 enum Stage {
+    /// It is to be fetched from there.
+    Order(Order),
     /// It is being fetched, by this job.
     Fetch(u64),
     /// Its last bytes are being written.
@@ -96,9 +100,9 @@ impl Install {
         Self::new(Stage::Rest(rest), when)
     }
 
-    /// Returns the job for a bundle that is being fetched.
-    pub fn of_fetch(job: u64, when: When) -> Self {
-        Self::new(Stage::Fetch(job), when)
+    /// Returns the job for a bundle that is to be fetched.
+    pub fn of_fetch(order: Order, when: When) -> Self {
+        Self::new(Stage::Order(order), when)
     }
 
     /// Returns the job of starting what is staged.
@@ -108,11 +112,18 @@ impl Install {
 
     fn go_on(&mut self, tools: &mut Tools<'_>) -> Result<Step, Failure> {
         let percent = match &mut self.stage {
+            Stage::Order(order) => {
+                // As many as can be may be under way.
+                if let Some(job) = tools.jobs.begin(order.clone(), "", Then::Install) {
+                    self.stage = Stage::Fetch(job);
+                }
+                return Ok(Step::Wait { percent: 0, until: tools.now + 1 });
+            }
             Stage::Fetch(job) => match tools.jobs.take(*job) {
                 None => {
                     let (came, size) = tools.jobs.progress(*job).unwrap_or_default();
                     let percent = size.map_or(0, |size| came * 80 / size.max(1));
-                    return Ok(Step::Later(percent, tools.now + 1));
+                    return Ok(Step::Wait { percent, until: tools.now + 1 });
                 }
                 Some(outcome) => {
                     outcome?;
@@ -143,7 +154,7 @@ impl Install {
             }
             Stage::Wait => {
                 match self.when {
-                    When::Window(start, _) if tools.now < start => return Ok(Step::Later(88, start)),
+                    When::Window(start, _) if tools.now < start => return Ok(Step::Wait { percent: 88, until: start }),
                     When::Window(start, length) if tools.now >= start + length => {
                         let why = "The window is over. The image is staged: UpdateService.StartUpdate starts it.";
                         return Err(Failure::because(409, why));
@@ -191,13 +202,17 @@ impl Install {
         let running = info.running.get();
         match (info.standby.get(), self.due) {
             // Who confirms it is not this task.
-            (STANDBY_TRIAL, _) if running != info.confirmed.get() => Ok(Step::Later(97, tools.now + 1)),
+            (STANDBY_TRIAL, _) if running != info.confirmed.get() => {
+                Ok(Step::Wait { percent: 97, until: tools.now + 1 })
+            }
             (STANDBY_TRIAL, Some(due)) if tools.now >= due => {
                 // It is refused as long as there is something to be written down; else there is no answer.
                 let _ = tools.hypervisor.power(MachinePower::Reset);
-                Ok(Step::Later(94, tools.now + 1))
+                Ok(Step::Wait { percent: 94, until: tools.now + 1 })
             }
-            (STANDBY_TRIAL, due) => Ok(Step::Later(94, *self.due.insert(due.unwrap_or(tools.now + GRACE)))),
+            (STANDBY_TRIAL, due) => {
+                Ok(Step::Wait { percent: 94, until: *self.due.insert(due.unwrap_or(tools.now + GRACE)) })
+            }
             (STANDBY_PREVIOUS, _) => Ok(Step::End(self.end(Vec::from([told("ImageConfirmed", &self.version)])))),
             _ => {
                 let (wanted, runs) = (&self.version, version(&info, running));
@@ -215,7 +230,7 @@ impl Install {
     /// Leaves the slots as they were, as far as that goes.
     fn undo(&self, tools: &mut Tools<'_>) -> Step {
         match self.stage {
-            Stage::Fetch(job) => tools.jobs.stop(job),
+            Stage::Fetch(job) => tools.jobs.cancel(job),
             Stage::Activate | Stage::Arm | Stage::Switch => {
                 // Refused for another reason, it was not activated yet.
                 if tools.hypervisor.change_slots(SlotChange::Cancel) == Err(Refused(status::BUSY)) {

@@ -165,7 +165,7 @@ impl Sink for Push {
             return Err(Malformed.into());
         }
         let stream = stream.ok_or_else(|| Failure::because(400, "There is no part UpdateFile."))?;
-        let order = Order { body: String::from_utf8_lossy(&parameters).into_owned(), ..order };
+        let order = Order { body: Some(String::from_utf8_lossy(&parameters).into_owned()), ..order };
         // From here on the task keeps others off.
         drop(lease);
         Ok(Outcome::Task(order, Box::new(Install::of_upload(stream, when.unwrap_or_default()))))

@@ -292,6 +292,7 @@ pub const SCHEMAS: &[Schema] = &[
     Schema {
         name: "SalpImageCollection",
         base: Base::Collection,
+        can: [true, false, false],
         uris: &["/redfish/v1/Oem/Salp/Images"],
         properties: &[("Members", Links("SalpImage"), Read, "Images.")],
         ..NONE

@@ -1,0 +1,66 @@
+//! What people say of VMs: asset tags and descriptions. Before: [`making`](crate::resources::making). After: [`state`], a record at
+//! EL2, and nothing else.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use salp_hvc::manager::MAX_RECORD;
+use serde_json::{Value, json};
+
+use crate::hypervisor::{Answer, Hypervisor, Refused};
+use crate::state;
+
+/// What is said of one VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Note {
+    /// What the VM is called in somebody's books.
+    pub tag: String,
+    /// What it is for.
+    pub description: String,
+}
+
+/// VMs of which something is said. A clone is another VM.
+#[derive(Clone, Debug, Default)]
+pub struct Notes(Vec<(u64, Note)>);
+
+impl Notes {
+    /// Returns what is kept.
+    pub fn recall(hypervisor: &dyn Hypervisor) -> Self {
+        let kept = state::recall(hypervisor, state::NOTES).and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let entry =
+            |value: &Value| Some((value[0].as_u64()?, Note { tag: text(&value[1]), description: text(&value[2]) }));
+        let kept: Vec<Value> = kept.unwrap_or_default();
+        Self(kept.iter().filter_map(entry).collect())
+    }
+
+    /// Returns what is said of a VM.
+    pub fn of(&self, id: u64) -> Note {
+        self.0.iter().find(|(vm, _)| *vm == id).map(|(_, note)| note.clone()).unwrap_or_default()
+    }
+}
+
+/// Changes what is said of a VM; of those that are gone it is forgotten.
+///
+/// # Errors
+///
+/// If there is no room for it.
+pub fn change(hypervisor: &mut dyn Hypervisor, id: u64, change: impl FnOnce(&mut Note)) -> Answer<()> {
+    let Notes(mut all) = Notes::recall(hypervisor);
+    let before = Notes(all.clone()).of(id);
+    let mut note = before.clone();
+    change(&mut note);
+    if note == before {
+        return Ok(());
+    }
+    all.retain(|(vm, _)| *vm != id && hypervisor.find(*vm).is_ok());
+    if note != Note::default() {
+        all.push((id, note));
+    }
+    let entry = |(id, note): &(u64, Note)| json!([id, note.tag, note.description]);
+    let kept = Value::from(all.iter().map(entry).collect::<Vec<_>>()).to_string();
+    if kept.len() as u64 > MAX_RECORD {
+        return Err(Refused(salp_hvc::status::NO_MEMORY));
+    }
+    hypervisor.keep(state::NOTES, if all.is_empty() { &[] } else { kept.as_bytes() })
+}
