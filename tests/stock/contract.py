@@ -32,7 +32,7 @@ PLACES = {
     "TaskMonitorId": "/redfish/v1/TaskService/Tasks",
 }
 FILLED = ["SystemId", "SnapshotId", "ImageId", "AccountId"]
-FIXED = {"EthernetInterfaceId": "0", "SchemaId": "SalpImage_v1.xml", "EntryId": "1"}
+FIXED = {"EthernetInterfaceId": "0", "SchemaId": "SalpImage_v1.xml", "EntryId": "1", "PartId": "Salp.1.0.0.json"}
 CERTIFICATES = "/redfish/v1/Managers/salp/NetworkProtocol/HTTPS/Certificates"
 LINKS = {
     "Kernel": PLACES["ImageId"] + "/kernel",

@@ -254,6 +254,7 @@ fn schema(shape: Shape) -> Value {
     match shape {
         Shape::Text("") => json!({ "type": "string" }),
         Shape::Text(pattern) => json!({ "type": "string", "pattern": pattern }),
+        Shape::TextOrNull(pattern) => json!({ "type": ["string", "null"], "pattern": pattern }),
         Shape::Word(words) => json!({ "type": "string", "enum": words }),
         Shape::Words(words) => json!({ "type": "array", "items": { "type": "string", "enum": words } }),
         Shape::Texts(most, pattern) => {

@@ -1031,8 +1031,9 @@ impl Route {
     }
 }
 
-/// Returns the name of the variable behind a segment: `SystemId` behind `Systems`.
+/// Returns the name of the variable behind a segment: `SystemId` behind `Systems`, `PartId` behind another variable.
 fn variable(segment: &str) -> String {
+    let segment = if segment == "{}" { "Parts" } else { segment };
     let one = match segment.strip_suffix("ies") {
         Some(stem) => String::from(stem) + "y",
         None => String::from(segment.strip_suffix('s').unwrap_or(segment)),
@@ -1169,6 +1170,15 @@ mod tests {
             return;
         }
         assert!(old == listing(), "docs/api.md is stale: SALP_WRITE_DOCS=1 cargo test -p salp-mgmt the_manual");
+    }
+
+    #[test]
+    fn variables_of_a_path_have_names_of_their_own() {
+        for route in ROUTES {
+            let names = route.variables();
+            assert!(names.iter().all(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric())), "{names:?}");
+            assert!(names.len() < 2 || names[0] != names[1], "{names:?}");
+        }
     }
 
     #[test]

@@ -118,6 +118,14 @@ impl Body {
         })
     }
 
+    /// Takes a text that fits; null stands for an empty one.
+    pub fn text_or_none(&mut self, name: &str, fits: impl FnOnce(&str) -> bool) -> Option<String> {
+        self.take(name, |value| {
+            let text = if value.is_null() { "" } else { value.as_str().ok_or("type")? };
+            if fits(text) { Ok(text.to_string()) } else { Err("format") }
+        })
+    }
+
     /// Takes a text that fits and has to be there.
     pub fn needed_text(&mut self, name: &str, fits: impl FnOnce(&str) -> bool) -> Option<String> {
         let text = self.text(name, fits);

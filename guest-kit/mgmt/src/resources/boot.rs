@@ -34,7 +34,7 @@ pub const FIELD: Field = field(
         field("BootOrder", Shape::Words(&[OPTIONS[0].0, OPTIONS[1].0])),
         field("BootSourceOverrideEnabled", Shape::Word(&names(&Enabled::ALL))),
         field("BootSourceOverrideTarget", Shape::Word(&names(&Target::ALL))),
-        field("HttpBootUri", Shape::Text(ADDRESS)),
+        field("HttpBootUri", Shape::TextOrNull(ADDRESS)),
     ]),
 );
 
@@ -85,7 +85,8 @@ pub fn wish(body: &mut Body) -> Wish {
             target: body
                 .word("BootSourceOverrideTarget", &names(&Target::ALL))
                 .and_then(|word| named(&Target::ALL, &word)),
-            address: body.text("HttpBootUri", |text| text.is_empty() || Url::parse(text).is_some()),
+            // sushy says null with every target that wants none.
+            address: body.text_or_none("HttpBootUri", |text| text.is_empty() || Url::parse(text).is_some()),
             is_cd_first: order.map(|order| order.first().is_some_and(|first| first == OPTIONS[1].0)),
         }
     });
@@ -211,6 +212,15 @@ mod tests {
         client.post("/redfish/v1/Systems/2/VirtualMedia/Cd/Actions/VirtualMedia.EjectMedia", "");
         assert_eq!(reset(&mut client, "PowerCycle"), 204, "without a medium it starts from what comes next");
         assert_eq!(console(&mut client), "");
+    }
+
+    #[test]
+    fn null_is_no_address() {
+        let mut client = Client::new(Role::Operator);
+        let (_, boot) = patch(&mut client, r#"{"BootSourceOverrideTarget":"UefiHttp","HttpBootUri":"http://h/k"}"#);
+        assert_eq!(boot["HttpBootUri"], "http://h/k");
+        let (status, boot) = patch(&mut client, r#"{"BootSourceOverrideTarget":"Cd","HttpBootUri":null}"#);
+        assert_eq!((status, &boot["HttpBootUri"]), (200, &json!("")));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub struct Field {
 pub enum Shape {
     /// A text that this pattern (ECMA-262) fits.
     Text(&'static str),
+    /// The same, or null.
+    TextOrNull(&'static str),
     /// One of these words.
     Word(&'static [&'static str]),
     /// A list of such words.
