@@ -268,7 +268,7 @@ impl Seeded {
 }
 
 /// Updates an appliance over and over while the power goes at random moments: each start has to be that of a whole signed image,
-/// never one before what was confirmed.
+/// never one before what was confirmed. `SALP_KILLS` is another number of cuts.
 #[test]
 fn whenever_the_power_goes_in_an_update_a_whole_image_starts_and_never_an_older_one() {
     let count = if salp_tests::long() { 200 } else { 3 };

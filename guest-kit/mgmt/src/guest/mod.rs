@@ -1,6 +1,6 @@
 //! The machine's side of the management guest. Before: guest-kit's runtime. After: the service of this package's library.
 //!
-//! [`network`] moves bytes, over [`nic`]s with [`addresses`], between [`place`]s and their peers ([`farewell`] to those that
+//! [`network`] moves bytes, over [`nic`]s with [`addresses`] ([`announce`]d), between [`place`]s and their peers ([`farewell`] to those that
 //! were lost), and [`leases`] serves addresses to others; [`outbound`] tells listeners, [`wire`] are connections to servers, by
 //! their [`names`], [`time`] asks servers for it; [`calls`] is the
 //! hypervisor, [`life`] is how this guest outlives its own death, [`random`] and [`clock`] are what they say.
@@ -9,6 +9,7 @@
 //! say; `dhcp=NIC:A.B.C.D/N` to serve addresses on a further NIC, and `dns=A.B.C.D` to be told to who gets one; `fault=` to [fail](life::note_request) on purpose.
 
 mod addresses;
+mod announce;
 mod calls;
 mod clock;
 mod farewell;

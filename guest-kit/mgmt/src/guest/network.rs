@@ -25,6 +25,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::EthernetAddress;
 
 use super::addresses::{self, Addresses};
+use super::announce::announce;
 use super::farewell::Farewell;
 use super::leases::{self, Segment};
 use super::names::Names;
@@ -212,7 +213,7 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let farewell = Farewell::new(service.recall_peers(), clock::milliseconds());
     let seen = clock::milliseconds();
     let mut endpoint = Endpoint { interface, nic, sockets, places, farewell, has_changed: false, time: seen, seen };
-    let mut tidied = seen;
+    let (mut tidied, mut announced) = (seen, None);
     loop {
         life::beat();
         let rest = endpoint.farewell.prepare(&endpoint.interface, &mut endpoint.sockets, clock::milliseconds());
@@ -228,6 +229,10 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
             addresses.apply(service.appliance.settings(), &mut endpoint.interface, &mut endpoint.sockets);
         }
         service.appliance.reached = addresses.reached(&endpoint.interface);
+        let own = service.appliance.reached.ipv4.map(|(address, _)| address);
+        if own != announced && own.is_none_or(|own| announce(&mut endpoint.nic, own, now())) {
+            announced = own;
+        }
         names.set_servers(&mut endpoint.sockets, addresses.name_servers());
         time.drive(&mut endpoint.interface, &mut endpoint.sockets, &mut names, service, entropy);
         is_busy |= outbound.drive(&mut names, &mut endpoint.interface, &mut endpoint.sockets, service);

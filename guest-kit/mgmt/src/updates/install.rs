@@ -231,11 +231,11 @@ impl Install {
     fn undo(&self, tools: &mut Tools<'_>) -> Step {
         match self.stage {
             Stage::Fetch(job) => tools.jobs.cancel(job),
-            Stage::Activate | Stage::Arm | Stage::Switch => {
-                // Refused for another reason, it was not activated yet.
-                if tools.hypervisor.change_slots(SlotChange::Cancel) == Err(Refused(status::BUSY)) {
-                    return Step::More(90);
-                }
+            // Refused for another reason, it was not activated yet.
+            Stage::Activate | Stage::Arm | Stage::Switch
+                if tools.hypervisor.change_slots(SlotChange::Cancel) == Err(Refused(status::BUSY)) =>
+            {
+                return Step::More(90);
             }
             _ => {}
         }
