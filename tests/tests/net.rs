@@ -258,8 +258,8 @@ fn a_debian_on_a_trunk_port_is_in_its_vlans_and_they_stay_apart() {
         .monitor()
         .seconds(900)
         .start();
-    machine.expect("ten| SUM 96995b58d4cbf6aaa9041b4f00c7f6ae - 8388608");
-    machine.expect("twenty| TRIED");
+    assert_eq!(machine.expect_line("ten", "SUM "), "SUM 96995b58d4cbf6aaa9041b4f00c7f6ae - 8388608");
+    machine.expect_line("twenty", "TRIED");
     let twenty = lines_of(&machine.text(), "twenty").iter().any(|line| line.contains(" 0 packets received"));
     assert!(twenty, "{}", machine.text());
     assert_eq!(count(&mut machine, "plain", "received"), 0);
