@@ -12,7 +12,7 @@ use salp_hvc::bootset::{
 use std::collections::HashMap;
 use zerocopy::IntoBytes;
 
-/// Segments from this size on are laid so that EL2 can map them in blocks of 2 MiB.
+/// Segments in which such a block lies whole are laid so that EL2 can map it as one.
 const BLOCK: u64 = 2 << 20;
 
 /// Packs VMs into a boot set. Equal VMs give equal bytes.
@@ -112,7 +112,7 @@ impl Room {
     /// Finds a place for `size` bytes that go to `ipa`, and returns its offset.
     fn take(&mut self, size: u64, ipa: u64) -> u64 {
         let size = size.next_multiple_of(PAGE);
-        if size >= BLOCK {
+        if ipa.next_multiple_of(BLOCK) + BLOCK <= ipa + size {
             let start = self.end + (ipa.wrapping_sub(self.end) & (BLOCK - 1));
             if start > self.end {
                 self.gaps.push((self.end, start - self.end));

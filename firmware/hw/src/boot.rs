@@ -66,9 +66,9 @@ unsafe fn loaded(device_tree: u64, image: u64) -> Loaded {
     let size = u32::from_be_bytes([header[4], header[5], header[6], header[7]]).min(2 << 20);
     // SAFETY: the boot protocol allows 2 MiB for it; the early map covers that.
     let device_tree = unsafe { memory::bytes(device_tree..device_tree + u64::from(size)) };
-    // SAFETY: in the 3 MiB of the image, which the loader has set aside (`image_size`) and the early map covers.
+    // SAFETY: in the 4 MiB of the image, which the loader has set aside (`image_size`) and the early map covers.
     let packed = unsafe { memory::bytes(area..area + PACKED_HEADER) };
-    // SAFETY: the image's header, in the same 3 MiB.
+    // SAFETY: the image's header, in the same 4 MiB.
     let note = unsafe { memory::bytes(image + SLOT_NOTE..image + SLOT_NOTE + 8) };
     let slot = note.first().and_then(|note| Slot::from_index(u32::from(*note).checked_sub(1)?));
     let mut loaded = Loaded { image: Pa(image), parts, end: Pa(area), device_tree, symbols: &[], boot_set: None, slot };

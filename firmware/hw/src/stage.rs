@@ -19,7 +19,7 @@ const DEVICE_TREE_SIZE: u64 = 2 << 20;
 const IMAGE: u64 = 0x4020_0000;
 
 /// The greatest size of an image, in bytes: up to the stage's own code.
-pub const IMAGE_SIZE: u64 = 3 << 20;
+pub const IMAGE_SIZE: u64 = 4 << 20;
 
 /// Where stage.S maps the flash.
 const FLASH: u64 = 0x1_0000_0000;

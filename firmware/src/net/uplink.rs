@@ -64,6 +64,8 @@ pub fn init(machine: &Machine) {
     UPLINK.call_once(|| Uplink { interrupt: interrupt.id, device });
     switch().lock().set_trunk(&segment());
     machine.gic.lock().enable_shared(interrupt);
+    // An edge before that told nobody, and none comes while what it told of is not acknowledged.
+    DUE.store(1, Ordering::Relaxed);
 }
 
 /// Says that there is none, once, because a NIC is there for it.

@@ -87,6 +87,15 @@ pub enum SlotChange {
     Cancel = UPDATE_CANCEL,
 }
 
+/// How images took over from others since the machine was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HandOvers {
+    /// How often one did, or failed to.
+    pub count: u64,
+    /// Why the last one failed: `handover::FAILED_…`; 0 if it did not.
+    pub failed: u32,
+}
+
 /// What a VM has had of the CPUs, in nanoseconds, its vCPUs all together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -194,6 +203,13 @@ pub trait Hypervisor {
     fn write_update(&mut self, bytes: &[u8]) -> Answer<usize>;
     /// Begins a change of the slots; it is made when [`slots`](Self::slots) are idle again.
     fn change_slots(&mut self, change: SlotChange) -> Answer<()>;
+    /// Lets the image in the standby slot, which is activated, take over from the one that runs, under all VMs. Returns when it
+    /// has, or when it has failed and the one before goes on.
+    fn hand_over(&mut self) -> Answer<()>;
+    /// Tells how hand-overs went.
+    fn hand_overs(&self) -> Answer<HandOvers>;
+    /// Gives up the image before this one, if it may still come back.
+    fn confirm_hand_over(&mut self) -> Answer<()>;
 
     /// Returns the VM or snapshot with this identifier.
     fn find(&self, id: u64) -> Answer<VmInfo> {

@@ -75,6 +75,13 @@ impl Client {
         Self::of(fake, Role::Administrator)
     }
 
+    /// Returns an administrator of a machine on which images fail to take over, for this reason.
+    pub fn with_images_that_fail(why: u32) -> Self {
+        let mut fake = Fake::default();
+        fake.flash.fails = why;
+        Self::of(fake, Role::Administrator)
+    }
+
     fn of(fake: Fake, role: Role) -> Self {
         let identity = Identity::new(&Counting, 0, &["salp"], &[]);
         let facts = Facts { uuid: [0x11; 16], started: 0 };

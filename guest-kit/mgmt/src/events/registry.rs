@@ -111,12 +111,7 @@ pub const ENTRIES: &[Entry] = &[
     ),
     entry(&SALP, "ImageStaged", "The image %1 is staged."),
     entry(&SALP, "ImageConfirmed", "The image %1 runs well, and is the one that starts from now on."),
-    grave(
-        "Warning",
-        "MachineResets",
-        "The machine is reset to start the image %1, and its VMs with it.",
-        "Wait until it is back.",
-    ),
+    entry(&SALP, "ImageTakesOver", "The image %1 takes over from the one that runs, under all VMs."),
     grave(
         "Critical",
         "ImageGivenUp",

@@ -10,7 +10,7 @@ use salp_hvc::update::{
 };
 use zerocopy::FromZeros;
 
-use crate::hypervisor::{Answer, Refused, SlotChange, padded};
+use crate::hypervisor::{Answer, HandOvers, Refused, SlotChange, padded};
 
 /// How many bytes are judged at once.
 const HEAD: usize = 64;
@@ -20,6 +20,10 @@ const HEAD: usize = 64;
 pub struct Flash {
     /// What is told of it.
     pub info: UpdateInfo,
+    /// How images took over.
+    pub hand_overs: HandOvers,
+    /// Why the next one fails to, if it does: `FAILED_…`.
+    pub fails: u32,
     upload: Option<Vec<u8>>,
 }
 
@@ -29,14 +33,14 @@ impl Default for Flash {
         let (version, counter) = (padded(env!("CARGO_PKG_VERSION")), 1.into());
         info.slots[0] = SlotInfo { version, counter, size: 9.into(), digest: [7; 32] };
         info.floor = 1.into();
-        Self { info, upload: None }
+        Self { info, upload: None, hand_overs: HandOvers::default(), fails: 0 }
     }
 }
 
 impl Flash {
     /// Returns that of a machine without one.
     pub fn none() -> Self {
-        Self { info: UpdateInfo { phase: PHASE_NONE.into(), ..UpdateInfo::new_zeroed() }, upload: None }
+        Self { info: UpdateInfo { phase: PHASE_NONE.into(), ..UpdateInfo::new_zeroed() }, ..Self::default() }
     }
 
     fn standby(&self) -> u32 {
@@ -122,6 +126,19 @@ impl Flash {
             (SlotChange::Cancel, STANDBY_TRIAL) => self.info.standby = STANDBY_FAILED.into(),
             _ => return wrong,
         }
+        Ok(())
+    }
+
+    /// Lets what is in the standby slot take over.
+    pub fn hand_over(&mut self) -> Answer<()> {
+        if self.standby() != STANDBY_TRIAL {
+            return Err(Refused(status::WRONG_STATE));
+        }
+        self.hand_overs = HandOvers { count: self.hand_overs.count + 1, failed: self.fails };
+        if self.fails != 0 {
+            return Err(Refused(status::FAILED));
+        }
+        self.info.running = (1 - self.info.confirmed.get()).into();
         Ok(())
     }
 

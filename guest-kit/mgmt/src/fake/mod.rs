@@ -25,8 +25,8 @@ use salp_hvc::update::UpdateInfo;
 use zerocopy::FromZeros;
 
 use crate::hypervisor::{
-    Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Refused, Signal, SlotChange, Usage, is_config,
-    is_name, name_text, padded,
+    Answer, Cloning, Cpu, HandOvers, Heard, Hypervisor, Label, MachinePower, Refused, Signal, SlotChange, Usage,
+    is_config, is_name, name_text, padded,
 };
 use flash::Flash;
 use images::Images;
@@ -516,6 +516,18 @@ impl Hypervisor for Fake {
 
     fn change_slots(&mut self, change: SlotChange) -> Answer<()> {
         self.flash.change(change)
+    }
+
+    fn hand_over(&mut self) -> Answer<()> {
+        self.flash.hand_over()
+    }
+
+    fn hand_overs(&self) -> Answer<HandOvers> {
+        Ok(self.flash.hand_overs)
+    }
+
+    fn confirm_hand_over(&mut self) -> Answer<()> {
+        Ok(())
     }
 
     fn cpu(&self, index: u64) -> Answer<Cpu> {

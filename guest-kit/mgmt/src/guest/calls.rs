@@ -6,12 +6,13 @@ use guest_kit::salp::{self, Name, Refused};
 use salp_hvc::agent::{AgentInfo, VM_AGENT};
 use salp_hvc::calls::{CLONE_DISCONNECTED, CloneRequest, MachineInfo, VM_CLONE, VmInfo, VmMemory};
 use salp_hvc::events::EventRecord;
+use salp_hvc::handover;
 use salp_hvc::host;
 use salp_hvc::manager::{self, ImageInfo, NicChange, NicInfo};
 use salp_hvc::status;
 use salp_hvc::update::{self, UpdateInfo};
 use salp_mgmt::hypervisor::{
-    self, Answer, Cloning, Cpu, Heard, Hypervisor, Label, MachinePower, Signal, SlotChange, Usage, padded,
+    self, Answer, Cloning, Cpu, HandOvers, Heard, Hypervisor, Label, MachinePower, Signal, SlotChange, Usage, padded,
 };
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -266,6 +267,19 @@ impl Hypervisor for Calls {
 
     fn change_slots(&mut self, change: SlotChange) -> Answer<()> {
         call(change as u32, []).map(drop)
+    }
+
+    fn hand_over(&mut self) -> Answer<()> {
+        call(handover::HANDOVER, [handover::STANDBY]).map(drop)
+    }
+
+    fn hand_overs(&self) -> Answer<HandOvers> {
+        let [count, _, failed] = call(handover::HANDOVER_STATE, [])?;
+        Ok(HandOvers { count, failed: failed as u32 })
+    }
+
+    fn confirm_hand_over(&mut self) -> Answer<()> {
+        call(handover::CONFIRM, []).map(drop)
     }
 
     fn cpu(&self, index: u64) -> Answer<Cpu> {

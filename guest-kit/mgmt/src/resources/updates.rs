@@ -244,7 +244,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_immediate_update_is_followed_by_its_task_through_the_reset() {
+    fn an_immediate_update_takes_over_and_its_task_follows_it() {
         let mut client = Client::new(Role::Administrator);
         let answer = push(&mut client, r#"{"@Redfish.OperationApplyTime":"Immediate","Targets":[]}"#, BUNDLE);
         assert_eq!(answer.status, 202);
@@ -254,7 +254,7 @@ pub(super) mod tests {
         let running = task(&mut client);
         assert_eq!(
             (&running["TaskState"], &running["Messages"][0]["MessageId"]),
-            (&json!("Running"), &json!("Salp.1.0.MachineResets"))
+            (&json!("Running"), &json!("Salp.1.0.ImageTakesOver"))
         );
         assert_eq!(standing(&mut client, 1), "Trial");
         settle(&mut client);
@@ -263,6 +263,19 @@ pub(super) mod tests {
             (&task(&mut client)["TaskState"], standing(&mut client, 1)),
             (&json!("Completed"), "Confirmed".into())
         );
+    }
+
+    #[test]
+    fn an_image_that_does_not_take_over_is_told_with_its_reason() {
+        let mut client = Client::with_images_that_fail(salp_hvc::handover::FAILED_PANIC);
+        assert_eq!(push(&mut client, r#"{"@Redfish.OperationApplyTime":"Immediate"}"#, BUNDLE).status, 202);
+        work(&mut client);
+        settle(&mut client);
+        work(&mut client);
+        let task = task(&mut client);
+        let text = task["Messages"][0]["Message"].as_str().unwrap();
+        assert!(text.contains("2.0 did not take over: it panicked."), "{task}");
+        assert_eq!((&task["TaskState"], standing(&mut client, 0)), (&json!("Exception"), "Confirmed".into()));
     }
 
     #[test]

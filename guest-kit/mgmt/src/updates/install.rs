@@ -1,13 +1,14 @@
 //! The task that installs an image: what has come is staged, and started when it is to be. Before: [`push`](super::push),
 //! [`resources::updates`](crate::resources::updates). After: the slots of the flash.
 //!
-//! The task outlives the reset by which the image is started: what was kept of it goes on in the new image, or in the old one if that
-//! is back, and says which.
+//! The image takes over under all VMs, this guest among them; one that does not leaves the one before. Only who asks for that
+//! has the machine reset: what was kept of the task goes on after that, and says which image runs.
 
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use salp_hvc::handover::failure;
 use salp_hvc::status;
 use salp_hvc::update::{PHASE_IDLE, STANDBY_PREVIOUS, STANDBY_STAGED, STANDBY_TRIAL, UpdateInfo};
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use super::stream::{Stream, refused};
 use super::when::When;
 use super::{standby, version};
 use crate::events::registry::Entry;
-use crate::hypervisor::{MachinePower, Refused, SlotChange};
+use crate::hypervisor::{Refused, SlotChange};
 use crate::media::fetch::Order;
 use crate::media::jobs::Then;
 use crate::message::{Failure, Message};
@@ -26,7 +27,7 @@ use crate::tasks::{End, Job, Step, Tools, message};
 /// The kind of this job.
 pub const KIND: &str = "Install";
 
-/// How long who waits for the task may read that the machine will be reset, in seconds.
+/// How long who waits for the task may read that another image takes over, in seconds.
 const GRACE: u64 = 2;
 
 /// What is to be done next.
@@ -47,7 +48,7 @@ enum Stage {
     Activate,
     /// It is being activated.
     Arm,
-    /// The machine is reset, and the image on trial.
+    /// It takes over, and is on trial.
     Switch,
 }
 
@@ -75,8 +76,10 @@ pub struct Install {
     when: When,
     /// The version of the image, once that is known.
     version: String,
-    /// When the machine is reset.
+    /// When it takes over.
     due: Option<u64>,
+    /// How many images had taken over before, once it is to.
+    before: Option<u64>,
     is_cancelled: bool,
 }
 
@@ -92,7 +95,7 @@ pub fn reset_required() -> Value {
 
 impl Install {
     fn new(stage: Stage, when: When) -> Self {
-        Self { stage, when, version: String::new(), due: None, is_cancelled: false }
+        Self { stage, when, version: String::new(), due: None, before: None, is_cancelled: false }
     }
 
     /// Returns the job for a bundle of which all but what `rest` holds is written.
@@ -196,7 +199,7 @@ impl Install {
         Ok(())
     }
 
-    /// Resets the machine, and sees how the image is after that.
+    /// Lets the image take over, and sees how it is after that.
     fn switch(&mut self, tools: &mut Tools<'_>) -> Result<Step, Failure> {
         let Some(info) = settled(tools)? else { return Ok(Step::More(93)) };
         let running = info.running.get();
@@ -205,11 +208,7 @@ impl Install {
             (STANDBY_TRIAL, _) if running != info.confirmed.get() => {
                 Ok(Step::Wait { percent: 97, until: tools.now + 1 })
             }
-            (STANDBY_TRIAL, Some(due)) if tools.now >= due => {
-                // It is refused as long as there is something to be written down; else there is no answer.
-                let _ = tools.hypervisor.power(MachinePower::Reset);
-                Ok(Step::Wait { percent: 94, until: tools.now + 1 })
-            }
+            (STANDBY_TRIAL, Some(due)) if tools.now >= due => self.take_over(tools),
             (STANDBY_TRIAL, due) => {
                 Ok(Step::Wait { percent: 94, until: *self.due.insert(due.unwrap_or(tools.now + GRACE)) })
             }
@@ -220,6 +219,29 @@ impl Install {
                 Err(Failure::because(500, &why))
             }
         }
+    }
+
+    /// Lets the image take over, unless that was tried: then the one before is back.
+    fn take_over(&mut self, tools: &mut Tools<'_>) -> Result<Step, Failure> {
+        let known = tools.hypervisor.hand_overs().map_err(|why| refused(tools.hypervisor, why))?;
+        let Some(before) = self.before else {
+            // What is kept of the task knows it before it is tried.
+            self.before = Some(known.count);
+            return Ok(Step::More(94));
+        };
+        let tried = if known.count == before { tools.hypervisor.hand_over() } else { Err(Refused(status::FAILED)) };
+        let why = match tried {
+            Ok(()) | Err(Refused(status::BUSY)) => return Ok(Step::Wait { percent: 95, until: tools.now + 1 }),
+            Err(Refused(status::FAILED)) => failure(tools.hypervisor.hand_overs().map_or(0, |known| known.failed)),
+            Err(Refused(why)) => status::word(why),
+        };
+        // What is staged stays, for a reset.
+        let _ = tools.hypervisor.change_slots(SlotChange::Cancel);
+        let why = alloc::format!(
+            "The image {} did not take over: {why}. The one before goes on, with all VMs.",
+            self.version
+        );
+        Err(Failure::because(500, &why))
     }
 
     fn end(&self, others: Vec<Value>) -> End {
@@ -267,13 +289,16 @@ impl Job for Install {
 
     fn kept(&self) -> Value {
         let Some(stage) = self.stage.name() else { return Value::Null };
-        json!({ "stage": stage, "when": self.when.kept(), "version": self.version, "cancelled": self.is_cancelled })
+        json!({
+            "stage": stage, "when": self.when.kept(), "version": self.version, "cancelled": self.is_cancelled,
+            "before": self.before,
+        })
     }
 
     fn said(&self) -> Vec<Value> {
         match self.stage {
             Stage::Arm | Stage::Switch if self.when != When::OnReset => {
-                Vec::from([told("MachineResets", &self.version)])
+                Vec::from([told("ImageTakesOver", &self.version)])
             }
             _ => Vec::new(),
         }
@@ -285,5 +310,6 @@ pub fn revive(kept: &Value) -> Option<Box<dyn Job>> {
     let name = kept["stage"].as_str()?;
     let stage = Stage::NAMES.into_iter().find(|(known, _)| *known == name)?.1;
     let (when, version) = (When::put_back(&kept["when"])?, kept["version"].as_str()?.to_string());
-    Some(Box::new(Install { version, is_cancelled: kept["cancelled"] == true, ..Install::new(stage, when) }))
+    let (is_cancelled, before) = (kept["cancelled"] == true, kept["before"].as_u64());
+    Some(Box::new(Install { version, is_cancelled, before, ..Install::new(stage, when) }))
 }

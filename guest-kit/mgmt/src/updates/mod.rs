@@ -129,6 +129,10 @@ impl Updates {
         trial.seen = journal.next();
         trial.well = if why.is_some() { 0 } else { trial.well + 1 };
         let (version, place) = (version(&info, running), software::path(running));
+        if trial.well >= WELL {
+            // One that was started by a reset has nobody to give up.
+            let _ = hypervisor.confirm_hand_over();
+        }
         if trial.well >= WELL && hypervisor.change_slots(SlotChange::Confirm).is_ok() {
             journal.tell(News::new("ImageConfirmed", &[&version], &place), now);
         }
