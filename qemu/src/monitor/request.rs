@@ -50,7 +50,7 @@ const fn option(name: &'static str, kind: Kind, option: &'static str) -> Field {
 }
 
 /// What can be asked for, each with the fields besides `op`, in the order of the line.
-const OPERATIONS: [(&str, &[Field]); 18] = [
+const OPERATIONS: [(&str, &[Field]); 20] = [
     ("list", &[]),
     ("info", &[word("vm")]),
     (
@@ -77,6 +77,8 @@ const OPERATIONS: [(&str, &[Field]); 18] = [
     ("net", &[Field { name: "vm", kind: Kind::Text, place: Place::MaybeWord }]),
     ("console", &[word("vm")]),
     ("log", &[]),
+    ("handover", &[Field { name: "image", kind: Kind::Text, place: Place::MaybeWord }]),
+    ("confirm", &[]),
     ("help", &[]),
 ];
 

@@ -188,7 +188,7 @@ pub static FORMS: [Form; 20] = [
     Form { usage: "log", about: "shows the log of all VMs", read: |_| Ok(Command::Log) },
     Form {
         usage: "handover [IMAGE]",
-        about: "replaces the running hypervisor by an image that a manager has made, #ID, or by a fresh copy of itself, under the \
+        about: "replaces the running hypervisor by that of a bundle, the image #ID of a manager, or by a fresh copy of itself, under the \
                 VMs; without confirm the one before comes back",
         read: |arguments| match arguments.next()? {
             None => Ok(Command::Handover(0)),
