@@ -159,6 +159,7 @@ fn with_host<R>(act: impl FnOnce(&Host<'_>) -> R) -> R {
 }
 
 /// Carries out a call of a manager.
+#[inline(never)] // It has a page on its stack.
 pub fn carry_out(manager: &Vm, request: Request) -> Answer {
     let result = match request {
         Request::Status { to } => {

@@ -21,7 +21,7 @@ const STACK_SLOT: u64 = 0x2_0000;
 pub const FLASH: u64 = 0xff80_8000_0000;
 
 /// The size of a CPU's stack, in pages; the pages around it are not mapped.
-pub const STACK_PAGES: u64 = 12;
+pub const STACK_PAGES: u64 = 18;
 
 /// The size of a CPU's crash stack, in pages.
 pub const CRASH_STACK_PAGES: u64 = 2;
