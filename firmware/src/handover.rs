@@ -36,7 +36,7 @@ use salp_hw::{boot, cpu, gic};
 use zerocopy::{FromBytes, FromZeros};
 
 /// How long the next image has until it runs the VMs, in milliseconds.
-const PATIENCE_MS: u64 = 5000;
+const PATIENCE_MS: u64 = 2000;
 
 /// How long it has until it is confirmed, in milliseconds; `handover-trial=MS` on EL2's command line says otherwise.
 const TRIAL_MS: u64 = 30_000;
