@@ -30,6 +30,7 @@ mod exits;
 mod fork;
 #[cfg(target_os = "none")]
 mod handover;
+#[cfg(target_os = "none")]
 mod host;
 #[cfg(target_os = "none")]
 mod images;

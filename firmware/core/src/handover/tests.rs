@@ -147,7 +147,7 @@ impl Model {
 
     /// Reads records and checks the VMs.
     fn read(&mut self, (paper, first, pages): &(Paper, Pa, u64)) -> Result<usize, Refusal> {
-        let frames = Frames::adopt(&[self.bank.clone()], &mut self.words, &self.record).unwrap();
+        let frames = Frames::adopt(core::slice::from_ref(&self.bank), &mut self.words, &self.record).unwrap();
         let mut vms = 0;
         read(&On(paper), *first, *pages, &mut |part| {
             if let Part::Vm(vm) = part {
