@@ -177,7 +177,7 @@ fn what_must_not_start_is_refused_with_its_reason_and_nothing_changes() {
     let (flash, next) = (Flash::new(), next());
     let stranger = keys::make(&flash.directory.path().join("key")).unwrap_or_else(|error| panic!("{error:#}"));
     let mut machine = flash.start();
-    let api = machine.api();
+    let api = machine.api().with_session();
     let before = flash.slot();
     let board = bundle(&Release { board: "acme,other", ..Release::this() }, &Signer::development());
     let old = bundle(&Release { counter: 0, ..Release::this() }, &Signer::development());
