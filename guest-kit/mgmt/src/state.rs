@@ -39,6 +39,8 @@ pub const MEDIA: u64 = 9;
 /// What people say of VMs ([`Notes`](crate::systems::notes::Notes)).
 pub const NOTES: u64 = 14;
 
+const AGENTS: u64 = 15;
+
 /// An account, as it is kept.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
@@ -204,12 +206,12 @@ pub fn recall_audit(hypervisor: &dyn Hypervisor, audit: &mut Audit) {
 pub fn keep_events(hypervisor: &mut dyn Hypervisor, events: &mut Events, tasks: &mut Tasks, telemetry: &mut Telemetry) {
     let (is_told, is_done) = (events.journal.has_changed(), tasks.has_changed());
     if is_told || is_done {
-        let tasks_kept = tasks.kept().to_string();
-        let frame = r#"{"tasks":,"journal":}"#.len();
-        // Tasks have at most two thirds of the record.
-        let journal = events.journal.kept((MAX_RECORD as usize).saturating_sub(tasks_kept.len() + frame));
-        let kept = alloc::format!(r#"{{"tasks":{tasks_kept},"journal":{journal}}}"#);
-        if hypervisor.keep(HAPPENED, kept.as_bytes()).is_err() {
+        // Tasks have at most two thirds of the record; events have what is left.
+        let before = alloc::format!(r#"{{"tasks":{},"journal":"#, tasks.kept());
+        let journal = events.journal.kept((MAX_RECORD as usize).saturating_sub(before.len() + 1));
+        let kept = before + &journal + "}";
+        let is_kept = hypervisor.keep(AGENTS, &events.agents.kept()).is_ok();
+        if hypervisor.keep(HAPPENED, kept.as_bytes()).is_err() || !is_kept {
             events.journal.mark_changed();
             tasks.mark_changed();
         }
@@ -234,6 +236,9 @@ pub fn fits(events: &Events, telemetry: &Telemetry) -> bool {
 /// Puts what has happened, tasks, listeners and reports in place that were kept.
 pub fn recall_events(hypervisor: &dyn Hypervisor, events: &mut Events, tasks: &mut Tasks, telemetry: &mut Telemetry) {
     let read = |record| recall(hypervisor, record).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    if let Some(kept) = recall(hypervisor, AGENTS) {
+        events.agents.put_back(&kept);
+    }
     if let Some(kept) = read(HAPPENED) {
         tasks.put_back(&kept["tasks"]);
         events.journal.put_back(&kept["journal"]);

@@ -37,7 +37,7 @@ pub struct Events {
     /// The last metric reports, by their paths, as they are sent.
     pub reports: BTreeMap<String, String>,
     /// Which guests are up.
-    agents: agents::Agents,
+    pub agents: agents::Agents,
     /// The identifier of this VM itself.
     own: Option<u64>,
 }

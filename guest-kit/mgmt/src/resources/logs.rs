@@ -299,10 +299,15 @@ mod tests {
         let entries = client.read("/redfish/v1/Systems/2/LogServices/Events/Entries");
         let told: std::vec::Vec<_> =
             entries["Members"].as_array().unwrap().iter().map(|entry| &entry["MessageId"]).collect();
-        let expected =
-            ["ResourceEvent.1.4.ResourceCreated", "ResourceEvent.1.4.ResourcePaused", "Salp.1.0.SystemResumed"];
+        let expected = [
+            "ResourceEvent.1.4.ResourceCreated",
+            "Salp.1.0.GuestUp",
+            "Salp.1.0.ApplicationUp",
+            "ResourceEvent.1.4.ResourcePaused",
+            "Salp.1.0.SystemResumed",
+        ];
         assert_eq!(told, expected);
-        let last = &entries["Members"][2];
+        let last = &entries["Members"][4];
         assert_eq!(last["Message"], "The system 'web' goes on after it was paused.");
         assert_eq!(client.read(last["@odata.id"].as_str().unwrap())["Severity"], "OK");
     }
