@@ -224,7 +224,7 @@ fn an_image_is_fetched_and_started() {
     let uri = format!("10.0.2.2:{}/next.salp", serve(next));
     let said = json!({ "ImageURI": uri, "TransferProtocol": "HTTP", "@Redfish.OperationApplyTime": "Immediate" });
     let answer = api.post(&format!("{SERVICE}/Actions/UpdateService.SimpleUpdate"), &said).is(202);
-    machine.expect("salp| slot B: ");
+    machine.expect("salp| hand-over 1: goes on with 2 VMs");
     let task = ended(&api, &answer.location.expect("a monitor"));
     assert_eq!(task["TaskState"], "Completed", "{task}");
     until(&api, &format!("{SERVICE}/FirmwareInventory/B"), "confirmed", is("Confirmed"));
