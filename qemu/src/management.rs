@@ -149,7 +149,7 @@ pub struct Contact {
 
 impl Contact {
     /// Looks for what the management guest has said on the machine's console (the log view, or one that has its lines). Writes
-    /// the certificate to `ca` when it is there.
+    /// the certificate to `ca` when it is there. A guest that has no address yet is not reached: packets to it would be lost.
     ///
     /// # Errors
     ///
@@ -163,6 +163,9 @@ impl Contact {
         let Some(said) = lines.find_map(|line| line.strip_prefix("mgmt: first-contact ")) else { return Ok(None) };
         let certificate: Vec<&str> = lines.skip_while(|line| *line != BEGIN).collect();
         let Some(end) = certificate.iter().position(|line| *line == END) else { return Ok(None) };
+        if !certificate.iter().any(|line| line.starts_with("mgmt: serves https://")) {
+            return Ok(None);
+        }
         let said: Value = serde_json::from_str(said).context("the management guest's first contact is no JSON")?;
         let field = |name| said[name].as_str().map(String::from).with_context(|| format!("it does not say its {name}"));
         let (user, password) = (field("user")?, field("password")?);
@@ -180,7 +183,7 @@ mod tests {
 
     const CONSOLE: &str = "salp| ready\r\nmgmt| mgmt: first-contact {\"user\":\"admin\",\"password\":\"p\"}\r\n\
         web| -----BEGIN CERTIFICATE-----\r\nmgmt| -----BEGIN CERTIFICATE-----\r\nmgmt| MIIB\r\nweb| hello\r\n\
-        mgmt| -----END CERTIFICATE-----\r\n";
+        mgmt| -----END CERTIFICATE-----\r\nmgmt| mgmt: serves https://10.0.2.15/redfish/v1/\r\n";
 
     #[test]
     fn the_first_contact_is_found_between_lines_of_others() {

@@ -127,6 +127,9 @@ impl Place {
         }
         let Some(secure) = &mut self.secure else {
             self.since.get_or_insert(now);
+            // A peer that still sends what is not wanted any more reads the answer only then: a window that closes on it, and
+            // a reset at last, would take the answer away (RFC 9112 section 9.6).
+            while socket.can_recv() && socket.recv(|bytes| (bytes.len(), ())).is_ok() {}
             if waits > IMPATIENCE {
                 self.abort(sockets);
                 return Progress::More;
