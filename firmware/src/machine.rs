@@ -29,6 +29,7 @@ use salp_core::exit::inject::Features;
 use salp_core::frames::{FrameStore, Frames, Kind};
 use salp_core::handover::Full;
 use salp_core::identity::{Identity, Name, Seed, Seeds};
+use salp_core::remains;
 use salp_core::sched::{CpuSet, Scheduler, VcpuRef};
 use salp_hvc::events as event;
 use salp_hvc::handover::{Pool, kind};
@@ -38,7 +39,7 @@ use salp_hw::boot::{self, Boot};
 use salp_hw::gic::Gic;
 use salp_hw::lock::{Mutex, RwLock, RwLockWriteGuard, relax};
 use salp_hw::own::Own;
-use salp_hw::{cpu, gic, memory, psci};
+use salp_hw::{cpu, crash, gic, memory, psci};
 use spin::Once;
 use zerocopy::IntoBytes;
 
@@ -232,6 +233,7 @@ fn first_cpu(boot: &'static Boot) -> Option<Found> {
     if boot.board.cpus_left_out > 0 {
         log!("{} more CPUs are left out: Salp drives {MAX_CPUS}", boot.board.cpus_left_out);
     }
+    tell_remains();
     let banks: heapless::Vec<_, 8> = boot.board.ram.iter().map(|bank| Pa(bank.start)..Pa(bank.end)).collect();
     let (storage, nodes) = boot.take_tables().expect("asked for once");
     let (frames, boot_set, found) = match boot.handed {
@@ -308,6 +310,14 @@ fn new_frames(boot: &Boot, banks: &[Range<Pa>], storage: &'static mut [u64]) -> 
         let _ = frames.reserve(Pa(range.start).page()..Pa(range.end.next_multiple_of(PAGE_SIZE)));
     }
     frames
+}
+
+/// Tells what EL2 said before it reset the machine, if that is why the machine starts.
+fn tell_remains() {
+    let page = crash::take_remains();
+    for line in remains::lines(&page).into_iter().flatten() {
+        log!("before this start: {}", line.strip_prefix("salp| ").unwrap_or(line));
+    }
 }
 
 /// Counts a VM that a hand-over has brought as a user of the images that it starts from.

@@ -67,6 +67,8 @@ pub struct Config {
     pub gdb: Option<u16>,
     /// Further arguments for QEMU.
     pub extra: Vec<String>,
+    /// Whether a reset starts it again, as it does from a flash, and does not end it.
+    pub resets: bool,
 }
 
 /// The machine's NIC on a network of QEMU's own (10.0.2.0/24), behind which is the host's: to guests under EL2 the segment
@@ -133,6 +135,7 @@ impl Config {
             uplink: None,
             gdb: None,
             extra: Vec::new(),
+            resets: false,
         }
     }
 
@@ -240,7 +243,7 @@ impl Config {
         for word in ["-nodefaults", "-no-user-config", "-S"] {
             words.push(word.into());
         }
-        if !matches!(self.payload, Payload::Flash(_)) {
+        if !self.resets && !matches!(self.payload, Payload::Flash(_)) {
             words.push("-no-reboot".into());
         }
         match &self.uplink {

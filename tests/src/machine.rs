@@ -62,6 +62,7 @@ pub struct Setup {
     leases: Vec<Leases>,
     /// What it starts from instead of an image of the host's.
     flash: Option<PathBuf>,
+    resets: bool,
     limit: Duration,
     vms: Vec<Vm>,
 }
@@ -82,6 +83,7 @@ impl Setup {
             management: None,
             leases: Vec::new(),
             flash: None,
+            resets: false,
             limit: LIMIT,
             vms: Vec::new(),
         }
@@ -185,6 +187,12 @@ impl Setup {
         self
     }
 
+    /// A reset starts the machine again.
+    pub fn resets(mut self) -> Self {
+        self.resets = true;
+        self
+    }
+
     /// Starts the machine under Salp; it ends when every VM is off.
     ///
     /// # Panics
@@ -234,6 +242,7 @@ impl Setup {
         config.icount = self.icount;
         config.waits = self.management.is_some();
         config.monitor = self.monitor;
+        config.resets = self.resets;
         config.uplink = self.uplink.clone().or(uplink);
         let https = config
             .uplink

@@ -251,3 +251,13 @@ fn a_crash_of_el2_is_reported_with_functions_and_resets_the_machine() {
         ended.says("salp_firmware::machine::");
     }
 }
+
+#[test]
+fn what_el2_said_before_a_reset_is_told_by_the_next_start() {
+    let mut machine = Setup::builtin().option("crash=panic").resets().start();
+    machine.expect("salp| resetting the machine");
+    let start = machine.expect("salp| ready");
+    assert!(start.contains("salp| before this start: PANIC on CPU 0x0"), "{start}");
+    assert!(start.contains("salp| before this start:   0x"), "{start}");
+    machine.stop();
+}

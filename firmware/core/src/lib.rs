@@ -27,6 +27,7 @@ pub mod monitor;
 pub mod net;
 pub mod place;
 pub mod recovery;
+pub mod remains;
 pub mod ring;
 pub mod sched;
 pub mod scrollback;

@@ -247,6 +247,8 @@ extern "C" fn salp_boot(device_tree: u64, image: u64, handed: u64) -> ! {
     let packed_end = loaded.boot_set.as_ref().map_or(loaded.end.0, |set| set.start);
     take(loaded.image.0..page_up(packed_end));
     take(loaded.parts[1].clone());
+    let remains = remains(&board);
+    take(remains.0..remains.0 + PAGE_SIZE);
     let tree = loaded.device_tree.as_ptr() as u64;
     take(tree / PAGE_SIZE * PAGE_SIZE..page_up(tree + loaded.device_tree.len() as u64));
     let sets = board.boot_set.iter().chain(&loaded.boot_set);
@@ -325,6 +327,12 @@ extern "C" fn salp_boot(device_tree: u64, image: u64, handed: u64) -> ! {
     unsafe { mmu::switch_to(root, image, top, enter_main) }
 }
 
+/// Returns the page that last words are written to: the last one of RAM, where no image or boot loader puts anything, so that it is
+/// found again whichever image starts.
+fn remains(board: &Board<'_>) -> Pa {
+    Pa(board.ram.iter().map(|bank| bank.end).max().map_or(0, |end| end / PAGE_SIZE * PAGE_SIZE - PAGE_SIZE))
+}
+
 /// Redistributors that are mapped: CPUs are found among the first of them by their affinity.
 const MAX_REDISTRIBUTORS: u64 = 64;
 
@@ -332,7 +340,7 @@ extern "C" fn enter_main(index: u64) -> ! {
     let boot = get();
     cpu::init(boot.stacks[index as usize].crash_top, index == 0);
     if index == 0 {
-        crash::prepare(Pa(boot.board.uart.registers.start), boot.loaded.symbols);
+        crash::prepare(Pa(boot.board.uart.registers.start), boot.loaded.symbols, remains(&boot.board));
     }
     salp_main(index as usize)
 }

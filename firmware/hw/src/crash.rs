@@ -1,30 +1,52 @@
-//! The last words of EL2: cause, registers, a symbolised backtrace; then the machine is reset.
+//! The last words of EL2: cause, registers, a symbolised backtrace; then the machine is reset, and the next start tells them.
 
 use crate::sysreg::read;
 use crate::uart::Pl011;
 use crate::{handover, layout, memory, psci};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use salp_core::addr::Pa;
+use salp_core::addr::{PAGE_SIZE, Pa};
+use salp_core::remains::Remains;
 use salp_hvc::handover::{FAILED_EXCEPTION, FAILED_PANIC};
 
 static UART: AtomicU64 = AtomicU64::new(0);
 static SYMBOLS: AtomicU64 = AtomicU64::new(0);
 static SYMBOLS_LENGTH: AtomicU64 = AtomicU64::new(0);
+static REMAINS: AtomicU64 = AtomicU64::new(0);
 static CRASHING: AtomicBool = AtomicBool::new(false);
 
-/// Tells where to print and the symbol table that the packer appended (`salp_hvc::packed`).
-pub fn prepare(uart: Pa, symbols: &'static [u8]) {
+/// Tells where to print, the symbol table that the packer appended (`salp_hvc::packed`), and the page for the last words.
+pub fn prepare(uart: Pa, symbols: &'static [u8], remains: Pa) {
+    REMAINS.store(remains.0, Ordering::Relaxed);
     UART.store(uart.0, Ordering::Relaxed);
     SYMBOLS.store(symbols.as_ptr() as u64, Ordering::Relaxed);
     SYMBOLS_LENGTH.store(symbols.len() as u64, Ordering::Relaxed);
 }
 
-struct Output(Option<Pl011>);
+/// Returns the page with the words before the last reset, if there was one, and clears it.
+pub fn take_remains() -> [u8; PAGE_SIZE as usize] {
+    let page = Pa(REMAINS.load(Ordering::Relaxed));
+    let mut taken = [0; PAGE_SIZE as usize];
+    if page.0 != 0 {
+        // SAFETY: the page that was set aside for this, in RAM that is mapped as itself; only a crash writes it.
+        taken.copy_from_slice(unsafe { memory::bytes(page.0..page.0 + PAGE_SIZE) });
+        // SAFETY: as above, and the copy was made.
+        unsafe { memory::zero(page, PAGE_SIZE) };
+    }
+    taken
+}
+
+struct Output {
+    uart: Option<Pl011>,
+    remains: Option<Remains<'static>>,
+}
 
 impl Write for Output {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if let Some(uart) = &self.0 {
+        if let Some(remains) = &mut self.remains {
+            remains.write_str(text)?;
+        }
+        if let Some(uart) = &self.uart {
             for byte in text.bytes() {
                 if byte == b'\n' {
                     uart.send(b'\r');
@@ -93,8 +115,16 @@ fn report(tell: impl FnOnce(&mut Output)) -> ! {
     }
     let uart = UART.load(Ordering::Relaxed);
     // SAFETY: the console's address, from the device tree; whoever drove it has crashed or is stopped by the reset.
-    let mut out = Output((uart != 0).then(|| unsafe { Pl011::new(Pa(uart)) }));
+    let uart = (uart != 0).then(|| unsafe { Pl011::new(Pa(uart)) });
+    let page = REMAINS.load(Ordering::Relaxed);
+    // SAFETY: the page that was set aside for this, in RAM that is mapped as itself; one CPU comes here, once.
+    let remains = (page != 0).then(|| Remains::new(unsafe { &mut *(page as *mut [u8; PAGE_SIZE as usize]) }));
+    let mut out = Output { uart, remains };
     tell(&mut out);
+    if let Some(remains) = &mut out.remains {
+        remains.seal();
+        memory::clean_to_coherency(Pa(page), PAGE_SIZE);
+    }
     let _ = writeln!(out, "salp| resetting the machine");
     psci::system_reset()
 }

@@ -193,7 +193,9 @@ fn told(call: &Call<'_>) -> Result<(Vec<Value>, u64), Failure> {
             let mut entry = entry(SALP, "Hypervisor", at, "Oem", "Salp.Hypervisor", text);
             (entry["OemRecordFormat"], entry["Created"]) = ("Salp log line".into(), time(seconds).into());
             let is_bad = ["crashed", "does not answer", "stopped the VM", "no memory left", "stands still"];
-            if is_bad.iter().any(|words| text.contains(words)) {
+            if text.starts_with("before this start: PANIC") {
+                entry["Severity"] = "Critical".into();
+            } else if is_bad.iter().any(|words| text.contains(words)) {
                 entry["Severity"] = "Warning".into();
             }
             members.push(entry);
