@@ -31,7 +31,11 @@ pub fn cargo_home() -> Result<PathBuf> {
 }
 
 /// Returns where Rust is.
-fn sysroot() -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// What rustc says.
+pub fn sysroot() -> Result<PathBuf> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(rustc)
         .current_dir(paths::checkout())

@@ -71,8 +71,9 @@ fn connections_timers_memory_and_clones_outlive_many_hypervisors() {
     let pause = greatest(ended.lines("salp").into_iter(), " VMs after ");
     let late = greatest(ended.lines("timers").into_iter(), " late=");
     let sent = told(&ended.lines("client").into_iter().map(str::to_owned).collect::<Vec<_>>());
+    let silent = sent.iter().filter(|&&rate| rate == 0.0).count();
     println!(
-        "{} hand-overs: pause {pause} us, ticks {late} us late at most, {} tenths of a second",
+        "{} hand-overs: pause {pause} us, ticks {late} us late at most, {} tenths of a second, {silent} silent",
         times(),
         sent.len()
     );
