@@ -39,7 +39,7 @@ fn greatest<'a>(lines: impl Iterator<Item = &'a str>, key: &str) -> u64 {
 #[test]
 fn connections_timers_memory_and_clones_outlive_many_hypervisors() {
     let client = "until ping -c 1 -W 1 10.9.0.1 >/dev/null; do :; done\n\
-                  until /usr/bin/iperf3 -c 10.9.0.1 -t 0 -i 0.1 -b 8M -f K --forceflush; do sleep 1; echo AGAIN; done";
+                  until /usr/bin/iperf3 -c 10.9.0.1 -t 0 -i 0.1 -b 8M -l 8K -f K --forceflush; do sleep 1; echo AGAIN; done";
     let mut machine = Setup::of(debian("server", 1, "/usr/bin/iperf3 -s >/dev/null"))
         .vm(debian("client", 2, client))
         .vm(guest("clone").named("timers").append("role=timers every=100").cpus(2))
