@@ -46,7 +46,7 @@ const fn first<T>(kind: u16) -> Layout {
     Layout { kind, version: 1, since: 1, length: size_of::<T>(), lay: join }
 }
 
-/// The newest layout of each kind.
+/// The newest layout of each kind, in the order of kinds: it is looked up for each record.
 const NEWEST: &[Layout] = &[
     first::<handover::Machine>(kind::MACHINE),
     first::<handover::Frames>(kind::FRAMES),
@@ -75,9 +75,9 @@ const NEWEST: &[Layout] = &[
     first::<VmSpec>(kind::OWN),
     first::<DriveRecord>(kind::DRIVE),
     first::<handover::Agent>(kind::AGENT),
+    first::<()>(kind::END),
     #[cfg(feature = "next-formats")]
     first::<handover::Parts>(kind::PARTS),
-    first::<()>(kind::END),
 ];
 
 /// Layouts of before that are read and written still, the newer ones of a kind first.
@@ -86,8 +86,10 @@ const OLDER: &[Layout] = &[
     next::POWER_V1,
 ];
 
-fn all() -> impl Iterator<Item = &'static Layout> {
-    NEWEST.iter().chain(OLDER)
+/// Returns the layouts of a kind, the newest first.
+fn layouts(kind: u16) -> impl Iterator<Item = &'static Layout> {
+    let newest = NEWEST.binary_search_by_key(&kind, |layout| layout.kind).ok().and_then(|index| NEWEST.get(index));
+    newest.into_iter().chain(OLDER.iter().filter(move |layout| layout.kind == kind))
 }
 
 /// Returns the greatest version of a hand-over that an image which knows these, the least and the greatest, and this one know.
@@ -98,13 +100,13 @@ pub fn common(theirs: [u16; 2]) -> Option<u16> {
 
 /// Returns the layout in which records of a kind are written in a hand-over of this version; none if it has no such kind.
 pub(super) fn written(kind: u16, version: u16) -> Option<Layout> {
-    all().find(|layout| layout.kind == kind && layout.since <= version).copied()
+    layouts(kind).find(|layout| layout.since <= version).copied()
 }
 
 /// Returns true if records of this kind, version and length can be read.
 pub(super) fn is_known(head: &Record) -> bool {
-    let head = (head.kind, head.version, head.length as usize);
-    all().any(|layout| (layout.kind, layout.version, layout.length) == head)
+    let (version, length) = (head.version, head.length as usize);
+    layouts(head.kind).any(|layout| (layout.version, layout.length) == (version, length))
 }
 
 /// Lays out a body as it is.

@@ -29,8 +29,9 @@ fn every_version_has_a_layout_of_what_must_be_there_and_reads_it() {
 
 #[test]
 fn a_kind_has_each_version_once_and_the_newer_ones_came_later() {
+    assert!(NEWEST.windows(2).all(|pair| pair[0].kind < pair[1].kind), "kinds are not in order");
     for kind in NEWEST.iter().map(|layout| layout.kind) {
-        let of_kind: Vec<_> = all().filter(|layout| layout.kind == kind).collect();
+        let of_kind: Vec<_> = layouts(kind).collect();
         assert!(of_kind.windows(2).all(|pair| pair[0].version > pair[1].version && pair[0].since > pair[1].since));
     }
 }
