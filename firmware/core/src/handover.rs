@@ -211,7 +211,7 @@ impl<'a> Records<'_, 'a> {
 
 /// What the records tell of.
 #[derive(Debug)]
-pub enum Part<'a> {
+pub enum Part<'v, 'a> {
     /// What there is one of.
     Machine(&'a handover::Machine),
     /// The frame table.
@@ -231,7 +231,7 @@ pub enum Part<'a> {
     /// Where kept records are in the flash.
     Store(&'a handover::Store),
     /// A VM.
-    Vm(SavedVm<'a>),
+    Vm(&'v SavedVm<'a>),
 }
 
 /// A VM or a snapshot, or the checkpoint of the VM before it: all of its records.
@@ -247,8 +247,8 @@ pub struct SavedVm<'a> {
     pub memory: Option<&'a handover::Memory>,
     /// Its interrupt controller.
     pub vgic: Option<&'a Vgic>,
-    /// Which vCPUs are on.
-    pub power: Option<handover::Power>,
+    /// Which vCPUs are on, as it lies there: the version and the body.
+    power: Option<(u16, &'a [u8])>,
     /// Its console.
     pub uart: Option<&'a Pl011>,
     /// Its clock.
@@ -316,9 +316,7 @@ impl<'a> SavedVm<'a> {
             kind::IDENTITY => put(Some(&mut self.identity), kind, typed(kind, body)?),
             kind::MEMORY => put(Some(&mut self.memory), kind, typed(kind, body)?),
             kind::VGIC => put(Some(&mut self.vgic), kind, typed(kind, body)?),
-            kind::POWER => {
-                put(Some(&mut self.power), kind, versions::power(head.version, body).ok_or(Refusal::Wrong(kind))?)
-            }
+            kind::POWER => put(Some(&mut self.power), kind, (head.version, body)),
             kind::UART => put(Some(&mut self.uart), kind, typed(kind, body)?),
             kind::RTC => put(Some(&mut self.rtc), kind, typed(kind, body)?),
             kind::GPIO => put(Some(&mut self.gpio), kind, typed(kind, body)?),
@@ -337,6 +335,11 @@ impl<'a> SavedVm<'a> {
         }
     }
 
+    /// Returns which vCPUs are on.
+    pub fn power(&self) -> Option<handover::Power> {
+        self.power.and_then(|(version, body)| versions::power(version, body))
+    }
+
     /// Checks that the VM is whole, and that what it says can be, with this table of frames.
     ///
     /// # Errors
@@ -346,7 +349,7 @@ impl<'a> SavedVm<'a> {
         let spec = self.spec.ok_or(Refusal::Lacks(kind::SPEC))?;
         let identity = self.identity.ok_or(Refusal::Lacks(kind::IDENTITY))?;
         let vgic = self.vgic.ok_or(Refusal::Lacks(kind::VGIC))?;
-        let power = self.power.as_ref().ok_or(Refusal::Lacks(kind::POWER))?;
+        self.power.ok_or(Refusal::Lacks(kind::POWER))?;
         let uart = self.uart.ok_or(Refusal::Lacks(kind::UART))?;
         self.rtc.ok_or(Refusal::Lacks(kind::RTC))?;
         self.gpio.ok_or(Refusal::Lacks(kind::GPIO))?;
@@ -355,7 +358,8 @@ impl<'a> SavedVm<'a> {
         wrong(self.about.slot < 1024, kind::VM)?;
         wrong(Identity::restored(identity).is_some(), kind::IDENTITY)?;
         wrong(vgic.is_valid() && vgic.vcpus() == spec.vcpus(), kind::VGIC)?;
-        wrong(Power::restored(spec.vcpus(), power).is_some(), kind::POWER)?;
+        let power = self.power().and_then(|power| Power::restored(spec.vcpus(), &power));
+        wrong(power.is_some(), kind::POWER)?;
         wrong(uart.is_valid(), kind::UART)?;
         wrong(Drive::restored(drive, None).is_some(), kind::DRIVE)?;
         let fits = |(own, _): (&VmSpec, bool)| own.starting_as(spec).is_some();
@@ -421,7 +425,7 @@ pub fn read<'a>(
     source: &dyn Source<'a>,
     first: Pa,
     pages: u64,
-    act: &mut dyn FnMut(Part<'a>) -> Result<(), Refusal>,
+    act: &mut dyn FnMut(Part<'_, 'a>) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     let mut records = Records { source, next: first, left: pages, rest: &[], is_over: false };
     let mut vm: Option<SavedVm<'a>> = None;
@@ -432,7 +436,7 @@ pub fn read<'a>(
             continue;
         }
         if let Some(vm) = vm.take() {
-            act(Part::Vm(vm))?;
+            act(Part::Vm(&vm))?;
         }
         match kind {
             kind::MACHINE => act(Part::Machine(typed(kind, body)?))?,
@@ -455,7 +459,7 @@ pub fn read<'a>(
             _ => vm = Some(SavedVm::new(typed(kind, body)?)),
         }
     }
-    vm.map_or(Ok(()), |vm| act(Part::Vm(vm)))
+    vm.map_or(Ok(()), |vm| act(Part::Vm(&vm)))
 }
 
 #[cfg(test)]

@@ -161,7 +161,7 @@ impl Vm {
         let (uart, rtc, gpio, drive) = (saved.uart?, saved.rtc?, saved.gpio?, saved.drive?);
         let medium = if drive.image == 0 { None } else { Some(images::insert(drive.image).ok()?) };
         let drive = Drive::restored(drive, medium)?;
-        let (vgic, power) = (saved.vgic?, Power::restored(spec.vcpus(), saved.power.as_ref()?)?);
+        let (vgic, power) = (saved.vgic?, Power::restored(spec.vcpus(), &saved.power()?)?);
         let written = saved.written.map_or(Scrollback::EMPTY, |written| {
             let page = |&at: &u64| (at != 0).then(|| Own::adopt(Pa(at)));
             Scrollback::restored(written.pages.iter().map(page), written.size)

@@ -217,7 +217,7 @@ fn is_read_back(version: u16) {
         assert_eq!(vm.memory, Some(&model.memory));
         assert_eq!(Identity::restored(vm.identity.unwrap()), Some(model.identity.clone()));
         assert_eq!(Nic::restored(vm.nics[0].unwrap()), Some(model.nic.clone()));
-        assert_eq!(Power::restored(2, &vm.power.unwrap()), Some(power()));
+        assert_eq!(Power::restored(2, &vm.power().unwrap()), Some(power()));
         for (vcpu, context) in vm.vcpus.iter().zip(&model.contexts) {
             let vcpu = vcpu.unwrap();
             assert_eq!(vcpu.context, *context);
