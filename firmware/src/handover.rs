@@ -23,11 +23,12 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 pub use records::{Found, adopt_pool};
 use salp_core::addr::Pa;
+use salp_core::bundle::Refusal::Formats;
 use salp_core::frames::{FrameStore, Frames, Kind};
+use salp_core::handover::common;
 use salp_core::sched::VcpuRef;
 use salp_hvc::handover::{
-    FAILED_REFUSED, FAILED_UNCONFIRMED, Header, IMAGE_ROOM, MAGIC, OFFER, Offer, PAGE, ROOM, STANDBY, Side, VERSION,
-    failure,
+    FAILED_REFUSED, FAILED_UNCONFIRMED, Header, IMAGE_ROOM, MAGIC, OFFER, Offer, PAGE, ROOM, STANDBY, Side, failure,
 };
 use salp_hvc::status;
 use salp_hw::handover::{self as hw, Head};
@@ -49,6 +50,8 @@ const MONITOR: u64 = u64::MAX;
 struct Wish {
     head: Head,
     next: Side,
+    /// The version that both images know.
+    version: u16,
     asker: [u64; 4],
     /// Why this image gives up, if that is it: `FAILED_…`.
     failed: u32,
@@ -117,8 +120,8 @@ pub fn submit(image: u64, asker: Asker) -> Option<Answer> {
         return Some(Answer::of(status::BUSY));
     }
     match prepare(image) {
-        Ok((head, next)) => {
-            *wish = Some(Wish { head, next, asker, failed: 0 });
+        Ok((head, next, version)) => {
+            *wish = Some(Wish { head, next, version, asker, failed: 0 });
             drop(wish);
             want();
             None
@@ -133,9 +136,9 @@ fn want() {
     machine::kick(CPUS.load(Ordering::Acquire));
 }
 
-/// Puts the next image where it will run. Returns a frame for the header, and the image's memory.
+/// Puts the next image where it will run. Returns a frame for the header, the image's memory, and the version that it knows too.
 #[inline(never)] // It has pages on its stack.
-fn prepare(image: u64) -> Result<(Head, Side), Answer> {
+fn prepare(image: u64) -> Result<(Head, Side, u16), Answer> {
     let (block, room, frame) = Store
         .with(|frames| {
             let block = frames.alloc_blocks(Kind::Hyp, (IMAGE_ROOM / ROOM) as usize).map_err(|_| status::NO_MEMORY)?;
@@ -160,19 +163,26 @@ fn prepare(image: u64) -> Result<(Head, Side), Answer> {
             .map_err(Answer::of)
             .and_then(|size| update::load(&|at, to| images::read(image, size, at, to), hw::image_memory(block))),
     };
-    if let Err(error) = copied.and_then(|size| verify(block, size).map_err(Answer::of)) {
-        Store.with(|frames| {
-            give_up(frames, &next);
-            frames.free(frame);
-        });
-        return Err(error);
+    let verified = copied.and_then(|size| verify(block, size).map_err(Answer::of)).and_then(|offer| {
+        let theirs = offer.versions;
+        common(theirs)
+            .ok_or_else(|| update::refuse(Formats, format_args!(": it knows hand-overs of versions {theirs:?}")))
+    });
+    match verified {
+        Ok(version) => Ok((Head::new(frame, &Header::new_zeroed()), next, version)),
+        Err(error) => {
+            Store.with(|frames| {
+                give_up(frames, &next);
+                frames.free(frame);
+            });
+            Err(error)
+        }
     }
-    Ok((Head::new(frame, &Header::new_zeroed()), next))
 }
 
 /// Checks the image that was copied to `block`, before any VM stands still for it, and makes it ready to be started. Whatever is to
 /// be known of an image before it runs is looked at here.
-fn verify(block: Pa, size: u64) -> Result<(), i64> {
+fn verify(block: Pa, size: u64) -> Result<Offer, i64> {
     const IMAGE_SIZE: usize = 16;
     const ARM64: core::ops::Range<usize> = 56..60;
     let start = &hw::sheet(block).0;
@@ -188,7 +198,7 @@ fn verify(block: Pa, size: u64) -> Result<(), i64> {
         .ok_or(status::INVALID)?;
     let packed = u64::from(offer.packed);
     let is_place = packed.is_multiple_of(PAGE as u64) && packed + PAGE as u64 <= size;
-    if !is_place || !(offer.versions[0]..=offer.versions[1]).contains(&(VERSION as u16)) {
+    if !is_place {
         return Err(status::INVALID);
     }
     let area = &hw::sheet(Pa(block.0 + packed)).0;
@@ -200,7 +210,7 @@ fn verify(block: Pa, size: u64) -> Result<(), i64> {
         return Err(status::INVALID);
     }
     hw::finish_copy(block, size);
-    Ok(())
+    Ok(offer)
 }
 
 fn give_up(frames: &mut Frames<'_>, side: &Side) {
@@ -249,13 +259,13 @@ fn hand_over(wish: &Wish) -> i64 {
         // What it says is no longer true, and is not needed: this image is trusted with nothing any more.
         records::discard(head);
     }
-    let Ok((first, pages)) = records::write() else { return status::NO_MEMORY };
+    let Ok((first, pages)) = records::write(wish.version) else { return status::NO_MEMORY };
     let ticks = |ms: u64| cpu::counter_frequency() / 1000 * ms;
     let trial = boot.board.option("handover-trial").and_then(|text| text.parse().ok()).unwrap_or(TRIAL_MS);
     let [frames, merger] = boot.shared_tables();
     let header = Header {
         magic: MAGIC,
-        version: VERSION,
+        version: wish.version.into(),
         starting: 1,
         sides: [boot.side, wish.next],
         device_tree: boot.loaded.device_tree.as_ptr() as u64,
@@ -359,7 +369,12 @@ pub fn take_over(head: Head, found: &Found) {
             state.until = until;
         }
         watch::remind(until);
-        log!("hand-over {}: goes on with {} VMs after {pause} us, to be confirmed", header.count, found.vms);
+        log!(
+            "hand-over {}: goes on with {} VMs after {pause} us, by records of version {}, to be confirmed",
+            header.count,
+            found.vms,
+            header.version
+        );
         answer(header.asker, Answer { status: status::OK, values: [header.count, 0, 0] });
     }
 }
@@ -439,10 +454,12 @@ pub fn look(now: u64) {
     let Ok(frame) = Store.with(|frames| frames.alloc(Kind::Hyp)) else {
         return watch::remind(now + cpu::counter_frequency());
     };
-    let back = head.get().sides[0];
+    let header = head.get();
     *wish = Some(Wish {
         head: Head::new(frame, &Header::new_zeroed()),
-        next: back,
+        next: header.sides[0],
+        // What it has written it reads.
+        version: header.version as u16,
         asker: [0; 4],
         failed: FAILED_UNCONFIRMED,
     });

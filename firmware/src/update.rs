@@ -252,13 +252,16 @@ fn write(manager: &Vm, from: Ipa, size: u64) -> Answer {
     })
 }
 
+/// Refuses a bundle, and tells of it.
+pub fn refuse(refusal: bundle::Refusal, detail: core::fmt::Arguments<'_>) -> Answer {
+    log!("a bundle is refused: {refusal}{detail}");
+    Answer { status: status::REFUSED, values: [refusal as u64, 0, 0] }
+}
+
 fn answer(result: Result<u64, UpdateError>) -> Answer {
     match result {
         Ok(value) => Ok([value, 0, 0]).into(),
-        Err(UpdateError::Refused(refusal)) => {
-            log!("a bundle is refused: {refusal}");
-            Answer { status: status::REFUSED, values: [refusal as u64, 0, 0] }
-        }
+        Err(UpdateError::Refused(refusal)) => refuse(refusal, format_args!("")),
         Err(error) => Answer::of(error.status()),
     }
 }

@@ -10,7 +10,13 @@
 //! in records: they stay where they are, and records say where that is.
 //!
 //! A reader refuses a record of a kind that it does not know, unless the kind is [`OPTIONAL`], and one of a version or a length
-//! that it does not know.
+//! that it does not know. A writer writes what the reader's [`Offer`] says that it knows.
+
+#[cfg(feature = "next-formats")]
+mod next;
+
+#[cfg(feature = "next-formats")]
+pub use next::{Parts, Power};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -32,8 +38,9 @@ pub const HANDOVER_STATE: u32 = BASE | 0x7a;
 /// The first eight bytes of a header, and a word of an image's own header that says that it can be handed over to.
 pub const MAGIC: [u8; 8] = *b"SALPHAND";
 
-/// The version of header and pages. Records have versions of their own.
-pub const VERSION: u32 = 1;
+/// The least and the greatest version of a hand-over, its header, pages and records, that this image reads and writes. It reads what
+/// it writes, and writes what it reads: an image that is not confirmed gives way to the one before.
+pub const VERSIONS: [u16; 2] = [1, if cfg!(feature = "next-formats") { 2 } else { 1 }];
 
 /// Where an image says that it can be handed over to: [`Offer`], in what the arm64 `Image` header reserves.
 pub const OFFER: u64 = 32;
@@ -82,7 +89,7 @@ pub const fn failure(reason: u32) -> &'static str {
 pub struct Offer {
     /// [`MAGIC`].
     pub magic: [u8; 8],
-    /// The least and the greatest [`VERSION`] that it reads.
+    /// Its [`VERSIONS`].
     pub versions: [u16; 2],
     /// Where the packed area starts, in bytes from the image's start.
     pub packed: u32,
@@ -124,7 +131,7 @@ pub struct Door {
 pub struct Header {
     /// [`MAGIC`].
     pub magic: [u8; 8],
-    /// [`VERSION`].
+    /// The version of this hand-over, which both images know: one of [`VERSIONS`].
     pub version: u32,
     /// Which side starts: 1 for the next image, 0 for the one before, which comes back.
     pub starting: u32,
@@ -251,6 +258,9 @@ pub mod kind {
     pub const AGENT: u16 = 30;
     /// The last record, without a body.
     pub const END: u16 = 63;
+    /// [`Parts`](super::Parts) of a VM.
+    #[cfg(feature = "next-formats")]
+    pub const PARTS: u16 = super::OPTIONAL | 31;
 }
 
 /// What there is one of.
@@ -514,11 +524,22 @@ pub struct Identity {
 }
 
 /// Which vCPUs are on: PSCI.
+#[cfg(not(feature = "next-formats"))]
+pub type Power = PowerV1;
+
+/// [`Power`] in version 1.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
-pub struct Power {
+pub struct PowerV1 {
     /// Of each vCPU: 0 off, 1 about to be on, 2 on, 3 suspended, 4 suspended without power; where it starts, and x0 there.
     pub states: [[u64; 3]; 8],
+}
+
+impl PowerV1 {
+    /// Returns the record of these states.
+    pub const fn new(states: [[u64; 3]; 8]) -> Self {
+        Self { states }
+    }
 }
 
 /// A vCPU, beside its registers.

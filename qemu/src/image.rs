@@ -7,7 +7,7 @@ use crate::kernel::{self, FlatPlace};
 use crate::keys::Signer;
 use crate::place::{Placed, place};
 use crate::vm::VmRequest;
-use crate::{bundle, management, pack, paths, setup, symbols};
+use crate::{bundle, management, pack, paths, remap, setup, symbols};
 use anyhow::{Context, Result, bail, ensure};
 use object::read::elf::ElfFile64;
 use object::{Object, ObjectSection, ObjectSegment, ObjectSymbol};
@@ -85,9 +85,23 @@ pub fn path() -> PathBuf {
 /// What cargo says, or what is wrong with the linked firmware.
 pub fn build() -> Result<Image> {
     static BUILT: Mutex<Option<Image>> = Mutex::new(None);
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    once(&BUILT, || build_signed(&Signer::development()))
+}
+
+/// Builds the image of a version to come, for tests: its hand-overs have other records. As [`build`].
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn build_next() -> Result<Image> {
+    static BUILT: Mutex<Option<Image>> = Mutex::new(None);
+    once(&BUILT, || build_named("salp-next", &["--features", "next-formats"], &Signer::development()))
+}
+
+fn once(built: &Mutex<Option<Image>>, build: impl FnOnce() -> Result<Image>) -> Result<Image> {
+    let mut built = built.lock().unwrap_or_else(PoisonError::into_inner);
     if built.is_none() {
-        *built = Some(build_signed(&Signer::development())?);
+        *built = Some(build()?);
     }
     built.clone().context("an image")
 }
@@ -98,9 +112,15 @@ pub fn build() -> Result<Image> {
 ///
 /// As [`build`].
 pub fn build_signed(signer: &Signer) -> Result<Image> {
+    build_named("salp", &[], signer)
+}
+
+/// Builds an image by cargo with these words besides, and leaves it in files whose names begin so.
+fn build_named(name: &str, words: &[&str], signer: &Signer) -> Result<Image> {
     let _lock = paths::lock(&paths::output())?;
     setup::ensure_target(TARGET)?;
-    let elf = cargo_build_with("salp-firmware", "salp-firmware", TARGET, "release", &[(KEYS, signer.public_text())])?;
+    let keys = [(KEYS, signer.public_text())];
+    let elf = cargo_build_with("salp-firmware", "salp-firmware", TARGET, "release", words, &keys)?;
     let bytes = fs::read(&elf).with_context(|| format!("cannot read {}", elf.display()))?;
     let management = management::guest("", &[])?;
     let appliance = pack::pack(core::slice::from_ref(&management))?;
@@ -108,13 +128,13 @@ pub fn build_signed(signer: &Signer) -> Result<Image> {
     let Flat { bytes: flat, map, parts } =
         flatten(&bytes, Some(&set)).with_context(|| format!("{} is not a usable image", elf.display()))?;
     let release = bundle::make(&flatten(&bytes, Some(&appliance))?.bytes, &Release::this(), signer)?;
-    let output = paths::output();
+    let file = |end: &str| paths::output().join(format!("{name}{end}"));
     let image = Image {
-        bundle: output.join(format!("salp-{}.salp", Release::this().version)),
+        bundle: file(&format!("-{}.salp", Release::this().version)),
         key: signer.public(),
-        bin: path(),
-        elf: output.join("salp.elf"),
-        map: output.join("salp.map"),
+        bin: file(".bin"),
+        elf: file(".elf"),
+        map: file(".map"),
         size: flat.len() as u64,
         parts,
     };
@@ -142,7 +162,7 @@ pub fn with_vms(image: &Image, vms: &[Placed]) -> Result<Vec<u8>> {
 /// What cargo says.
 pub fn build_stage(signer: &Signer) -> Result<PathBuf> {
     setup::ensure_target(TARGET)?;
-    cargo_build_with("salp-stage", "salp-stage", TARGET, "release", &[(KEYS, signer.public_text())])
+    cargo_build_with("salp-stage", "salp-stage", TARGET, "release", &[], &[(KEYS, signer.public_text())])
 }
 
 /// Builds one of guest-kit's guests, and returns its ELF.
@@ -193,7 +213,7 @@ fn builtin_vm() -> Result<Placed> {
 
 /// Builds a program for a guest or for the bare machine, and returns where it is.
 fn cargo_build(package: &str, program: &str, target: &str, profile: &str) -> Result<PathBuf> {
-    cargo_build_with(package, program, target, profile, &[])
+    cargo_build_with(package, program, target, profile, &[], &[])
 }
 
 /// The variable with the public keys that are compiled in.
@@ -204,6 +224,7 @@ fn cargo_build_with(
     program: &str,
     target: &str,
     profile: &str,
+    words: &[&str],
     environment: &[(&str, String)],
 ) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -211,7 +232,9 @@ fn cargo_build_with(
         .current_dir(paths::checkout())
         .envs(environment.iter().map(|(name, value)| (name, value)))
         .args(["build", "--profile", profile, "--package", package, "--bin", program, "--target", target])
+        .args(words)
         .args(["--target-dir".as_ref(), paths::target().as_os_str()])
+        .args(["--config", &remap::setting(target)?])
         .arg("--message-format=json-render-diagnostics")
         // A person sees what is being compiled; a log need not.
         .args((!std::io::stderr().is_terminal()).then_some("--quiet"))

@@ -29,6 +29,7 @@ pub mod paths;
 pub mod place;
 pub mod prepare;
 pub mod qmp;
+pub mod remap;
 pub mod setup;
 pub mod symbols;
 pub mod vm;

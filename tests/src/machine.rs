@@ -35,6 +35,16 @@ pub fn image() -> &'static Image {
     IMAGE.get_or_init(|| image::build().unwrap_or_else(|error| panic!("{error:#}")))
 }
 
+/// Returns the image of a version to come, whose hand-overs have other records; built once.
+///
+/// # Panics
+///
+/// If it cannot be built.
+pub fn next_image() -> &'static Image {
+    static IMAGE: OnceLock<Image> = OnceLock::new();
+    IMAGE.get_or_init(|| image::build_next().unwrap_or_else(|error| panic!("{error:#}")))
+}
+
 /// Returns the host's QEMU.
 ///
 /// # Panics

@@ -1,6 +1,7 @@
 //! VMs of tests: the guests of guest-kit, and stock kernels. [`machine`](crate::machine) starts them.
 
-use salp_qemu::debian::Stock;
+use anyhow::Result;
+use salp_qemu::debian::{self, Stock};
 use salp_qemu::image;
 use salp_qemu::initrd::Initrd;
 use salp_qemu::place::{Files, Placed, place_files};
@@ -77,6 +78,32 @@ pub fn linux_with(name: &str, initrd: Initrd, command: &str) -> Vm {
     let save = |archive: Vec<u8>| initrd.save(&format!("test-{:016x}", sum(&archive)));
     let file = initrd.build().and_then(save).unwrap_or_else(|error| panic!("{error:#}"));
     Vm { initrd: Some(file), ..stock(name) }
+}
+
+/// Returns a VM with Debian's kernel, as [`linux_with`] does, whose first NIC is up before the command.
+///
+/// # Panics
+///
+/// If it cannot be had.
+pub fn debian_on(nics: &[&str], name: &str, initrd: Result<Initrd>, command: &str) -> Vm {
+    let stock = Stock::named("debian").expect("a stock guest");
+    let initrd = initrd
+        .and_then(|initrd| initrd.module(stock, "virtio_mmio"))
+        .and_then(|initrd| initrd.module(stock, "virtio_net"))
+        .unwrap_or_else(|error| panic!("{error:#}"));
+    let command =
+        format!("modprobe virtio_mmio; modprobe virtio_net; ip link set lo up; ip link set eth0 up\n{command}");
+    let debian = linux_with("debian", initrd, &command).named(name).mib(256);
+    nics.iter().fold(debian, |vm, nic| vm.nic(nic))
+}
+
+/// Returns busybox and iperf3, for [`debian_on`].
+///
+/// # Errors
+///
+/// It cannot be had.
+pub fn iperf3() -> Result<Initrd> {
+    Initrd::busybox()?.program(&debian::iperf3()?, "usr/bin/iperf3")
 }
 
 /// Returns a sum of bytes (FNV-1a) that others hardly have.

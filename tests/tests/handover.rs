@@ -1,7 +1,13 @@
 //! Hand-over: the hypervisor is replaced under running VMs, which do not notice; when the next one fails, the one before comes back.
 
-use salp_tests::machine::Running;
+use salp_hvc::handover::OFFER;
+use salp_qemu::bundle::{self, Release};
+use salp_qemu::image::{self, Image};
+use salp_qemu::keys::Signer;
+use salp_tests::machine::{self, Running};
 use salp_tests::{Setup, Vm, guest, long};
+use std::fs;
+use tempfile::TempDir;
 
 /// Returns a VM whose timers tick for some seconds on this many vCPUs, and none may be lost.
 fn ticking(cpus: u32) -> Vm {
@@ -85,4 +91,56 @@ fn a_manager_has_the_hypervisor_replaced_and_makes_clones_before_and_after() {
 fn a_manager_learns_that_the_next_hypervisor_has_failed() {
     let manager = guest("manager").manager().append("do=replace times=2 expect=failed");
     Setup::of(manager).option("handover-fault=adopt:panic").run().all_off().passed("manager");
+}
+
+/// Returns this image with a VM that needs little.
+fn small(image: &Image) -> Vec<u8> {
+    image::with_vms(image, &[guest("tiny").place()]).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Returns a manager that has these images, in bundles, and a machine for it, with VMs that notice what goes wrong.
+fn exchange(images: &[Vec<u8>], words: &str) -> (TempDir, Setup) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("bundles");
+    let bundle = |image: &Vec<u8>| bundle::make(image, &Release::this(), &Signer::development());
+    let bundles: Vec<_> =
+        images.iter().map(|image| bundle(image).unwrap_or_else(|error| panic!("{error:#}"))).collect();
+    fs::write(&file, bundles.concat()).expect("a file");
+    let manager = guest("manager").manager().initrd(&file);
+    let manager = manager.append(&format!("do=exchange first={} {words}", bundles[0].len()));
+    let source = guest("clone").named("source").append("role=frozen then=off");
+    let checker = guest("memory").mib(32).append("rounds=20");
+    (directory, Setup::of(manager).vm(source).vm(checker).vm(ticking(2)).mib(1024))
+}
+
+#[test]
+fn vms_go_on_in_a_newer_hypervisor_and_in_the_older_one_again() {
+    let [newer, older] = [machine::next_image(), machine::image()].map(small);
+    let (_directory, setup) = exchange(&[newer, older], "times=2");
+    let ended = setup.run().all_off().passed("manager").passed("timer").passed("memory");
+    let lines = ended.text.lines().filter(|line| line.contains("to be confirmed"));
+    let versions: Vec<_> =
+        lines.filter_map(|line| line.split("by records of version ").nth(1)?.split(',').next()).collect();
+    ended.check(versions == ["1", "2", "1", "1", "2", "1"], format_args!("records have the versions {versions:?}"));
+    ended.check(ended.kib_left().last() == Some(&0), "memory of guests is still in use");
+}
+
+#[test]
+fn a_newer_hypervisor_that_nobody_confirms_gives_way_to_the_older_one() {
+    let (_directory, setup) = exchange(&[small(machine::next_image())], "expect=back");
+    let ended = setup.option("handover-trial=200").run().all_off().passed("manager").passed("timer").passed("memory");
+    ended.says("nobody has confirmed this image");
+    ended.check(ended.kib_left().last() == Some(&0), "memory of guests is still in use");
+}
+
+#[test]
+fn a_hypervisor_that_knows_newer_records_alone_is_refused_and_nothing_has_happened() {
+    let mut image = small(machine::next_image());
+    let least = OFFER as usize + 8;
+    assert_eq!(image[least..least + 4], [1, 0, 2, 0]);
+    image[least] = 2;
+    let (_directory, setup) = exchange(&[image], "expect=refused");
+    let ended = setup.run().all_off().passed("manager").passed("timer").passed("memory");
+    ended.says("a bundle is refused: record formats do not fit: it knows hand-overs of versions [2, 2]");
+    ended.check(ended.kib_left().last() == Some(&0), "memory of guests is still in use");
 }

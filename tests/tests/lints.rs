@@ -38,6 +38,19 @@ fn clippy_finds_nothing_in_what_runs_on_the_machine() {
     }
 }
 
+/// The build of a version to come has code of its own.
+#[test]
+fn clippy_finds_nothing_in_the_version_to_come() {
+    let arguments = ["clippy", "--quiet", "--release", "--target", TARGET, "--package", "salp-firmware"];
+    succeed(cargo().args(arguments).args(["--features", "next-formats", "--", "-D", "warnings"]));
+}
+
+#[test]
+fn the_tests_of_hand_overs_pass_in_the_version_to_come() {
+    let arguments = ["test", "--quiet", "--package", "salp-core", "--features", "next-formats", "--lib", "handover"];
+    succeed(cargo().args(arguments));
+}
+
 #[test]
 fn clippy_finds_nothing_in_what_runs_in_linux_guests() {
     let arguments = ["clippy", "--quiet", "--all-targets", "--package", "salp-guest", "--target", LINUX_TARGET];

@@ -1,7 +1,7 @@
 //! The virtual network: VMs that reach each other, VMs that do not, and clones that say nothing before they know who they are.
 
 use anyhow::Result;
-use salp_qemu::debian::{self, Stock};
+use salp_qemu::debian::Stock;
 use salp_qemu::initrd::Initrd;
 use salp_qemu::machine::Uplink;
 use salp_tests::machine::lines_of;
@@ -24,15 +24,7 @@ fn debian_with(name: &str, nics: &[&str], command: &str) -> Vm {
 
 /// Returns a Debian with this besides, whose NIC is up and which does this.
 fn debian_of(name: &str, initrd: Result<Initrd>, nics: &[&str], command: &str) -> Vm {
-    let stock = Stock::named("debian").expect("a stock guest");
-    let initrd = initrd
-        .and_then(|initrd| initrd.module(stock, "virtio_mmio"))
-        .and_then(|initrd| initrd.module(stock, "virtio_net"))
-        .unwrap_or_else(|error| panic!("{error:#}"));
-    let command =
-        format!("modprobe virtio_mmio; modprobe virtio_net; ip link set lo up; ip link set eth0 up\n{command}");
-    let debian = vm::linux_with("debian", initrd, &command).named(name).mib(256);
-    nics.iter().fold(debian, |vm, nic| vm.nic(nic))
+    vm::debian_on(nics, name, initrd, command)
 }
 
 /// Waits for a neighbour, then takes 8 MiB from it and says what their sum is.
@@ -176,9 +168,7 @@ fn tcp_between_guests_is_compared_with_a_user_network() {
         return;
     }
     let with = |name: &str, nic: &str, command: &str| {
-        let root = debian::iperf3().expect("iperf3");
-        let initrd = Initrd::busybox().and_then(|initrd| initrd.program(&root, "usr/bin/iperf3"));
-        debian_of(name, initrd, &[nic], &format!("mkdir -p /tmp; export TMPDIR=/tmp\n{command}"))
+        debian_of(name, vm::iperf3(), &[nic], &format!("mkdir -p /tmp; export TMPDIR=/tmp\n{command}"))
     };
     let serve = "/usr/bin/iperf3 -s -1 >/dev/null; sleep 1";
     let client =

@@ -22,7 +22,11 @@ use crate::vgic::Vgic;
 use core::fmt;
 use salp_hvc::bootset::MAX_NICS;
 use salp_hvc::handover::{self, ALIGN, OPTIONAL, PAGE, Record, kind};
+use versions::Layout;
+pub use versions::common;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes};
+
+mod versions;
 
 /// A frame of records.
 #[derive(Clone, Debug, FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -31,35 +35,6 @@ pub struct Sheet(pub [u8; PAGE]);
 
 /// The size of the header of a frame, and of a record.
 const HEAD: usize = size_of::<handover::Page>();
-
-/// What is known: kind, version, and the size of the body.
-const KNOWN: [(u16, u16, usize); 25] = [
-    (kind::MACHINE, 1, size_of::<handover::Machine>()),
-    (kind::FRAMES, 1, size_of::<handover::Frames>()),
-    (kind::MERGING, 1, size_of::<handover::Merging>()),
-    (kind::IMAGE, 1, size_of::<handover::Image>()),
-    (kind::KEPT, 1, size_of::<handover::Pages>()),
-    (kind::POOL, 1, size_of::<handover::Pool>()),
-    (kind::EVENTS, 1, size_of::<handover::Events>()),
-    (kind::LOG, 1, size_of::<handover::Log>()),
-    (kind::STORE, 1, size_of::<handover::Store>()),
-    (kind::VM, 1, size_of::<handover::Vm>()),
-    (kind::SPEC, 1, size_of::<VmSpec>()),
-    (kind::IDENTITY, 1, size_of::<handover::Identity>()),
-    (kind::MEMORY, 1, size_of::<handover::Memory>()),
-    (kind::VGIC, 1, size_of::<Vgic>()),
-    (kind::POWER, 1, size_of::<handover::Power>()),
-    (kind::UART, 1, size_of::<Pl011>()),
-    (kind::RTC, 1, size_of::<Pl031>()),
-    (kind::GPIO, 1, size_of::<Pl061>()),
-    (kind::WRITTEN, 1, size_of::<handover::Pages>()),
-    (kind::NIC, 1, size_of::<NicRecord>()),
-    (kind::VCPU, 1, size_of::<VcpuRecord>()),
-    (kind::OWN, 1, size_of::<VmSpec>()),
-    (kind::DRIVE, 1, size_of::<DriveRecord>()),
-    (kind::AGENT, 1, size_of::<handover::Agent>()),
-    (kind::END, 1, 0),
-];
 
 /// A vCPU.
 #[derive(Debug, TryFromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -75,9 +50,10 @@ pub struct VcpuRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
-/// Writes records into frames, which `take` gives with their addresses.
+/// Writes records into frames, which `take` gives with their addresses, for a reader that knows this version of hand-overs.
 pub struct Writer<'a, T> {
     take: T,
+    version: u16,
     page: Option<&'a mut Sheet>,
     used: usize,
     /// The address of the first frame, and how many were taken.
@@ -87,32 +63,34 @@ pub struct Writer<'a, T> {
 
 impl<'a, T: FnMut() -> Option<(Pa, &'a mut Sheet)>> Writer<'a, T> {
     /// Begins.
-    pub const fn new(take: T) -> Self {
-        Self { take, page: None, used: PAGE, first: Pa(0), pages: 0 }
+    pub const fn new(version: u16, take: T) -> Self {
+        Self { take, version, page: None, used: PAGE, first: Pa(0), pages: 0 }
     }
 
-    /// Writes a record whose body is these parts, one behind the other.
+    /// Writes a record whose body is these parts, one behind the other: of the newest version that the reader knows. Nothing is
+    /// written of a kind that came later.
     ///
     /// # Errors
     ///
     /// There is no frame left.
     pub fn write(&mut self, kind: u16, index: u64, parts: &[&[u8]]) -> Result<(), Full> {
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        let size = HEAD + length.next_multiple_of(ALIGN);
+        match versions::written(kind, self.version) {
+            Some(layout) => self.put(&layout, index, parts),
+            None => Ok(()),
+        }
+    }
+
+    fn put(&mut self, layout: &Layout, index: u64, parts: &[&[u8]]) -> Result<(), Full> {
+        let size = HEAD + layout.length.next_multiple_of(ALIGN);
         if self.used + size > PAGE {
             self.turn()?;
         }
-        let head = Record { kind, version: 1, length: length as u32, index };
+        let head = Record { kind: layout.kind, version: layout.version, length: layout.length as u32, index };
         let page = self.page.as_mut().ok_or(Full)?;
         let place = page.0.get_mut(self.used..self.used + size).ok_or(Full)?;
-        let (head_place, mut rest) = place.split_at_mut(HEAD);
+        let (head_place, body) = place.split_at_mut(HEAD);
         head_place.copy_from_slice(head.as_bytes());
-        for part in parts {
-            let (to, behind) = rest.split_at_mut(part.len());
-            to.copy_from_slice(part);
-            rest = behind;
-        }
-        rest.fill(0);
+        (layout.lay)(parts, body);
         self.used += size;
         Ok(())
     }
@@ -207,7 +185,7 @@ impl<'a> Records<'_, 'a> {
             let length = head.length as usize;
             let (body, _) = rest.split_at_checked(length).ok_or(Refusal::Cut)?;
             self.rest = rest.get(length.next_multiple_of(ALIGN)..).ok_or(Refusal::Cut)?;
-            if KNOWN.contains(&(head.kind, head.version, length)) {
+            if versions::is_known(&head) {
                 self.is_over = head.kind == kind::END;
                 if !self.is_over {
                     return Ok(Some((head, body)));
@@ -233,7 +211,7 @@ impl<'a> Records<'_, 'a> {
 
 /// What the records tell of.
 #[derive(Debug)]
-pub enum Part<'a> {
+pub enum Part<'v, 'a> {
     /// What there is one of.
     Machine(&'a handover::Machine),
     /// The frame table.
@@ -253,7 +231,7 @@ pub enum Part<'a> {
     /// Where kept records are in the flash.
     Store(&'a handover::Store),
     /// A VM.
-    Vm(SavedVm<'a>),
+    Vm(&'v SavedVm<'a>),
 }
 
 /// A VM or a snapshot, or the checkpoint of the VM before it: all of its records.
@@ -269,8 +247,8 @@ pub struct SavedVm<'a> {
     pub memory: Option<&'a handover::Memory>,
     /// Its interrupt controller.
     pub vgic: Option<&'a Vgic>,
-    /// Which vCPUs are on.
-    pub power: Option<&'a handover::Power>,
+    /// Which vCPUs are on, as it lies there: the version and the body.
+    power: Option<(u16, &'a [u8])>,
     /// Its console.
     pub uart: Option<&'a Pl011>,
     /// Its clock.
@@ -289,6 +267,9 @@ pub struct SavedVm<'a> {
     pub drive: Option<&'a DriveRecord>,
     /// What its guest's agent has told.
     pub agent: Option<&'a handover::Agent>,
+    /// How many parts it has.
+    #[cfg(feature = "next-formats")]
+    pub parts: Option<&'a handover::Parts>,
 }
 
 fn typed<T: TryFromBytes + KnownLayout + Immutable>(kind: u16, body: &[u8]) -> Result<&T, Refusal> {
@@ -322,6 +303,8 @@ impl<'a> SavedVm<'a> {
             own: None,
             drive: None,
             agent: None,
+            #[cfg(feature = "next-formats")]
+            parts: None,
         }
     }
 
@@ -333,7 +316,7 @@ impl<'a> SavedVm<'a> {
             kind::IDENTITY => put(Some(&mut self.identity), kind, typed(kind, body)?),
             kind::MEMORY => put(Some(&mut self.memory), kind, typed(kind, body)?),
             kind::VGIC => put(Some(&mut self.vgic), kind, typed(kind, body)?),
-            kind::POWER => put(Some(&mut self.power), kind, typed(kind, body)?),
+            kind::POWER => put(Some(&mut self.power), kind, (head.version, body)),
             kind::UART => put(Some(&mut self.uart), kind, typed(kind, body)?),
             kind::RTC => put(Some(&mut self.rtc), kind, typed(kind, body)?),
             kind::GPIO => put(Some(&mut self.gpio), kind, typed(kind, body)?),
@@ -346,8 +329,15 @@ impl<'a> SavedVm<'a> {
             }
             kind::DRIVE => put(Some(&mut self.drive), kind, typed(kind, body)?),
             kind::AGENT => put(Some(&mut self.agent), kind, typed(kind, body)?),
+            #[cfg(feature = "next-formats")]
+            kind::PARTS => put(Some(&mut self.parts), kind, typed(kind, body)?),
             _ => Err(Refusal::Wrong(kind)),
         }
+    }
+
+    /// Returns which vCPUs are on.
+    pub fn power(&self) -> Option<handover::Power> {
+        self.power.and_then(|(version, body)| versions::power(version, body))
     }
 
     /// Checks that the VM is whole, and that what it says can be, with this table of frames.
@@ -359,7 +349,7 @@ impl<'a> SavedVm<'a> {
         let spec = self.spec.ok_or(Refusal::Lacks(kind::SPEC))?;
         let identity = self.identity.ok_or(Refusal::Lacks(kind::IDENTITY))?;
         let vgic = self.vgic.ok_or(Refusal::Lacks(kind::VGIC))?;
-        let power = self.power.ok_or(Refusal::Lacks(kind::POWER))?;
+        self.power.ok_or(Refusal::Lacks(kind::POWER))?;
         let uart = self.uart.ok_or(Refusal::Lacks(kind::UART))?;
         self.rtc.ok_or(Refusal::Lacks(kind::RTC))?;
         self.gpio.ok_or(Refusal::Lacks(kind::GPIO))?;
@@ -368,13 +358,19 @@ impl<'a> SavedVm<'a> {
         wrong(self.about.slot < 1024, kind::VM)?;
         wrong(Identity::restored(identity).is_some(), kind::IDENTITY)?;
         wrong(vgic.is_valid() && vgic.vcpus() == spec.vcpus(), kind::VGIC)?;
-        wrong(Power::restored(spec.vcpus(), power).is_some(), kind::POWER)?;
+        let power = self.power().and_then(|power| Power::restored(spec.vcpus(), &power));
+        wrong(power.is_some(), kind::POWER)?;
         wrong(uart.is_valid(), kind::UART)?;
         wrong(Drive::restored(drive, None).is_some(), kind::DRIVE)?;
         let fits = |(own, _): (&VmSpec, bool)| own.starting_as(spec).is_some();
         wrong(self.own.is_none_or(fits), kind::OWN)?;
         let is_agent = |agent: &handover::Agent| is_frame(frames, agent.frame) && Agent::restored(agent).is_some();
         wrong(self.agent.is_none_or(is_agent), kind::AGENT)?;
+        #[cfg(feature = "next-formats")]
+        if let Some(parts) = self.parts {
+            let counts = (spec.vcpus(), spec.nics().count());
+            wrong((parts.vcpus as usize, parts.nics as usize) == counts, kind::PARTS)?;
+        }
         if let Some(memory) = self.memory {
             let memory = AddressSpace::restored(frames, memory);
             wrong(memory.is_some_and(|memory| memory.ram() == spec.ram()), kind::MEMORY)?;
@@ -429,18 +425,18 @@ pub fn read<'a>(
     source: &dyn Source<'a>,
     first: Pa,
     pages: u64,
-    act: &mut dyn FnMut(Part<'a>) -> Result<(), Refusal>,
+    act: &mut dyn FnMut(Part<'_, 'a>) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     let mut records = Records { source, next: first, left: pages, rest: &[], is_over: false };
     let mut vm: Option<SavedVm<'a>> = None;
     while let Some((head, body)) = records.next()? {
         let kind = head.kind;
-        if kind > kind::VM {
+        if kind & !OPTIONAL > kind::VM {
             vm.as_mut().ok_or(Refusal::Wrong(kind))?.add(&head, body)?;
             continue;
         }
         if let Some(vm) = vm.take() {
-            act(Part::Vm(vm))?;
+            act(Part::Vm(&vm))?;
         }
         match kind {
             kind::MACHINE => act(Part::Machine(typed(kind, body)?))?,
@@ -463,7 +459,7 @@ pub fn read<'a>(
             _ => vm = Some(SavedVm::new(typed(kind, body)?)),
         }
     }
-    vm.map_or(Ok(()), |vm| act(Part::Vm(vm)))
+    vm.map_or(Ok(()), |vm| act(Part::Vm(&vm)))
 }
 
 #[cfg(test)]

@@ -13,10 +13,10 @@ use salp_core::frames::Frames;
 use salp_core::place;
 use salp_core::sched::{Node, VCPUS_PER_VM};
 use salp_core::slots::Slot;
-use salp_hvc::handover::{IMAGE_ROOM, MAGIC, ROOM, Side, VERSION};
+use salp_hvc::handover::{IMAGE_ROOM, MAGIC, ROOM, Side, VERSIONS};
 use spin::{Mutex, Once};
 
-core::arch::global_asm!(include_str!("entry.S"));
+core::arch::global_asm!(include_str!("entry.S"), LEAST = const VERSIONS[0], GREATEST = const VERSIONS[1]);
 
 /// The packed area behind the image: its header, by `salp_hvc::packed`.
 const PACKED_MAGIC: [u8; 8] = *b"SALPPACK";
@@ -156,7 +156,8 @@ impl Areas {
     /// Finds what the image before has set aside, or what this one had before it handed over.
     fn of(head: Head, board: &Board<'_>) -> Self {
         let header = head.get();
-        assert!(header.magic == MAGIC && header.version == VERSION, "this is no hand-over of version {VERSION}");
+        let is_known = (VERSIONS[0].into()..=VERSIONS[1].into()).contains(&header.version);
+        assert!(header.magic == MAGIC && is_known, "this is no hand-over of a version from {VERSIONS:?}");
         let range = |[start, end]: [u64; 2]| start..end;
         let Side { early, nodes, room, .. } = header.sides[usize::from(header.starting != 0)];
         let this = Self {

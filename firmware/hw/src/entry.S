@@ -30,7 +30,7 @@ _start:
     .quad   __image_size                // image_size: with what is packed, and the zeros behind it
     .quad   0xa                         // flags: little endian, 4 KiB, anywhere
     .quad   HANDOVER                    // salp_hvc::handover::Offer
-    .hword  1, 1
+    .hword  {LEAST}, {GREATEST}         // salp_hvc::handover::VERSIONS
     .word   __packed_size
     .quad   0                           // the slot of the flash, which the first stage notes
     .ascii  "ARM\x64"

@@ -73,13 +73,13 @@ fn next_of(frame: Pa) -> Pa {
     Page::read_from_prefix(&sheet(frame).0).map_or(Pa(0), |(head, _)| Pa(head.next))
 }
 
-/// Writes all records. No vCPU is on any CPU, and no other CPU is in this image. Returns the first frame, and how many hold
+/// Writes all records, for an image that knows this version. No vCPU is on any CPU, and no other CPU is in this image. Returns the first frame, and how many hold
 /// records.
 ///
 /// # Errors
 ///
 /// There are not enough frames.
-pub fn write() -> Result<(Pa, u64), Full> {
+pub fn write(version: u16) -> Result<(Pa, u64), Full> {
     let mut count = OTHERS;
     machine::for_each(|vm, _| {
         let one = |vm: &Vm| 4 + vm.vcpus();
@@ -87,11 +87,11 @@ pub fn write() -> Result<(Pa, u64), Full> {
     });
     let mut supply = Supply::take(count)?;
     let mut take = || supply.pop().map(|frame| (frame, sheet(frame)));
-    write_all(&mut take)
+    write_all(version, &mut take)
 }
 
-fn write_all(take: &mut dyn FnMut() -> Option<(Pa, &'static mut Sheet)>) -> Result<(Pa, u64), Full> {
-    let mut out: Records<'_> = Writer::new(take);
+fn write_all(version: u16, take: &mut dyn FnMut() -> Option<(Pa, &'static mut Sheet)>) -> Result<(Pa, u64), Full> {
+    let mut out: Records<'_> = Writer::new(version, take);
     // All frames are taken: the table is as it will be found. Those that are left are linked behind the records.
     machine::write_records(&mut out)?;
     images::write_records(&mut out)?;

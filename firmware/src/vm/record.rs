@@ -93,6 +93,11 @@ impl Vm {
         };
         out.write(kind::VM, 0, &[about.as_bytes()])?;
         out.write(kind::SPEC, 0, &[self.spec.as_bytes()])?;
+        #[cfg(feature = "next-formats")]
+        {
+            let parts = handover::Parts { vcpus: self.spec.vcpus() as u32, nics: self.spec.nics().count() as u32 };
+            out.write(kind::PARTS, 0, &[parts.as_bytes()])?;
+        }
         if let Some((own, lasts)) = &self.own {
             out.write(kind::OWN, (*lasts).into(), &[own.as_bytes()])?;
         }
@@ -156,7 +161,7 @@ impl Vm {
         let (uart, rtc, gpio, drive) = (saved.uart?, saved.rtc?, saved.gpio?, saved.drive?);
         let medium = if drive.image == 0 { None } else { Some(images::insert(drive.image).ok()?) };
         let drive = Drive::restored(drive, medium)?;
-        let (vgic, power) = (saved.vgic?, Power::restored(spec.vcpus(), saved.power?)?);
+        let (vgic, power) = (saved.vgic?, Power::restored(spec.vcpus(), &saved.power()?)?);
         let written = saved.written.map_or(Scrollback::EMPTY, |written| {
             let page = |&at: &u64| (at != 0).then(|| Own::adopt(Pa(at)));
             Scrollback::restored(written.pages.iter().map(page), written.size)

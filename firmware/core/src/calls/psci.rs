@@ -138,7 +138,7 @@ impl Power {
                 PowerState::Suspended(Some(entry)) => with(4, entry),
             }
         };
-        handover::Power { states: self.states.each_ref().map(state) }
+        handover::Power::new(self.states.each_ref().map(state))
     }
 
     /// Returns the states of so many vCPUs in a record. `None` if there is no such state, or one that is not there is on.

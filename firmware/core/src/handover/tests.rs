@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::addr::Ipa;
+use crate::calls::psci::{Entry, PowerState};
 use crate::frames::Frames;
 use crate::net::port::{Port, Rules};
 use crate::testing::Machine;
 use crate::vgic::AccessSize;
 use proptest::prelude::*;
 use salp_hvc::bootset::{NicRecord as NicAbi, RAM_BASE, VmRecord};
+use salp_hvc::handover::VERSIONS;
 use zerocopy::FromZeros;
 
 /// Frames of records, from 0x8000_0000 on, in the order in which they were taken.
@@ -30,12 +32,35 @@ impl<'a> Source<'a> for On<'a> {
 
 /// Writes records, and returns their frames with what [`read`] wants to know.
 fn written(write: impl FnOnce(&mut dyn FnMut(u16, u64, &[&[u8]]))) -> (Paper, Pa, u64) {
+    written_for(VERSIONS[1], write)
+}
+
+/// The same, for a reader that knows this version.
+fn written_for(version: u16, write: impl FnOnce(&mut dyn FnMut(u16, u64, &[&[u8]]))) -> (Paper, Pa, u64) {
+    written_by(version, |out| write(&mut |kind, index, parts| out.write(kind, index, parts).unwrap()))
+}
+
+/// Writes records that no writer of ours would write.
+fn forged(kind: u16, version: u16, index: u64, body: &[u8]) -> (Paper, Pa, u64) {
+    written_by(VERSIONS[1], |out| {
+        let lay = |parts: &[&[u8]], place: &mut [u8]| {
+            place.fill(0);
+            place[..parts[0].len()].copy_from_slice(parts[0]);
+        };
+        out.put(&Layout::forged(kind, version, body.len(), lay), index, &[body]).unwrap();
+    })
+}
+
+type Out<'w, 'a> = Writer<'a, &'w mut dyn FnMut() -> Option<(Pa, &'a mut Sheet)>>;
+
+fn written_by(version: u16, write: impl FnOnce(&mut Out<'_, '_>)) -> (Paper, Pa, u64) {
     let blank = || Box::new(Sheet([0xa5; PAGE]));
     let mut sheets: Vec<_> = (0..64).map(|_| blank()).collect();
     let (first, pages) = {
         let mut left = sheets.iter_mut().enumerate();
-        let mut out = Writer::new(|| left.next().map(|(n, sheet)| (Pa(START + n as u64 * PAGE_SIZE), &mut **sheet)));
-        write(&mut |kind, index, parts| out.write(kind, index, parts).unwrap());
+        let mut take = || left.next().map(|(n, sheet)| (Pa(START + n as u64 * PAGE_SIZE), &mut **sheet));
+        let mut out: Out<'_, '_> = Writer::new(version, &mut take);
+        write(&mut out);
         out.finish().unwrap()
     };
     (Paper { sheets }, first, pages)
@@ -55,6 +80,14 @@ fn spec() -> VmSpec {
     segment[..3].copy_from_slice(b"lan");
     let nic = NicAbi { segment, ..NicAbi::new_zeroed() };
     VmSpec::parse(&[vm.as_bytes(), nic.as_bytes()].concat()).unwrap()
+}
+
+/// Returns two vCPUs of which one is on and one is about to be.
+fn power() -> Power {
+    let mut power = Power::new(2);
+    assert!(power.restore(0, PowerState::On));
+    assert!(power.restore(1, PowerState::OnPending(Entry { pc: RAM_BASE, context: 7 })));
+    power
 }
 
 /// A VM with everything that a VM can have.
@@ -113,7 +146,12 @@ impl Model {
 
     /// Writes all records, without those of `left_out`.
     fn write(&self, left_out: Option<u16>) -> (Paper, Pa, u64) {
-        written(|out| {
+        self.write_for(VERSIONS[1], left_out)
+    }
+
+    /// The same, for a reader that knows this version.
+    fn write_for(&self, version: u16, left_out: Option<u16>) -> (Paper, Pa, u64) {
+        written_for(version, |out| {
             let mut put = |kind: u16, index: u64, parts: &[&[u8]]| {
                 if left_out != Some(kind) {
                     out(kind, index, parts);
@@ -123,10 +161,12 @@ impl Model {
             put(kind::FRAMES, 0, &[self.record.as_bytes()]);
             put(kind::VM, 0, &[self.about.as_bytes()]);
             put(kind::SPEC, 0, &[spec().as_bytes()]);
+            #[cfg(feature = "next-formats")]
+            put(kind::PARTS, 0, &[handover::Parts { vcpus: 2, nics: 1 }.as_bytes()]);
             put(kind::IDENTITY, 0, &[self.identity.record().as_bytes()]);
             put(kind::MEMORY, 0, &[self.memory.as_bytes()]);
             put(kind::VGIC, 0, &[self.vgic.as_bytes()]);
-            put(kind::POWER, 0, &[Power::new(2).record().as_bytes()]);
+            put(kind::POWER, 0, &[power().record().as_bytes()]);
             put(kind::UART, 0, &[self.uart.as_bytes()]);
             put(kind::RTC, 0, &[Pl031::new(1_700_000_000).as_bytes()]);
             put(kind::GPIO, 0, &[Pl061::new().as_bytes()]);
@@ -161,9 +201,13 @@ impl Model {
 }
 
 #[test]
-fn a_vm_is_read_back_as_it_was_written() {
+fn a_vm_is_read_back_as_it_was_written_in_each_version() {
+    (VERSIONS[0]..=VERSIONS[1]).for_each(is_read_back);
+}
+
+fn is_read_back(version: u16) {
     let model = Model::new(9);
-    let (paper, first, pages) = model.write(None);
+    let (paper, first, pages) = model.write_for(version, None);
     let mut seen = 0;
     read(&On(&paper), first, pages, &mut |part| {
         let Part::Vm(vm) = part else { return Ok(()) };
@@ -173,7 +217,7 @@ fn a_vm_is_read_back_as_it_was_written() {
         assert_eq!(vm.memory, Some(&model.memory));
         assert_eq!(Identity::restored(vm.identity.unwrap()), Some(model.identity.clone()));
         assert_eq!(Nic::restored(vm.nics[0].unwrap()), Some(model.nic.clone()));
-        assert_eq!(Power::restored(2, vm.power.unwrap()), Some(Power::new(2)));
+        assert_eq!(Power::restored(2, &vm.power().unwrap()), Some(power()));
         for (vcpu, context) in vm.vcpus.iter().zip(&model.contexts) {
             let vcpu = vcpu.unwrap();
             assert_eq!(vcpu.context, *context);
@@ -205,14 +249,30 @@ fn a_vm_that_lacks_a_part_is_refused() {
 #[test]
 fn what_is_not_known_is_refused_unless_it_is_optional() {
     let read_all = |(paper, first, pages): (Paper, Pa, u64)| read(&On(&paper), first, pages, &mut |_| Ok(()));
-    let optional = written(|out| out(OPTIONAL | 5, 0, &[&[1, 2, 3]]));
-    assert_eq!(read_all(optional), Ok(()));
-    let unknown = written(|out| out(40, 3, &[&[1, 2, 3]]));
-    assert_eq!(read_all(unknown), Err(Refusal::Unknown(Record { kind: 40, version: 1, length: 3, index: 3 })));
-    let short = written(|out| out(kind::POWER, 0, &[&[0; 8]]));
-    assert!(matches!(read_all(short), Err(Refusal::Unknown(_))));
+    assert_eq!(read_all(forged(OPTIONAL | 5, 1, 0, &[1, 2, 3])), Ok(()));
+    let unknown = Record { kind: 40, version: 1, length: 3, index: 3 };
+    assert_eq!(read_all(forged(40, 1, 3, &[1, 2, 3])), Err(Refusal::Unknown(unknown)));
+    assert!(matches!(read_all(forged(kind::POWER, 1, 0, &[0; 8])), Err(Refusal::Unknown(_))));
+    let newer = forged(kind::GPIO, 9, 0, Pl061::new().as_bytes());
+    assert!(matches!(read_all(newer), Err(Refusal::Unknown(_))));
     let orphan = written(|out| out(kind::GPIO, 0, &[Pl061::new().as_bytes()]));
     assert_eq!(read_all(orphan), Err(Refusal::Wrong(kind::GPIO)));
+}
+
+#[cfg(feature = "next-formats")]
+#[test]
+fn what_the_newer_records_say_besides_is_checked() {
+    let states = power().record().states;
+    let wrong = handover::Power { sum: 1, ..handover::Power::new(states) };
+    let whole = handover::Power::new(states);
+    assert!(versions::power(2, whole.as_bytes()).is_some());
+    assert!(versions::power(2, wrong.as_bytes()).is_none());
+    let mut model = Model::new(4);
+    let (mut paper, first, pages) = model.write(None);
+    let parts = handover::Parts { vcpus: 2, nics: 1 };
+    let at = paper.sheets[0].0.windows(8).position(|bytes| bytes == parts.as_bytes()).unwrap();
+    paper.sheets[0].0[at] = 3;
+    assert_eq!(model.read(&(paper, first, pages)), Err(Refusal::Wrong(kind::PARTS)));
 }
 
 #[test]
@@ -227,7 +287,7 @@ fn frames_that_lead_in_circles_end() {
 
 #[test]
 fn a_writer_without_frames_says_so() {
-    let mut out = Writer::new(|| None);
+    let mut out = Writer::new(VERSIONS[1], || None);
     assert_eq!(out.write(kind::END, 0, &[]), Err(Full));
 }
 
@@ -235,9 +295,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 256 }))]
 
     #[test]
-    fn spoilt_records_are_refused_or_are_whole(places in proptest::collection::vec((0..4 * PAGE, any::<u8>()), 1..4)) {
+    fn spoilt_records_are_refused_or_are_whole(
+        places in proptest::collection::vec((0..4 * PAGE, any::<u8>()), 1..4),
+        version in VERSIONS[0]..=VERSIONS[1],
+    ) {
         let mut model = Model::new(3);
-        let mut records = model.write(None);
+        let mut records = model.write_for(version, None);
         for (at, byte) in places {
             records.0.sheets[at / PAGE].0[at % PAGE] = byte;
         }

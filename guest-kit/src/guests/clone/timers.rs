@@ -6,7 +6,7 @@
 //! 10000) ticks of its neighbour. A tick may be late, for a VM may be stopped; late ones that have run together count once.
 //!
 //! Boot arguments also: `busy` (vCPUs spin; else they sleep); `every=MS` (default 1000) and then a line
-//! `TIMERS ok ticks=N ipis=M`; `lines=N` (default 0: for ever).
+//! `TIMERS ok ticks=N ipis=M late=US`, how late the latest tick since the last line was; `lines=N` (default 0: for ever).
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -56,6 +56,7 @@ static LAPS: Watch = Watch::new();
 static READY: AtomicUsize = AtomicUsize::new(1);
 static PERIOD: AtomicU64 = AtomicU64::new(1);
 static PATIENCE: AtomicU64 = AtomicU64::new(0);
+static LATEST: AtomicU64 = AtomicU64::new(0);
 
 /// Runs the role.
 pub fn main() {
@@ -85,7 +86,9 @@ pub fn main() {
             let sum = |what: fn(&Station) -> &AtomicU64| {
                 STATIONS.iter().map(|station| what(station).load(Ordering::Relaxed)).sum::<u64>()
             };
-            println!("TIMERS ok ticks={} ipis={}", sum(|station| &station.ticks), sum(|station| &station.received));
+            let late = LATEST.swap(0, Ordering::Relaxed) * 1_000_000 / sysreg::cntfrq();
+            let (ticks, ipis) = (sum(|station| &station.ticks), sum(|station| &station.received));
+            println!("TIMERS ok ticks={ticks} ipis={ipis} late={late}");
             if left == 1 {
                 return;
             }
@@ -129,6 +132,7 @@ fn tick() {
     if now < due {
         fail(format_args!("vCPU {index}: tick {ticks} at {now}, before its time {due}"));
     }
+    LATEST.fetch_max(now - due, Ordering::Relaxed);
     sysreg::set_cntv_cval(due + ((now - due) / period + 1) * period);
     let next = (index + 1) % machine::cpu_count();
     let neighbour = STATIONS[next].ticks.load(Ordering::Acquire);

@@ -15,6 +15,7 @@
 //! | `life` | `frozen then=wait` | the calls about what outlives a manager: see [`life`] |
 //! | `watched` | `spin` | fails in every way, and is brought back: see [`watched`] |
 //! | `replace` | `frozen then=off`, or none | has the hypervisor replaced: see [`replace`] |
+//! | `exchange` | `frozen`, or none | has it replaced by other ones: see [`exchange`] |
 //! | `flash` | | updates the machine: see [`flash`] |
 //! | `plug` | | what is done to NICs: see [`plug`] |
 //! | `denied` | | the same without the capability |
@@ -23,6 +24,7 @@
 //! long the call took as its caller sees it; the rest is [`test`]'s protocol. What was made is destroyed at the end, the
 //! source too.
 
+mod exchange;
 mod flash;
 mod life;
 mod measure;
@@ -65,6 +67,7 @@ pub fn main() {
         "life" => return life::main(),
         "watched" => watched::main(),
         "replace" => replace::main(),
+        "exchange" => exchange::main(),
         "plug" => return plug::main(),
         "denied" => return tour::denied(),
         other => fail(format_args!("there is nothing like do={other}")),
