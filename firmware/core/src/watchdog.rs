@@ -24,6 +24,10 @@ pub trait Watchdog {
     fn take_expired(&mut self) -> bool;
 }
 
+/// How long a machine may give no sign of life, in milliseconds: the first stage until an image runs, the image until all its CPUs
+/// run, and each of those from then on. Generous: hosts of emulated machines are busy.
+pub const PATIENCE_MS: u32 = 30_000;
+
 /// Device and vendor of the 6300ESB's watchdog.
 pub const I6300ESB: u32 = 0x25ab_8086;
 
