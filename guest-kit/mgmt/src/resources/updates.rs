@@ -309,7 +309,7 @@ pub(super) mod tests {
         work(&mut client);
         let task = task(&mut client);
         let text = task["Messages"][0]["Message"].as_str().unwrap();
-        assert!(text.contains("runs. The watchdog made the last reset."), "{task}");
+        assert!(text.contains("2.0 was tried and ended by the watchdog: "), "{task}");
     }
 
     #[test]

@@ -218,8 +218,8 @@ impl Install {
                 let (wanted, runs) = (&self.version, version(&info, running));
                 let by_watchdog = |machine: MachineInfo| machine.watchdog.get() & WATCHDOG_EXPIRED != 0;
                 let hung = tools.hypervisor.machine().is_ok_and(by_watchdog);
-                let how = if hung { " The watchdog made the last reset." } else { "" };
-                let why = alloc::format!("The image {wanted} was tried and not confirmed: {runs} runs.{how}");
+                let how = if hung { "ended by the watchdog" } else { "not confirmed" };
+                let why = alloc::format!("The image {wanted} was tried and {how}: {runs} runs.");
                 Err(Failure::because(500, &why))
             }
         }
