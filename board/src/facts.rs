@@ -54,6 +54,19 @@ pub struct Board<'a> {
     pub virtio: Vec<Virtio, MAX_VIRTIO>,
     /// The first bank of NOR flash (binding `cfi-flash`), 32 bits wide, if there is one.
     pub flash: Option<PhysRange>,
+    /// The PCI bus, if there is one.
+    pub pci: Option<Pci>,
+}
+
+/// Where a PCI bus is (binding `pci-host-ecam-generic`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pci {
+    /// Its configuration space.
+    pub ecam: PhysRange,
+    /// Where its devices' registers can be: the window of memory with addresses of 32 bits, not prefetchable.
+    pub window: PhysRange,
+    /// What the start of the window is called on the bus.
+    pub window_on_bus: u64,
 }
 
 /// Where the interrupt controller is (binding `arm,gic-v3`).
@@ -160,6 +173,7 @@ impl<'a> Board<'a> {
             rtc: found.rtc,
             virtio: found.virtio,
             flash: found.flash,
+            pci: found.pci,
         })
     }
 
@@ -187,6 +201,7 @@ struct Found<'a> {
     rtc: Option<u64>,
     virtio: Vec<Virtio, MAX_VIRTIO>,
     flash: Option<PhysRange>,
+    pci: Option<Pci>,
 }
 
 impl<'a> Found<'a> {
@@ -261,6 +276,8 @@ impl<'a> Found<'a> {
             const WIDTH: u64 = 4;
             let width = node.property("bank-width").and_then(|width| integer(width.value));
             self.flash = ranges(node).next().and_then(to_range).filter(|_| width == Some(WIDTH));
+        } else if self.pci.is_none() && is("pci-host-ecam-generic") {
+            self.pci = pci(node);
         } else if is("virtio,mmio") {
             let registers = ranges(node).next().and_then(to_range);
             let interrupt = node.property("interrupts").and_then(|property| spi(property.value));
@@ -278,6 +295,23 @@ fn ranges<'a>(node: FdtNode<'_, 'a>) -> impl Iterator<Item = (u64, u64)> + use<'
         .into_iter()
         .flatten()
         .filter_map(|reg| Some((integer(reg.address)?, if reg.size.is_empty() { 0 } else { integer(reg.size)? })))
+}
+
+/// Reads a PCI bus. An address of its children has three cells (IEEE Std 1275, PCI Bus Binding): flags, then 64 bits.
+fn pci(node: FdtNode<'_, '_>) -> Option<Pci> {
+    const CHILD: usize = 12;
+    const SIZE: usize = 8;
+    const FLAGS: u64 = 0x4300_0000;
+    const MEMORY: u64 = 0x0200_0000;
+    let cells = node.raw_reg()?.next()?.address.len();
+    let ecam = ranges(node).next().and_then(to_range)?;
+    node.property("ranges")?.value.chunks_exact(CHILD + cells + SIZE).find_map(|row| {
+        let (flags, address) = row.get(..CHILD)?.split_at(4);
+        let (window, size) = row.get(CHILD..)?.split_at(cells);
+        let window = to_range((integer(window)?, integer(size)?))?;
+        let is_memory = integer(flags)? & FLAGS == MEMORY;
+        is_memory.then_some(Pci { ecam: ecam.clone(), window, window_on_bus: integer(address)? })
+    })
 }
 
 fn to_range((start, size): (u64, u64)) -> Option<PhysRange> {
@@ -326,6 +360,11 @@ mod tests {
 
     /// Returns the tree of a machine with virtio devices, by `reg` and `interrupts`.
     fn tree(devices: &[(&[u32], &[u32])]) -> alloc::vec::Vec<u8> {
+        tree_with(devices, &[])
+    }
+
+    /// Returns the tree of a machine with these virtio devices, and a PCI bus with these `ranges`.
+    fn tree_with(devices: &[(&[u32], &[u32])], windows: &[u32]) -> alloc::vec::Vec<u8> {
         let write = || {
             let mut tree = FdtWriter::new()?;
             let root = tree.begin_node("")?;
@@ -344,6 +383,11 @@ mod tests {
                 tree.property_array_u32("interrupts", interrupts)?;
                 tree.end_node(node)?;
             }
+            let pcie = tree.begin_node("pcie@10000000")?;
+            tree.property_string("compatible", "pci-host-ecam-generic")?;
+            tree.property_array_u32("reg", &[0x3f00_0000, 0x100_0000])?;
+            tree.property_array_u32("ranges", windows)?;
+            tree.end_node(pcie)?;
             tree.end_node(root)?;
             tree.finish()
         };
@@ -370,5 +414,21 @@ mod tests {
         let device: (&[u32], &[u32]) = (&[0xa00_0000, 0x200], &[0, 16, 1]);
         let blob = tree(&[device; MAX_VIRTIO + 1]);
         assert_eq!(Board::from_device_tree(&blob).expect("a machine").virtio.len(), MAX_VIRTIO);
+    }
+
+    #[test]
+    fn a_pci_bus_is_known_by_its_configuration_space_and_its_window_of_memory() {
+        let ports = [0x0100_0000, 0, 0, 0x3eff_0000, 0, 0x1_0000];
+        let prefetchable = [0x4200_0000, 0, 0x8000_0000, 0x8000_0000, 0, 0x1000];
+        let memory = [0x0200_0000, 0, 0x2000_0000, 0x1000_0000, 0, 0x2eff_0000];
+        let blob = tree_with(&[], &[ports, prefetchable, memory].concat());
+        let pci = Pci { ecam: 0x3f00_0000..0x4000_0000, window: 0x1000_0000..0x3eff_0000, window_on_bus: 0x2000_0000 };
+        assert_eq!(Board::from_device_tree(&blob).expect("a machine").pci, Some(pci));
+    }
+
+    #[test]
+    fn a_pci_bus_without_a_window_of_memory_is_left_out() {
+        let blob = tree_with(&[], &[0x0300_0000, 0, 0, 0x8000_0000, 0, 0x1000, 0x0200_0000]);
+        assert_eq!(Board::from_device_tree(&blob).expect("a machine").pci, None);
     }
 }

@@ -18,7 +18,7 @@ use crate::console::log;
 use crate::machine::{self, Store};
 use crate::monitor;
 use crate::operation::{self, Answer, Asker};
-use crate::{images, update, watch};
+use crate::{images, update, watch, watchdog};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 pub use records::{Found, adopt_pool};
@@ -26,7 +26,7 @@ use salp_core::addr::Pa;
 use salp_core::bundle::Refusal::Formats;
 use salp_core::frames::{FrameStore, Frames, Kind};
 use salp_core::handover::common;
-use salp_core::sched::VcpuRef;
+use salp_core::sched::{CpuSet, VcpuRef};
 use salp_hvc::handover::{
     FAILED_REFUSED, FAILED_UNCONFIRMED, Header, IMAGE_ROOM, MAGIC, OFFER, Offer, PAGE, ROOM, STANDBY, Side, failure,
 };
@@ -83,6 +83,11 @@ pub fn is_wanted() -> bool {
     IS_WANTED.load(Ordering::Relaxed)
 }
 
+/// Returns the CPUs that run.
+pub fn cpus() -> CpuSet {
+    CPUS.load(Ordering::Acquire)
+}
+
 /// Notes that a CPU has come, and lets it wait until the first one has made the VMs.
 pub fn arrive(index: usize) {
     CPUS.fetch_or(1 << index, Ordering::AcqRel);
@@ -133,7 +138,7 @@ pub fn submit(image: u64, asker: Asker) -> Option<Answer> {
 /// Makes every CPU come to [`serve`].
 fn want() {
     IS_WANTED.store(true, Ordering::Release);
-    machine::kick(CPUS.load(Ordering::Acquire));
+    machine::kick(cpus());
 }
 
 /// Puts the next image where it will run. Returns a frame for the header, the image's memory, and the version that it knows too.
@@ -229,7 +234,9 @@ pub fn serve(index: usize) {
     if index != 0 {
         wish.head.wait(index);
     }
-    let others = CPUS.load(Ordering::Acquire) & !1;
+    // Who does not come to its door, and what no fall-back catches, ends in a reset.
+    watchdog::hurry();
+    let others = cpus() & !1;
     for other in (0..8).filter(|other| others >> other & 1 != 0) {
         while !wish.head.is_waiting(other) {
             relax();
@@ -246,6 +253,7 @@ pub fn serve(index: usize) {
     IS_WANTED.store(false, Ordering::Release);
     *WISH.lock() = None;
     restart_others(wish.head);
+    watchdog::begin();
     Store.with(|frames| frames.free(wish.head.frame()));
     answer(wish.asker, Answer::of(error));
 }
@@ -281,7 +289,7 @@ fn hand_over(wish: &Wish) -> i64 {
         way_back: hw::way_back().0,
         failed: wish.failed,
         asker: wish.asker,
-        cpus: CPUS.load(Ordering::Acquire).into(),
+        cpus: cpus().into(),
         doors: wish.head.get().doors,
         ..Header::new_zeroed()
     };
@@ -291,7 +299,7 @@ fn hand_over(wish: &Wish) -> i64 {
 
 /// Lets the CPUs that wait at the doors of this header come to this image.
 fn restart_others(head: Head) {
-    let others = CPUS.load(Ordering::Acquire) & !1;
+    let others = cpus() & !1;
     for index in (1..boot::get().board.cpus.len()).filter(|index| others >> index & 1 != 0) {
         let _ = boot::get().start_cpu(index, Some(head));
         // Until it is gone the door is its own.
@@ -398,7 +406,7 @@ fn call_others(head: Head, header: &Header) -> bool {
             Err(error) => log!("CPU {index} did not come: {error}"),
         }
     }
-    while CPUS.load(Ordering::Acquire) & wanted != wanted {
+    while cpus() & wanted != wanted {
         let told = head.get().failed;
         if told != header.failed {
             // Another CPU has failed, and said why.

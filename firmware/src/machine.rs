@@ -16,6 +16,7 @@ use crate::update;
 use crate::vcpu;
 use crate::vm::{self, Fate, Records, Vm, VmError};
 use crate::watch;
+use crate::watchdog;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use salp_board::facts::MAX_CPUS;
@@ -216,12 +217,14 @@ pub fn main(index: usize) -> ! {
             start_vms(boot, machine);
             crash_on_request(boot);
         }
+        watchdog::begin();
         handover::begin();
     } else {
         CPUS_READY.fetch_add(1, Ordering::Release);
         cpu::send_event();
     }
     handover::arrive(index);
+    hang_on_request(boot, index);
     vcpu::run(index, redistributor)
 }
 
@@ -401,6 +404,19 @@ fn crash_on_request(boot: &Boot) {
         Some("panic") => panic!("the operator asked for it"),
         Some("overflow") => overflow(),
         _ => {}
+    }
+}
+
+/// Lets the last CPU hang on the operator's request (`crash=hang`), while the others go on: to see that the watchdog finds out.
+fn hang_on_request(boot: &Boot, index: usize) {
+    let is_last = index + 1 == boot.board.cpus.len();
+    if is_last && boot.handed.is_none() && boot.board.option("crash") == Some("hang") {
+        // It waits for nothing, so that an emulated one takes no time of the host's.
+        gic::listen_to_timer_alone(true);
+        cpu::set_alarm(None);
+        loop {
+            cpu::wait_for_interrupt();
+        }
     }
 }
 

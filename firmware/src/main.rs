@@ -11,7 +11,7 @@
 //!   [`watch`]: bringing back managers that fail.
 //! - [`handover`]: another image in the place of this one, under the same VMs.
 //! - [`events`]: what becomes of VMs, told to managers.
-//! - [`update`]: the flash and its slots.
+//! - [`update`]: the flash and its slots; [`watchdog`]: the board's, which resets the machine when this image hangs.
 //! - [`net`]: NICs, and frames from one VM to others.
 //! - [`console`]: the line of people; [`monitor`]: the line of programs; [`commands`]: what both may say.
 #![cfg_attr(target_os = "none", no_std, no_main)]
@@ -60,6 +60,8 @@ mod vcpu;
 mod vm;
 #[cfg(target_os = "none")]
 mod watch;
+#[cfg(target_os = "none")]
+mod watchdog;
 
 #[cfg(target_os = "none")]
 salp_hw::entry!(machine::main);

@@ -10,6 +10,7 @@ use crate::net;
 use crate::operation::{self, Answer, Asker, What};
 use crate::update;
 use crate::vm::{Fate, Vm, hold};
+use crate::watchdog;
 use core::sync::atomic::Ordering;
 use salp_core::addr::{Ipa, PAGE_SIZE};
 pub use salp_core::calls::manage::Request;
@@ -267,7 +268,7 @@ pub fn machine_info() -> MachineInfo {
         vms: vms.into(),
         starved: machine.count_starved().into(),
         cpus: (boot::get().board.cpus.len() as u32).into(),
-        reserved: 0.into(),
+        watchdog: watchdog::flags().into(),
         uptime: machine::uptime().into(),
         idle: machine::nanoseconds(machine.idle_ticks.load(Ordering::Relaxed)).into(),
     }

@@ -9,6 +9,7 @@ use crate::keep;
 use crate::manage;
 use crate::operation::Answer;
 use crate::vm::{Records, Vm};
+use crate::watchdog;
 use core::sync::atomic::{AtomicU64, Ordering};
 use salp_core::addr::Ipa;
 use salp_core::bundle::{self, Host, class_of};
@@ -210,7 +211,7 @@ pub fn load_standby(memory: &mut [u8]) -> Result<u64, Answer> {
             let slot = control.standby_slot();
             let bundle =
                 slots::boot::load::<Sha256>(flash, slot, host, control.floor, memory).map_err(UpdateError::Refused)?;
-            boot::note_slot(memory, slot);
+            boot::note(memory, Some(slot), watchdog::was_expired());
             Ok(bundle.manifest.size)
         })
     });
@@ -225,6 +226,7 @@ pub fn load_standby(memory: &mut [u8]) -> Result<u64, Answer> {
 pub fn load(read: &dyn Fn(u64, &mut [u8]), memory: &mut [u8]) -> Result<u64, Answer> {
     let floor = on_flash(|updater, _| Ok(updater.control().floor)).unwrap_or(SECURITY_COUNTER);
     let loaded = with_host(|host| bundle::load::<Sha256>(read, host, floor, memory));
+    boot::note(memory, None, watchdog::was_expired());
     loaded.map(|bundle| bundle.manifest.size).map_err(|refusal| answer(Err(UpdateError::Refused(refusal))))
 }
 

@@ -14,6 +14,7 @@ use crate::net;
 use crate::operation;
 use crate::vm::{Fate, Vm};
 use crate::watch;
+use crate::watchdog;
 use core::sync::atomic::{AtomicU64, Ordering};
 use salp_core::context::Context;
 use salp_core::sched::{Leave, Rest, VcpuRef, Wait};
@@ -169,6 +170,7 @@ impl Cpu {
             uart if uart == boot::get().board.uart.interrupt.id => self.monitor_calls |= console::take_keys(),
             line if monitor::is_interrupt(line) => self.monitor_calls = true,
             line if net::uplink::is_interrupt(line) => net::uplink::receive(self.index),
+            gic::KICK => watchdog::answer(self.index),
             _ => {}
         }
         gic::deactivate(intid);

@@ -15,6 +15,7 @@ use crate::handover;
 use crate::machine;
 use crate::operation::Answer;
 use crate::vm::{self, Fate, Vm, hold};
+use crate::watchdog;
 use core::sync::atomic::{AtomicU64, Ordering};
 use salp_core::addr::Pa;
 use salp_core::recovery::Failures;
@@ -72,6 +73,7 @@ pub fn serve() {
     // What is noted from here on is either seen below or noted behind it.
     NEXT.swap(NEVER, Ordering::AcqRel);
     handover::look(now);
+    watchdog::look(now);
     let slots = machine::directory().lock().slots();
     for slot in slots {
         let ended = machine::slot(slot).read().as_deref().and_then(|vm| vm.watch.look(vm, now));

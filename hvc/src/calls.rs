@@ -205,13 +205,18 @@ pub struct MachineInfo {
     pub starved: U32,
     /// How many CPUs.
     pub cpus: U32,
-    /// Zero.
-    pub reserved: U32,
+    /// What there is to know of the watchdog: `WATCHDOG_…` bits.
+    pub watchdog: U32,
     /// For how long the hypervisor runs, in nanoseconds.
     pub uptime: U64,
     /// For how long its CPUs had nothing to do since then, all together, in nanoseconds.
     pub idle: U64,
 }
+
+/// [`MachineInfo::watchdog`]: there is one, which resets the machine when the hypervisor hangs.
+pub const WATCHDOG_ARMED: u32 = 1 << 0;
+/// [`MachineInfo::watchdog`]: it made the last reset.
+pub const WATCHDOG_EXPIRED: u32 = 1 << 1;
 
 const _: () = assert!(size_of::<CloneRequest>() == 72);
 const _: () = assert!(size_of::<VmInfo>() == 176);

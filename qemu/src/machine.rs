@@ -61,6 +61,8 @@ pub struct Config {
     pub serial_log: Option<PathBuf>,
     /// Whether EL2's monitor has a line of its own. Without it the machine has one device less.
     pub monitor: bool,
+    /// Whether the board has a watchdog. Who starts from a flash has one.
+    pub watchdog: bool,
     /// The network that the machine is on; `None` for none.
     pub uplink: Option<Uplink>,
     /// The port of a GDB server on the loopback address.
@@ -132,6 +134,7 @@ impl Config {
             payload,
             serial_log: None,
             monitor: false,
+            watchdog: false,
             uplink: None,
             gdb: None,
             extra: Vec::new(),
@@ -213,6 +216,10 @@ impl Config {
             add("-chardev", format!("socket,id=monitor,path={},server=on,wait=off", socket(MONITOR)));
             add("-device", "virtio-serial-device".into());
             add("-device", "virtconsole,chardev=monitor".into());
+        }
+        if self.watchdog || matches!(self.payload, Payload::Flash(_)) {
+            add("-device", "i6300esb".into());
+            add("-watchdog-action", "reset".into());
         }
         add("-display", "none".into());
         if let Some(port) = self.gdb {

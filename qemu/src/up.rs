@@ -61,7 +61,7 @@ pub fn run(options: Up) -> Result<ExitCode> {
     let mut config = prepare::machine(qemu, &vms, options.memory, options.overcommit, &words)?;
     config.cpus = options.cpus;
     configure(&mut config, &options);
-    config.monitor = true;
+    (config.monitor, config.watchdog) = (true, !options.no_management);
     let https = match &mut config.uplink {
         Some(uplink) if !options.no_management => Some(management::forward(uplink, options.https)?),
         _ => None,

@@ -65,6 +65,7 @@ pub struct Setup {
     attach: Option<String>,
     option: Option<String>,
     monitor: bool,
+    watchdog: bool,
     uplink: Option<Uplink>,
     /// The boot arguments of the management guest, if it is there.
     management: Option<String>,
@@ -89,6 +90,7 @@ impl Setup {
             attach: None,
             option: None,
             monitor: false,
+            watchdog: false,
             uplink: None,
             management: None,
             leases: Vec::new(),
@@ -155,6 +157,12 @@ impl Setup {
     /// Gives EL2's monitor a line, for [`Running::monitor`].
     pub fn monitor(mut self) -> Self {
         self.monitor = true;
+        self
+    }
+
+    /// Gives the board a watchdog, as a machine has that starts from a flash.
+    pub fn watchdog(mut self) -> Self {
+        self.watchdog = true;
         self
     }
 
@@ -253,6 +261,7 @@ impl Setup {
         config.waits = self.management.is_some();
         config.monitor = self.monitor;
         config.resets = self.resets;
+        config.watchdog = self.watchdog;
         config.uplink = self.uplink.clone().or(uplink);
         let https = config
             .uplink

@@ -96,7 +96,7 @@ fn work(api: &Api) -> u64 {
 fn an_idle_appliance_keeps_a_hundredth_of_one_cpu_busy_at_most() {
     const MINUTE: u64 = 60_000_000_000;
     let idle = guest("button").named("idle").append("deaf").mib(16);
-    let mut machine = Setup::of(idle).managed().mib(2048).icount().seconds(900).start();
+    let mut machine = Setup::of(idle).managed().watchdog().mib(2048).icount().seconds(900).start();
     machine.expect("idle| READY");
     let api = machine.api().with_session();
     // Looking costs, too: what it does is in the share.

@@ -16,14 +16,14 @@ struct Flash {
 impl Flash {
     /// Makes a flash with an image whose manager updates it to one whose manager has these words.
     fn with_update(words: &str) -> Self {
-        Self::with("", words, None)
+        Self::with("", &bundle_of(&[manager(words)], 2), None)
     }
 
-    /// The same, with words for the manager of the first image too, and another VM in that.
-    fn with(first: &str, words: &str, other: Option<Vm>) -> Self {
+    /// The same with this bundle, with words for the manager of the first image, and another VM in that.
+    fn with(first: &str, update: &[u8], other: Option<Vm>) -> Self {
         let flash = Self { directory: tempfile::tempdir().expect("a directory") };
         let next = flash.file("next.salp");
-        write(&next, &bundle_of(&[manager(words)], 2));
+        write(&next, update);
         let stage = flash::build_stage(&Signer::development()).unwrap_or_else(|error| panic!("{error:#}"));
         let vms: Vec<_> = [manager(first).initrd(&next)].into_iter().chain(other).collect();
         let bundle = bundle_of(&vms, 1);
@@ -48,7 +48,11 @@ impl Flash {
     }
 
     fn start(&self) -> Running {
-        Setup::builtin().flash(&self.path()).seconds(600).start()
+        self.setup().start()
+    }
+
+    fn setup(&self) -> Setup {
+        Setup::builtin().flash(&self.path()).seconds(600)
     }
 }
 
@@ -62,9 +66,13 @@ fn manager(words: &str) -> Vm {
 
 fn bundle_of(vms: &[Vm], counter: u64) -> Vec<u8> {
     let vms: Vec<_> = vms.iter().map(Vm::place).collect();
-    let bytes = image::with_vms(machine::image(), &vms);
+    let image = image::with_vms(machine::image(), &vms);
+    bundle_of_image(&image.unwrap_or_else(|error| panic!("{error:#}")), counter)
+}
+
+fn bundle_of_image(image: &[u8], counter: u64) -> Vec<u8> {
     let release = Release { counter, ..Release::this() };
-    let bundle = bytes.and_then(|image| bundle::make(&image, &release, &Signer::development()));
+    let bundle = bundle::make(image, &release, &Signer::development());
     bundle.unwrap_or_else(|error| panic!("{error:#}"))
 }
 
@@ -89,7 +97,7 @@ fn an_update_is_tried_confirmed_and_stays_without_power() {
 #[test]
 fn an_update_takes_over_under_running_vms_and_stays_without_power() {
     let ticking = guest("timer").append("only=ticks_virtual late=500000000 ticks=2000");
-    let flash = Flash::with("by=handover", "", Some(ticking));
+    let flash = Flash::with("by=handover", &bundle_of(&[manager("")], 2), Some(ticking));
     let mut machine = flash.start();
     machine.expect("UPLOADED ");
     machine.expect("salp| hand-over 1: goes on with 2 VMs");
@@ -110,6 +118,23 @@ fn an_update_that_nobody_confirms_is_tried_three_times_and_then_left() {
     for attempt in 1..=3 {
         machine.expect("salp| slot B: ");
         machine.expect(&format!("SLOTS running=1 confirmed=0 standby=3 attempts={attempt}"));
+    }
+    machine.expect("salp| slot A: ");
+    machine.expect("SLOTS running=0 confirmed=0 standby=4");
+    machine.expect("DONE passed=1");
+}
+
+#[test]
+fn an_update_that_hangs_at_once_is_ended_by_the_watchdog_three_times_and_then_left() {
+    // It masks all exceptions and waits for ever.
+    let mut image = [0xd503_4fdf_u32, 0xd503_207f, 0x17ff_ffff].map(u32::to_le_bytes).concat();
+    image.resize(4096, 0);
+    let flash = Flash::with("", &bundle_of_image(&image, 2), None);
+    let mut machine = flash.setup().icount().start();
+    machine.expect("UPLOADED ");
+    for _ in 1..=3 {
+        machine.expect("salp| slot B: ");
+        machine.expect("salp| the watchdog has reset the machine");
     }
     machine.expect("salp| slot A: ");
     machine.expect("SLOTS running=0 confirmed=0 standby=4");

@@ -3,7 +3,7 @@
 
 use crate::handover::{self, Head};
 use crate::mmu::{Bump, CRASH_STACK_PAGES, Map, STACK_PAGES, Stacks};
-use crate::{cpu, crash, layout, memory, mmu, psci};
+use crate::{cpu, crash, layout, memory, mmu, psci, watchdog};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use heapless::Vec;
@@ -39,16 +39,20 @@ pub struct Loaded {
     pub boot_set: Option<Range<u64>>,
     /// The slot of the flash that it comes from, if the first stage loaded it.
     pub slot: Option<Slot>,
+    /// The watchdog made the last reset, as the first stage has seen.
+    pub was_expired: bool,
 }
 
-/// Where the slot is noted: a field of the `Image` header that loaders leave as it is. 0 is none, then A, B.
-const SLOT_NOTE: u64 = 48;
+/// Where the first stage notes what it knows: a field of the `Image` header that loaders leave as it is. First the slot: 0 is none,
+/// then A, B; then 1 if the watchdog made the last reset.
+const NOTE: u64 = 48;
 
-/// Notes in an image, whose first bytes these are, the slot that it comes from.
-pub fn note_slot(image: &mut [u8], slot: Slot) {
-    let at = SLOT_NOTE as usize;
+/// Notes in an image, whose first bytes these are, the slot that it comes from, and whether the watchdog made the last reset.
+pub fn note(image: &mut [u8], slot: Option<Slot>, was_expired: bool) {
+    let at = NOTE as usize;
     if let Some(place) = image.get_mut(at..at + size_of::<u64>()) {
-        place.copy_from_slice(&(slot.index() as u64 + 1).to_le_bytes());
+        let slot = slot.map_or(0, |slot| slot.index() as u64 + 1);
+        place.copy_from_slice(&(slot | u64::from(was_expired) << 8).to_le_bytes());
     }
 }
 
@@ -69,9 +73,11 @@ unsafe fn loaded(device_tree: u64, image: u64) -> Loaded {
     // SAFETY: in the 4 MiB of the image, which the loader has set aside (`image_size`) and the early map covers.
     let packed = unsafe { memory::bytes(area..area + PACKED_HEADER) };
     // SAFETY: the image's header, in the same 4 MiB.
-    let note = unsafe { memory::bytes(image + SLOT_NOTE..image + SLOT_NOTE + 8) };
+    let note = unsafe { memory::bytes(image + NOTE..image + NOTE + 8) };
     let slot = note.first().and_then(|note| Slot::from_index(u32::from(*note).checked_sub(1)?));
-    let mut loaded = Loaded { image: Pa(image), parts, end: Pa(area), device_tree, symbols: &[], boot_set: None, slot };
+    let was_expired = note.get(1) == Some(&1);
+    let mut loaded =
+        Loaded { image: Pa(image), parts, end: Pa(area), device_tree, symbols: &[], boot_set: None, slot, was_expired };
     if packed[..8] == PACKED_MAGIC {
         let word =
             |at: usize| u64::from(u32::from_le_bytes([packed[at], packed[at + 1], packed[at + 2], packed[at + 3]]));
@@ -99,6 +105,7 @@ pub struct Boot {
     pub handed: Option<Head>,
     /// The memory that this image has for itself.
     pub side: Side,
+    watchdog: Option<watchdog::Place>,
     areas: Areas,
     are_tables_taken: AtomicBool,
     is_merger_taken: AtomicBool,
@@ -294,6 +301,9 @@ extern "C" fn salp_boot(device_tree: u64, image: u64, handed: u64) -> ! {
     if let Some(flash) = &board.flash {
         map.map_flash(flash.clone());
     }
+    // SAFETY: from the device tree, and the early map is the running one.
+    let watchdog = board.pci.as_ref().and_then(|bus| unsafe { watchdog::Place::find(bus) });
+    watchdog.iter().flat_map(|place| place.pages()).for_each(|page| map.map_device(page));
     let mut stacks = [Stacks { top: salp_core::addr::Va(0), crash_top: salp_core::addr::Va(0) }; MAX_CPUS];
     for (index, stack) in stacks.iter_mut().enumerate().take(board.cpus.len()) {
         *stack = map.map_stacks(index);
@@ -316,6 +326,7 @@ extern "C" fn salp_boot(device_tree: u64, image: u64, handed: u64) -> ! {
         taken,
         handed,
         side,
+        watchdog,
         areas,
         are_tables_taken,
         is_merger_taken,
@@ -484,6 +495,13 @@ pub fn flash() -> Option<crate::cfi::Nor> {
     let bank = get().board.flash.clone()?;
     // SAFETY: from the device tree and mapped; the firmware asks once and keeps it behind a lock.
     unsafe { crate::cfi::Nor::new(salp_core::addr::Va(mmu::FLASH), bank.end - bank.start) }
+}
+
+/// Returns the watchdog, if there is one that Salp knows.
+pub fn watchdog() -> Option<watchdog::BoardWatchdog> {
+    let place = get().watchdog?;
+    // SAFETY: mapped; the firmware asks once and keeps it behind a lock.
+    Some(unsafe { place.drive() })
 }
 
 /// Returns seconds since 1970 from the PL031 at `base` (Arm DDI 0224: RTCDR is the first register).

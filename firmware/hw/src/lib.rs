@@ -1,7 +1,7 @@
 //! All unsafe code and all assembly of the hypervisor, behind safe or narrowly unsafe functions.
 //!
 //! In the order of a boot: `entry.S` → [`mmu`] → [`cpu`], [`gic`], [`uart`], [`virtio`] → [`switch`]; [`memory`] and
-//! [`own`] are what `salp-core` stands on; [`cfi`] is the flash; [`crash`] is the end, or [`handover`] a new beginning.
+//! [`own`] are what `salp-core` stands on; [`cfi`] is the flash, [`watchdog`] what resets a machine that hangs; [`crash`] is the end, or [`handover`] a new beginning.
 //! [`stage`] is what runs before all that,
 //! with [`sha256`], which only a program without guests can use.
 #![no_std]
@@ -26,3 +26,4 @@ pub mod stage;
 pub mod switch;
 pub mod uart;
 pub mod virtio;
+pub mod watchdog;

@@ -4,7 +4,7 @@
 //! that is executable at its physical address turns the MMU on, and is read-only.
 
 use crate::layout;
-use crate::sysreg::{dsb, isb};
+use crate::sysreg::{dsb, isb, read};
 use aarch64_paging::descriptor::{El23Attributes, PhysicalAddress};
 use aarch64_paging::paging::{Constraints, El2, MemoryRegion, PageTable, RootTable, Translation};
 use core::ops::Range;
@@ -198,6 +198,40 @@ pub unsafe fn make_data(root: Pa, page: Pa) {
     place.store(before & !READ_ONLY | XN, Relaxed);
     dsb!("ishst");
     isb!();
+}
+
+/// Maps the gigabyte of `at` as device registers in the running map, if that is one of gigabytes, as a program starts with, and has
+/// nothing there yet. Returns `None` if it is mapped as memory, or cannot be.
+///
+/// # Safety
+///
+/// There are registers, or nothing; nobody else changes the map.
+pub(crate) unsafe fn map_gigabyte(at: u64) -> Option<()> {
+    const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+    const GIGABYTE: u64 = 1 << 30;
+    // Block, AF, attribute 1 (both programs have it for devices), XN.
+    const DEVICE: u64 = 1 << 54 | 1 << 10 | 1 << 2 | 1;
+    const ATTRIBUTE: u64 = 7 << 2;
+    // With 39 bits or less there is no level 0 (Arm ARM D8.2).
+    let is_deep = read!(tcr_el2) & 0x3f < 25;
+    // SAFETY: a table of the map, mapped as itself, that nobody else changes; the MMU reads it.
+    let entry = |table: u64, shift: u32| unsafe { &*((table + (at >> shift & 511) * 8) as *const AtomicU64) };
+    let mut table = read!(ttbr0_el2) & ADDRESS;
+    if is_deep {
+        let above = entry(table, 39).load(Relaxed);
+        table = (above & 3 == 3).then_some(above & ADDRESS)?;
+    } else if at >> 39 != 0 {
+        return None;
+    }
+    let place = entry(table, 30);
+    match place.load(Relaxed) {
+        0 => place.store(at & !(GIGABYTE - 1) | DEVICE, Relaxed),
+        before => return (before & ATTRIBUTE == DEVICE & ATTRIBUTE && before & 3 == 1).then_some(()),
+    }
+    // It was not valid: no translation of it is anywhere.
+    dsb!("ishst");
+    isb!();
+    Some(())
 }
 
 /// Leaves the early map for `root` and goes on in `continuation` on `stack`.

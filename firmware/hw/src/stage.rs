@@ -3,7 +3,8 @@
 
 use crate::cfi::Nor;
 use crate::uart::Pl011;
-use crate::{boot, memory, psci};
+use crate::watchdog::{BoardWatchdog, Place};
+use crate::{boot, memory, mmu, psci};
 use core::fmt;
 use salp_board::facts::{Board, BoardError};
 use salp_core::addr::{Pa, Va};
@@ -93,15 +94,27 @@ pub fn flash(board: &Board<'_>) -> Option<Nor> {
     unsafe { Nor::new(Va(FLASH + bank.start), bank.end - bank.start) }
 }
 
+/// Returns the watchdog, if there is one that Salp knows.
+pub fn watchdog(board: &Board<'_>) -> Option<BoardWatchdog> {
+    // SAFETY: from the device tree, and stage.S has made the map, which has gigabytes.
+    let place = unsafe { Place::find(board.pci.as_ref()?) }?;
+    for page in place.pages() {
+        // SAFETY: registers, as above.
+        unsafe { mmu::map_gigabyte(page.start)? };
+    }
+    // SAFETY: mapped, and asked for once.
+    Some(unsafe { place.drive() })
+}
+
 /// Returns the memory that images are loaded to.
 pub fn image_memory() -> &'static mut [u8] {
     // SAFETY: RAM between the device tree and the first stage, which nothing else uses, and asked for once.
     unsafe { core::slice::from_raw_parts_mut(IMAGE as *mut u8, IMAGE_SIZE as usize) }
 }
 
-/// Starts the image in [`image_memory`], which came from `slot`.
-pub fn start(memory: &'static mut [u8], slot: Slot) -> ! {
-    boot::note_slot(memory, slot);
+/// Starts the image in [`image_memory`], which came from `slot`. `was_expired`: the watchdog made the last reset.
+pub fn start(memory: &'static mut [u8], slot: Slot, was_expired: bool) -> ! {
+    boot::note(memory, Some(slot), was_expired);
     memory::clean_to_coherency(Pa(IMAGE), IMAGE_SIZE);
     // SAFETY: the memory holds an image that was checked, clean in memory, and nothing of the first stage is used again.
     unsafe { stage_leave(IMAGE) }

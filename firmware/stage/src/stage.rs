@@ -6,6 +6,7 @@ use salp_board::facts::MAX_MODELS;
 use salp_core::bundle::{Host, class_of};
 use salp_core::keys::Keys;
 use salp_core::slots::boot::{self, Started, Unusable};
+use salp_core::watchdog::{PATIENCE_MS, Watchdog};
 use salp_hvc::update::FORMATS;
 use salp_hw::sha256::Sha256;
 use salp_hw::stage;
@@ -21,12 +22,22 @@ pub fn main() -> ! {
     let classes: Vec<_, MAX_MODELS> = board.models.iter().map(|model| class_of(model)).collect();
     let host = Host { keys: KEYS.list(), classes: &classes, formats: FORMATS, room: stage::IMAGE_SIZE };
     let memory = stage::image_memory();
+    let mut watchdog = stage::watchdog(&board);
+    let was_expired = watchdog.as_mut().is_some_and(Watchdog::take_expired);
+    if was_expired {
+        let _ = writeln!(console, "salp| the watchdog has reset the machine");
+    }
+    // From here on, so that whatever hangs is tried again, or counted.
+    watchdog.iter_mut().for_each(|watchdog| watchdog.arm(PATIENCE_MS));
     let _ = match boot::start::<Sha256>(&mut flash, &host, memory) {
         Ok(started) => {
             let _ = announce(&mut console, &started);
-            stage::start(memory, started.slot)
+            stage::start(memory, started.slot, was_expired)
         }
-        Err(refused) => rescue(&mut console, &refused),
+        Err(refused) => {
+            watchdog.iter_mut().for_each(Watchdog::disarm);
+            rescue(&mut console, &refused)
+        }
     };
     stage::halt()
 }

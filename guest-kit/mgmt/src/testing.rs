@@ -82,6 +82,13 @@ impl Client {
         Self::of(fake, Role::Administrator)
     }
 
+    /// Returns an administrator of a machine with a watchdog, of which this is told: `WATCHDOG_…` bits.
+    pub fn with_watchdog(watchdog: u32) -> Self {
+        let mut fake = Fake::default();
+        fake.watchdog = watchdog;
+        Self::of(fake, Role::Administrator)
+    }
+
     fn of(fake: Fake, role: Role) -> Self {
         let identity = Identity::new(&Counting, 0, &["salp"], &[]);
         let facts = Facts { uuid: [0x11; 16], started: 0 };

@@ -52,6 +52,8 @@ pub struct Fake {
     told: u64,
     /// What it starts from.
     pub flash: Flash,
+    /// What is told of the watchdog: `WATCHDOG_…` bits.
+    pub watchdog: u32,
 }
 
 impl Default for Fake {
@@ -96,6 +98,7 @@ impl Fake {
             events: VecDeque::new(),
             told: 0,
             flash: Flash::default(),
+            watchdog: 0,
         };
         fake.log.write(b"7 ready\n8 mgmt: crashed: taken back to its checkpoint (1)\n");
         let manager = fake.boot("mgmt", 32 << 20, STATE_RUNNING);
@@ -218,6 +221,7 @@ impl Hypervisor for Fake {
         info.total = (4 << 30).into();
         info.free = (3 << 30).into();
         info.vms = (self.entries.len() as u32).into();
+        info.watchdog = self.watchdog.into();
         Ok(info)
     }
 

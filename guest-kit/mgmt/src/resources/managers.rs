@@ -2,6 +2,7 @@
 
 use alloc::format;
 
+use salp_hvc::calls::{WATCHDOG_ARMED, WATCHDOG_EXPIRED};
 use serde_json::json;
 
 use super::body::Body;
@@ -62,6 +63,7 @@ pub fn list(_: &mut Call<'_>) -> Result<Outcome, Failure> {
 /// Answers the host.
 pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let machine = call.hypervisor.machine().map_err(|refused| Failure::refused(refused, SALP))?;
+    let is_so = |flag| machine.watchdog.get() & flag != 0;
     let mut value = json!({
         "@odata.id": SALP,
         "@odata.type": "#Manager.v1_24_0.Manager",
@@ -91,6 +93,7 @@ pub fn salp(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "Oem": { "Salp": {
             "@odata.type": "#SalpManager.v1_0_0.SalpManager",
             "Statistics": figures::of_machine(&machine),
+            "Watchdog": { "FunctionEnabled": is_so(WATCHDOG_ARMED), "CausedLastReset": is_so(WATCHDOG_EXPIRED) },
         } },
     });
     software::link(call.hypervisor, &mut value["Links"]);
@@ -142,6 +145,15 @@ mod tests {
     use crate::auth::Role;
     use crate::http::Method;
     use crate::testing::{Client, json};
+
+    #[test]
+    fn whether_there_is_a_watchdog_and_what_it_did_is_told() {
+        let told = |flags| Client::with_watchdog(flags).read(SALP)["Oem"]["Salp"]["Watchdog"].clone();
+        let is = |enabled, caused| json!({ "FunctionEnabled": enabled, "CausedLastReset": caused });
+        assert_eq!(told(0), is(false, false));
+        assert_eq!(told(WATCHDOG_ARMED), is(true, false));
+        assert_eq!(told(WATCHDOG_ARMED | WATCHDOG_EXPIRED), is(true, true));
+    }
 
     #[test]
     fn the_clock_is_set_and_nobody_is_logged_out() {

@@ -296,6 +296,23 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn an_update_that_the_watchdog_has_ended_says_so_in_its_task() {
+        let mut client = Client::with_watchdog(salp_hvc::calls::WATCHDOG_EXPIRED);
+        assert_eq!(push(&mut client, r#"{"@Redfish.OperationApplyTime":"Immediate"}"#, BUNDLE).status, 202);
+        work(&mut client);
+        for _ in 0..=salp_hvc::update::MAX_ATTEMPTS {
+            client.post(RESET_ACTION, r#"{"ResetType":"ForceRestart"}"#);
+            client.now += 2;
+            client.service.go_on(client.now);
+        }
+        client.forget();
+        work(&mut client);
+        let task = task(&mut client);
+        let text = task["Messages"][0]["Message"].as_str().unwrap();
+        assert!(text.contains("2.0 was tried and ended by the watchdog: "), "{task}");
+    }
+
+    #[test]
     fn each_refusal_is_told_with_its_reason_and_nothing_is_staged() {
         for refusal in 1..=9 {
             let mut client = Client::new(Role::Administrator);

@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use salp_hvc::calls::{MachineInfo, WATCHDOG_EXPIRED};
 use salp_hvc::handover::failure;
 use salp_hvc::status;
 use salp_hvc::update::{PHASE_IDLE, STANDBY_PREVIOUS, STANDBY_STAGED, STANDBY_TRIAL, UpdateInfo};
@@ -215,7 +216,10 @@ impl Install {
             (STANDBY_PREVIOUS, _) => Ok(Step::End(self.end(Vec::from([told("ImageConfirmed", &self.version)])))),
             _ => {
                 let (wanted, runs) = (&self.version, version(&info, running));
-                let why = alloc::format!("The image {wanted} was tried and not confirmed: {runs} runs.");
+                let by_watchdog = |machine: MachineInfo| machine.watchdog.get() & WATCHDOG_EXPIRED != 0;
+                let hung = tools.hypervisor.machine().is_ok_and(by_watchdog);
+                let how = if hung { "ended by the watchdog" } else { "not confirmed" };
+                let why = alloc::format!("The image {wanted} was tried and {how}: {runs} runs.");
                 Err(Failure::because(500, &why))
             }
         }

@@ -136,24 +136,36 @@ pub const SCHEMAS: &[Schema] = &[
     },
     Schema {
         name: "SalpManager",
-        properties: &[("Statistics", Part("Statistics"), Read, "Memory of the machine.")],
-        parts: &[(
-            "Statistics",
-            &[
-                ("TotalBytes", Number, Read, "RAM that is not reserved."),
-                ("FreeBytes", Number, Read, "Free memory."),
-                ("PromisedBytes", Number, Read, "Free, but set aside for VMs."),
-                ("GuestBytes", Number, Read, "Memory of guests, what they share counted once."),
-                ("TableBytes", Number, Read, "Nodes of their tables."),
-                ("HypervisorBytes", Number, Read, "Data of the hypervisor."),
-                ("ImageBytes", Number, Read, "Images."),
-                ("VirtualMachines", Number, Read, "VMs and snapshots."),
-                ("WaitingForMemory", Number, Read, "VMs that stand still for want of memory."),
-                ("Cpus", Number, Read, "CPUs of the machine."),
-                ("UptimeNanoseconds", Number, Read, "Time since the hypervisor started."),
-                ("IdleNanoseconds", Number, Read, "Time that CPUs had nothing to do, all together."),
-            ],
-        )],
+        properties: &[
+            ("Statistics", Part("Statistics"), Read, "Memory of the machine."),
+            ("Watchdog", Part("Watchdog"), Read, "What resets the machine when the hypervisor hangs."),
+        ],
+        parts: &[
+            (
+                "Statistics",
+                &[
+                    ("TotalBytes", Number, Read, "RAM that is not reserved."),
+                    ("FreeBytes", Number, Read, "Free memory."),
+                    ("PromisedBytes", Number, Read, "Free, but set aside for VMs."),
+                    ("GuestBytes", Number, Read, "Memory of guests, what they share counted once."),
+                    ("TableBytes", Number, Read, "Nodes of their tables."),
+                    ("HypervisorBytes", Number, Read, "Data of the hypervisor."),
+                    ("ImageBytes", Number, Read, "Images."),
+                    ("VirtualMachines", Number, Read, "VMs and snapshots."),
+                    ("WaitingForMemory", Number, Read, "VMs that stand still for want of memory."),
+                    ("Cpus", Number, Read, "CPUs of the machine."),
+                    ("UptimeNanoseconds", Number, Read, "Time since the hypervisor started."),
+                    ("IdleNanoseconds", Number, Read, "Time that CPUs had nothing to do, all together."),
+                ],
+            ),
+            (
+                "Watchdog",
+                &[
+                    ("FunctionEnabled", Flag, Read, "Whether there is one."),
+                    ("CausedLastReset", Flag, Read, "Whether it made the last reset."),
+                ],
+            ),
+        ],
         ..NONE
     },
     Schema {
