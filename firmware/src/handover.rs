@@ -9,9 +9,11 @@
 //! - The next image makes all VMs anew out of the records, in the frames that they had. It takes no frame and writes to no table and
 //!   no guest: until it [runs the VMs](salp_hw::handover::trust) the one before finds everything as it was in the same records,
 //!   and begins again with them, as the next one did.
-//! - From then on only the next one knows how the VMs are. If nobody confirms it in time, it hands over to the one before: by new
+//! - From then on only the next one knows how the VMs are, and its own management guest replaces that of the one before
+//!   ([`manager`]). If nobody confirms it in time, it hands over to the one before: by new
 //!   records, which is the same in the other direction.
 
+mod manager;
 mod records;
 
 use crate::console::log;
@@ -38,8 +40,9 @@ use zerocopy::{FromBytes, FromZeros};
 /// How long the next image has until it runs the VMs, in milliseconds.
 const PATIENCE_MS: u64 = 2000;
 
-/// How long it has until it is confirmed, in milliseconds; `handover-trial=MS` on EL2's command line says otherwise.
-const TRIAL_MS: u64 = 30_000;
+/// How long it has until it is confirmed, in milliseconds; `handover-trial=MS` on EL2's command line says otherwise. Its management
+/// guest starts in that time, and looks at the machine for ten seconds.
+const TRIAL_MS: u64 = 60_000;
 
 /// The slot in a header's asker that stands for the monitor.
 const MONITOR: u64 = u64::MAX;
@@ -52,6 +55,8 @@ struct Wish {
     asker: [u64; 4],
     /// Why this image gives up, if that is it: `FAILED_…`.
     failed: u32,
+    /// What the next image's management guest starts from; 0 if this one's goes on.
+    manager: u64,
 }
 
 /// How it went so far.
@@ -64,11 +69,13 @@ struct State {
     trial: Option<Head>,
     /// Until when it must be, by the counter.
     until: u64,
+    /// What the management guest was before that.
+    manager: Option<manager::Before>,
 }
 
 static WISH: Mutex<Option<Wish>> = Mutex::new(None);
 static IS_WANTED: AtomicBool = AtomicBool::new(false);
-static STATE: Mutex<State> = Mutex::new(State { count: 0, failed: 0, trial: None, until: 0 });
+static STATE: Mutex<State> = Mutex::new(State { count: 0, failed: 0, trial: None, until: 0, manager: None });
 /// The CPUs that run, one bit each.
 static CPUS: AtomicU8 = AtomicU8::new(0);
 /// The first CPU lets the others begin.
@@ -117,8 +124,8 @@ pub fn submit(image: u64, asker: Asker) -> Option<Answer> {
         return Some(Answer::of(status::BUSY));
     }
     match prepare(image) {
-        Ok((head, next)) => {
-            *wish = Some(Wish { head, next, asker, failed: 0 });
+        Ok((head, next, manager)) => {
+            *wish = Some(Wish { head, next, asker, failed: 0, manager });
             drop(wish);
             want();
             None
@@ -133,9 +140,10 @@ fn want() {
     machine::kick(CPUS.load(Ordering::Acquire));
 }
 
-/// Puts the next image where it will run. Returns a frame for the header, and the image's memory.
+/// Puts the next image where it will run. Returns a frame for the header, the image's memory, and what its management guest starts
+/// from.
 #[inline(never)] // It has pages on its stack.
-fn prepare(image: u64) -> Result<(Head, Side), Answer> {
+fn prepare(image: u64) -> Result<(Head, Side, u64), Answer> {
     let (block, room, frame) = Store
         .with(|frames| {
             let block = frames.alloc_blocks(Kind::Hyp, (IMAGE_ROOM / ROOM) as usize).map_err(|_| status::NO_MEMORY)?;
@@ -160,19 +168,24 @@ fn prepare(image: u64) -> Result<(Head, Side), Answer> {
             .map_err(Answer::of)
             .and_then(|size| update::load(&|at, to| images::read(image, size, at, to), hw::image_memory(block))),
     };
-    if let Err(error) = copied.and_then(|size| verify(block, size).map_err(Answer::of)) {
-        Store.with(|frames| {
-            give_up(frames, &next);
-            frames.free(frame);
-        });
-        return Err(error);
+    let checked = copied.and_then(|size| verify(block, size).map_err(Answer::of));
+    // A copy of this image has this one's management guest.
+    let set = checked.map(|set| hw::image_memory(block).get(set).filter(|_| image != 0).unwrap_or_default());
+    match set.and_then(|set| manager::set_aside(set).map_err(Answer::of)) {
+        Ok(manager) => Ok((Head::new(frame, &Header::new_zeroed()), next, manager)),
+        Err(error) => {
+            Store.with(|frames| {
+                give_up(frames, &next);
+                frames.free(frame);
+            });
+            Err(error)
+        }
     }
-    Ok((Head::new(frame, &Header::new_zeroed()), next))
 }
 
 /// Checks the image that was copied to `block`, before any VM stands still for it, and makes it ready to be started. Whatever is to
-/// be known of an image before it runs is looked at here.
-fn verify(block: Pa, size: u64) -> Result<(), i64> {
+/// be known of an image before it runs is looked at here. Returns where its boot set is in it.
+fn verify(block: Pa, size: u64) -> Result<Range<usize>, i64> {
     const IMAGE_SIZE: usize = 16;
     const ARM64: core::ops::Range<usize> = 56..60;
     let start = &hw::sheet(block).0;
@@ -200,7 +213,8 @@ fn verify(block: Pa, size: u64) -> Result<(), i64> {
         return Err(status::INVALID);
     }
     hw::finish_copy(block, size);
-    Ok(())
+    let set = (packed + u64::from(area.bootset_offset.get())) as usize;
+    Ok(set..set.saturating_add(area.bootset_len.get() as usize))
 }
 
 fn give_up(frames: &mut Frames<'_>, side: &Side) {
@@ -233,6 +247,7 @@ pub fn serve(index: usize) {
             give_up(frames, &wish.next);
         }
     });
+    let _ = images::delete(wish.manager);
     IS_WANTED.store(false, Ordering::Release);
     *WISH.lock() = None;
     restart_others(wish.head);
@@ -248,6 +263,10 @@ fn hand_over(wish: &Wish) -> i64 {
     if let Some(head) = before {
         // What it says is no longer true, and is not needed: this image is trusted with nothing any more.
         records::discard(head);
+    }
+    let manager = STATE.lock().manager.take();
+    if let Some(manager) = manager {
+        manager.come_back();
     }
     let Ok((first, pages)) = records::write() else { return status::NO_MEMORY };
     let ticks = |ms: u64| cpu::counter_frequency() / 1000 * ms;
@@ -272,6 +291,7 @@ fn hand_over(wish: &Wish) -> i64 {
         failed: wish.failed,
         asker: wish.asker,
         cpus: CPUS.load(Ordering::Acquire).into(),
+        manager: wish.manager,
         doors: wish.head.get().doors,
         ..Header::new_zeroed()
     };
@@ -350,6 +370,7 @@ pub fn take_over(head: Head, found: &Found) {
             log!("  ESR {esr:#x}  PC {elr:#x}  FAR {far:#x}");
         }
         finish(head, (usize::from(header.starting == 0), is_complete));
+        let _ = images::delete(header.manager);
         answer(header.asker, Answer::of(status::FAILED));
     } else {
         let until = cpu::counter().saturating_add(header.trial);
@@ -360,6 +381,8 @@ pub fn take_over(head: Head, found: &Found) {
         }
         watch::remind(until);
         log!("hand-over {}: goes on with {} VMs after {pause} us, to be confirmed", header.count, found.vms);
+        let manager = manager::replace(header.manager);
+        STATE.lock().manager = manager;
         answer(header.asker, Answer { status: status::OK, values: [header.count, 0, 0] });
     }
 }
@@ -410,10 +433,11 @@ fn finish(head: Head, (side, is_left): (usize, bool)) {
 ///
 /// There is nothing to confirm: a status.
 pub fn confirm() -> Result<(), i64> {
-    let (head, count) = {
+    let (head, count, manager) = {
         let mut state = STATE.lock();
-        (state.trial.take().ok_or(status::WRONG_STATE)?, state.count)
+        (state.trial.take().ok_or(status::WRONG_STATE)?, state.count, state.manager.take())
     };
+    manager.into_iter().for_each(manager::Before::forget);
     finish(head, (0, true));
     log!("hand-over {count}: confirmed");
     Ok(())
@@ -445,6 +469,7 @@ pub fn look(now: u64) {
         next: back,
         asker: [0; 4],
         failed: FAILED_UNCONFIRMED,
+        manager: 0,
     });
     drop((wish, state));
     log!("nobody has confirmed this image: the one before comes back");

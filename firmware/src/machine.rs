@@ -565,6 +565,8 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
     let identity = Identity { name, ..vm.identity.lock().clone() };
     let mut fresh = Vm::new(machine, Place { slot, id }, identity, spec).map_err(VmError::status)?;
     (fresh.source, fresh.family, fresh.kin) = (vm.source, vm.family, vm.kin);
+    // Who still asks for the VM that it was gets no answer.
+    fresh.life.store(vm.life.load(Ordering::Relaxed), Ordering::Relaxed);
     let renamed = directory().lock().rename(slot, &name);
     if renamed.is_ok() {
         drive::hand_over(vm, &fresh);
@@ -635,13 +637,7 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
             _ => events::tell(vm, kind, after),
         }
         if stays {
-            net::unplug(vm);
-            vm.watch.end();
-            vm.give_memory_back();
-            if counts(vm) {
-                machine.running.fetch_sub(1, Ordering::AcqRel);
-            }
-            vm.rest();
+            machine.lay_to_rest(vm);
         }
         if again || stays {
             let asker = core::mem::replace(&mut *vm.mourner.lock(), Asker::Nobody);
@@ -767,6 +763,33 @@ impl Machine {
         if vm.seal() {
             log!("{}: is frozen", vm.name());
         }
+        Ok(())
+    }
+
+    /// Makes a VM off whose life is over: what it has of the machine it gives back.
+    fn lay_to_rest(&self, vm: &Vm) {
+        net::unplug(vm);
+        vm.watch.end();
+        vm.give_memory_back();
+        if counts(vm) {
+            self.running.fetch_sub(1, Ordering::AcqRel);
+        }
+        vm.rest();
+    }
+
+    /// Turns a VM off that is on no CPU, without a word, if it is not off yet.
+    ///
+    /// # Errors
+    ///
+    /// A status: something is being done to it.
+    pub fn put_off(&self, vm: &Vm) -> Result<(), i64> {
+        if vm.is_held_by(vm::hold::OFF) {
+            return Ok(());
+        }
+        if vm.is_busy.load(Ordering::Acquire) || !vm.stop(Fate::Stopped) || vm.begin_end().is_none() {
+            return Err(status::BUSY);
+        }
+        self.lay_to_rest(vm);
         Ok(())
     }
 
