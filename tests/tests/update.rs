@@ -210,7 +210,19 @@ fn an_image_whose_management_guest_never_answers_gives_way_to_the_one_before() {
     assert_eq!(vms["Members"][0]["PowerState"], "On", "{vms}");
     assert_eq!(machine.text().matches("salp| web: ").count(), 1, "it goes on all the time: {}", machine.text());
     assert_eq!(slot(&api, "A")["Active"], true);
-    assert_eq!(slot(&api, "B")["Oem"]["Salp"]["Standing"], "Failed");
+    assert_eq!(slot(&api, "B")["Oem"]["Salp"]["Standing"], "Staged");
+}
+
+#[test]
+fn an_image_whose_management_guest_finds_no_memory_does_not_take_over() {
+    let (flash, next) = (Flash::new(), next_with(&image_with(managing(2048))));
+    let mut machine = flash.start();
+    let api = machine.api().with_session();
+    let answer = push(&api, &json!({ "@Redfish.OperationApplyTime": "Immediate" }), &next).is(202);
+    let until_then = machine.expect("salp| no hand-over: the machine has no memory for the next mgmt");
+    let task = ended(&api, &answer.location.expect("a monitor"));
+    assert!(task["TaskState"] == "Exception" && task.to_string().contains("did not take over: no-memory"), "{task}");
+    assert!(!until_then.contains("salp| hand-over "), "no VM stands still for it: {until_then}");
 }
 
 #[test]
