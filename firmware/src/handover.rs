@@ -44,6 +44,9 @@ const PATIENCE_MS: u64 = 2000;
 /// guest starts in that time, and looks at the machine for ten seconds.
 const TRIAL_MS: u64 = 60_000;
 
+/// For how long VMs run before the management guest is replaced, in milliseconds: a slice.
+const MANAGER_MS: u64 = 2;
+
 /// The slot in a header's asker that stands for the monitor.
 const MONITOR: u64 = u64::MAX;
 
@@ -71,11 +74,14 @@ struct State {
     until: u64,
     /// What the management guest was before that.
     manager: Option<manager::Before>,
+    /// What it is to start from, once; 0 for nothing.
+    next_manager: u64,
 }
 
 static WISH: Mutex<Option<Wish>> = Mutex::new(None);
 static IS_WANTED: AtomicBool = AtomicBool::new(false);
-static STATE: Mutex<State> = Mutex::new(State { count: 0, failed: 0, trial: None, until: 0, manager: None });
+static STATE: Mutex<State> =
+    Mutex::new(State { count: 0, failed: 0, trial: None, until: 0, manager: None, next_manager: 0 });
 /// The CPUs that run, one bit each.
 static CPUS: AtomicU8 = AtomicU8::new(0);
 /// The first CPU lets the others begin.
@@ -373,16 +379,19 @@ pub fn take_over(head: Head, found: &Found) {
         let _ = images::delete(header.manager);
         answer(header.asker, Answer::of(status::FAILED));
     } else {
-        let until = cpu::counter().saturating_add(header.trial);
+        let (now, next_manager) = (cpu::counter(), manager::stop(header.manager));
+        let until = now.saturating_add(header.trial);
         {
             let mut state = STATE.lock();
             state.trial = Some(head);
             state.until = until;
+            state.next_manager = next_manager;
         }
         watch::remind(until);
+        if next_manager != 0 {
+            watch::remind(now + cpu::counter_frequency() / 1000 * MANAGER_MS);
+        }
         log!("hand-over {}: goes on with {} VMs after {pause} us, to be confirmed", header.count, found.vms);
-        let manager = manager::replace(header.manager);
-        STATE.lock().manager = manager;
         answer(header.asker, Answer { status: status::OK, values: [header.count, 0, 0] });
     }
 }
@@ -449,8 +458,26 @@ pub fn state() -> [u64; 3] {
     [state.count, state.trial.is_some().into(), state.failed.into()]
 }
 
-/// Gives this image up if it should have been confirmed by now.
+/// Replaces the management guest if it waits for that.
+fn replace_manager() {
+    let image = core::mem::take(&mut STATE.lock().next_manager);
+    if image == 0 {
+        return;
+    }
+    let Some(before) = manager::replace(image) else { return };
+    let mut state = STATE.lock();
+    if state.trial.is_some() {
+        state.manager = Some(before);
+    } else {
+        // Somebody was fast to confirm the image.
+        drop(state);
+        before.forget();
+    }
+}
+
+/// Replaces the management guest if that is due, and gives this image up if it should have been confirmed by now.
 pub fn look(now: u64) {
+    replace_manager();
     let state = STATE.lock();
     let Some(head) = state.trial else { return };
     if now < state.until {

@@ -4,8 +4,9 @@
 //!
 //! - The image before finds out who is replaced, and copies the boot set that is packed in the next one to an image of EL2's own,
 //!   while VMs run ([`set_aside`]). A machine without memory for that goes on as it is.
-//! - The next image replaces it when it is trusted with the VMs, before they run ([`replace`]). So who confirms the image is its own
-//!   management guest, and what is confirmed is all of it. Name, identifier, UUID, ports and records stay.
+//! - The next image stops it before VMs run ([`stop`]), and replaces it when they do ([`replace`]): they do not wait for that. So
+//!   who confirms the image is its own management guest, and what is confirmed is all of it. Name, identifier, UUID, ports and
+//!   records stay.
 //! - If nobody confirms it, the management guest becomes what it was, from its first state, before VMs are handed back
 //!   ([`Before::come_back`]).
 //!
@@ -13,8 +14,9 @@
 
 use crate::console::log;
 use crate::machine::{self, Store};
-use crate::vm::{Vm, hold};
+use crate::vm::{Fate, Vm, hold};
 use crate::{events, images, net};
+use core::sync::atomic::Ordering;
 use salp_core::addr::PAGE_SIZE;
 use salp_core::bootset::{BootSet, VmSpec};
 use salp_core::frames::FrameStore;
@@ -61,30 +63,49 @@ pub fn set_aside(set: &[u8]) -> Result<u64, i64> {
     kept.inspect_err(|_| log!("no hand-over: the machine has no memory for the next {}", spec.name()))
 }
 
-/// Replaces the management guest by that of this image, whose boot set is in `image`; 0 for nobody. No VM runs. Returns what it was.
-#[inline(never)] // It has descriptions on its stack.
+/// Returns the management guest that this image's replaces.
+fn replaced() -> Option<(u64, VmSpec)> {
+    boot::get().loaded.boot_set.clone().and_then(|set| find(boot::boot_set_bytes(set)))
+}
+
+/// Begins the end of the management guest that is to be replaced by what is in `image`. No VM runs. Returns the image, or 0 if nobody
+/// is replaced.
+#[inline(never)] // It has a description on its stack.
+pub fn stop(image: u64) -> u64 {
+    let found = if image == 0 { None } else { replaced() };
+    if found.is_some_and(|(id, _)| with(id, end).is_ok()) {
+        return image;
+    }
+    // Nobody uses it, if it is there.
+    let _ = images::delete(image);
+    0
+}
+
+/// Begins the end of a VM that is on no CPU, if it is not off.
+fn end(vm: &Vm) -> Result<(), i64> {
+    let is_off = vm.is_held_by(hold::OFF);
+    let can_end = || !vm.is_busy.load(Ordering::Acquire) && vm.stop(Fate::Stopped) && vm.begin_end().is_some();
+    if is_off || can_end() { Ok(()) } else { Err(status::BUSY) }
+}
+
+/// Replaces the management guest, which was [stopped](stop), by that of this image, whose boot set is in `image`. Returns what it was.
+#[inline(never)] // As above.
 pub fn replace(image: u64) -> Option<Before> {
-    let set = boot::get().loaded.boot_set.clone().filter(|_| image != 0);
-    let before = set.and_then(|set| find(boot::boot_set_bytes(set))).and_then(|(id, spec)| {
+    let before = replaced().and_then(|(id, spec)| {
         let before = with(id, |vm| {
             let is_on = !vm.is_held_by(hold::OFF);
             Ok(Before { id, spec: vm.spec, ports: net::ports(vm), is_on })
         });
         let (before, spec) = (before.ok()?, spec.of_image(image));
-        images::hold(&spec).ok()?;
-        // What it was stays as long as that may come back.
-        images::count_user(&before.spec, true);
-        if let Err(error) = before.become_another(&spec, MANAGER_NEXT) {
+        if let Err(error) = images::hold(&spec).and_then(|()| before.give_way(&spec)) {
             log!("{} is not replaced: {}", spec.name(), status::word(error));
-            images::count_user(&spec, false);
             before.start();
-            before.forget();
             return None;
         }
         Some(before)
     });
     if before.is_none() {
-        // Nobody uses it, if it is there.
+        // As above.
         let _ = images::delete(image);
     }
     before
@@ -100,19 +121,29 @@ impl Before {
     #[inline(never)] // As above.
     pub fn come_back(self) {
         // What counts what it was from then on is the VM.
-        if let Err(error) = self.become_another(&self.spec, MANAGER_BEFORE) {
+        let ended = with(self.id, end).and_then(|()| self.become_another(&self.spec, MANAGER_BEFORE));
+        if let Err(error) = ended {
             log!("{} does not come back: {}", self.spec.name(), status::word(error));
             self.forget();
         }
     }
 
-    /// Puts another VM in the place of it, which starts if it was on.
-    fn become_another(&self, spec: &VmSpec, how: u32) -> Result<(), i64> {
-        with(self.id, |vm| {
-            machine::get().put_off(vm)?;
-            Ok(vm.slot)
+    /// Puts what is described here, which the caller has counted as a user, in its place. It stays as long as it may come back.
+    fn give_way(&self, spec: &VmSpec) -> Result<(), i64> {
+        images::count_user(&self.spec, true);
+        self.become_another(spec, MANAGER_NEXT).inspect_err(|_| {
+            images::count_user(spec, false);
+            images::count_user(&self.spec, false);
         })
-        .map(machine::be_itself)?;
+    }
+
+    /// Puts another VM in the place of it, whose end has begun. That one starts if it was on.
+    fn become_another(&self, spec: &VmSpec, how: u32) -> Result<(), i64> {
+        let slot = with(self.id, |vm| {
+            machine::get().put_off(vm);
+            Ok(vm.slot)
+        })?;
+        machine::be_itself(slot);
         machine::change_vm(self.id, &spec.starting_off())?;
         with(self.id, |vm| {
             net::set_ports(vm, &self.ports);
@@ -127,11 +158,11 @@ impl Before {
         Ok(())
     }
 
-    /// Starts the VM, if it is off and was on.
+    /// Starts the VM, whose end has begun, if it was on.
     fn start(&self) {
-        let started = with(self.id, |vm| match vm.is_held_by(hold::OFF) {
-            true if self.is_on => machine::get().start_vm(vm),
-            _ => Ok(()),
+        let started = with(self.id, |vm| {
+            machine::get().put_off(vm);
+            if self.is_on { machine::get().start_vm(vm) } else { Ok(()) }
         });
         if let Err(error) = started {
             log!("{} cannot be started: {}", self.spec.name(), status::word(error));
