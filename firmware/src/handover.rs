@@ -9,9 +9,11 @@
 //! - The next image makes all VMs anew out of the records, in the frames that they had. It takes no frame and writes to no table and
 //!   no guest: until it [runs the VMs](salp_hw::handover::trust) the one before finds everything as it was in the same records,
 //!   and begins again with them, as the next one did.
-//! - From then on only the next one knows how the VMs are. If nobody confirms it in time, it hands over to the one before: by new
+//! - From then on only the next one knows how the VMs are, and its own management guest replaces that of the one before
+//!   ([`manager`]). If nobody confirms it in time, it hands over to the one before: by new
 //!   records, which is the same in the other direction.
 
+mod manager;
 mod records;
 
 use crate::console::log;
@@ -39,8 +41,12 @@ use zerocopy::{FromBytes, FromZeros};
 /// How long the next image has until it runs the VMs, in milliseconds.
 const PATIENCE_MS: u64 = 2000;
 
-/// How long it has until it is confirmed, in milliseconds; `handover-trial=MS` on EL2's command line says otherwise.
-const TRIAL_MS: u64 = 30_000;
+/// How long it has until it is confirmed, in milliseconds; `handover-trial=MS` on EL2's command line says otherwise. Its management
+/// guest starts in that time, and looks at the machine for ten seconds.
+const TRIAL_MS: u64 = 60_000;
+
+/// For how long VMs run before the management guest is replaced, in milliseconds: a slice.
+const MANAGER_MS: u64 = 2;
 
 /// The slot in a header's asker that stands for the monitor.
 const MONITOR: u64 = u64::MAX;
@@ -55,6 +61,8 @@ struct Wish {
     asker: [u64; 4],
     /// Why this image gives up, if that is it: `FAILED_…`.
     failed: u32,
+    /// What the next image's management guest starts from; 0 if this one's goes on.
+    manager: u64,
 }
 
 /// How it went so far.
@@ -67,11 +75,16 @@ struct State {
     trial: Option<Head>,
     /// Until when it must be, by the counter.
     until: u64,
+    /// What the management guest was before that.
+    manager: Option<manager::Before>,
+    /// What it is to start from, once; 0 for nothing.
+    next_manager: u64,
 }
 
 static WISH: Mutex<Option<Wish>> = Mutex::new(None);
 static IS_WANTED: AtomicBool = AtomicBool::new(false);
-static STATE: Mutex<State> = Mutex::new(State { count: 0, failed: 0, trial: None, until: 0 });
+static STATE: Mutex<State> =
+    Mutex::new(State { count: 0, failed: 0, trial: None, until: 0, manager: None, next_manager: 0 });
 /// The CPUs that run, one bit each.
 static CPUS: AtomicU8 = AtomicU8::new(0);
 /// The first CPU lets the others begin.
@@ -125,8 +138,8 @@ pub fn submit(image: u64, asker: Asker) -> Option<Answer> {
         return Some(Answer::of(status::BUSY));
     }
     match prepare(image) {
-        Ok((head, next, version)) => {
-            *wish = Some(Wish { head, next, version, asker, failed: 0 });
+        Ok((head, next, version, manager)) => {
+            *wish = Some(Wish { head, next, version, asker, failed: 0, manager });
             drop(wish);
             want();
             None
@@ -141,9 +154,10 @@ fn want() {
     machine::kick(cpus());
 }
 
-/// Puts the next image where it will run. Returns a frame for the header, the image's memory, and the version that it knows too.
+/// Puts the next image where it will run. Returns a frame for the header, the image's memory, the version that it knows too, and
+/// what its management guest starts from.
 #[inline(never)] // It has pages on its stack.
-fn prepare(image: u64) -> Result<(Head, Side, u16), Answer> {
+fn prepare(image: u64) -> Result<(Head, Side, u16, u64), Answer> {
     let (block, room, frame) = Store
         .with(|frames| {
             let block = frames.alloc_blocks(Kind::Hyp, (IMAGE_ROOM / ROOM) as usize).map_err(|_| status::NO_MEMORY)?;
@@ -168,13 +182,16 @@ fn prepare(image: u64) -> Result<(Head, Side, u16), Answer> {
             .map_err(Answer::of)
             .and_then(|size| update::load(&|at, to| images::read(image, size, at, to), hw::image_memory(block))),
     };
-    let verified = copied.and_then(|size| verify(block, size).map_err(Answer::of)).and_then(|offer| {
+    let verified = copied.and_then(|size| verify(block, size).map_err(Answer::of)).and_then(|(offer, set)| {
         let theirs = offer.versions;
-        common(theirs)
-            .ok_or_else(|| update::refuse(Formats, format_args!(": it knows hand-overs of versions {theirs:?}")))
+        let version = common(theirs)
+            .ok_or_else(|| update::refuse(Formats, format_args!(": it knows hand-overs of versions {theirs:?}")))?;
+        // A copy of this image has this one's management guest.
+        let set = hw::image_memory(block).get(set).filter(|_| image != 0).unwrap_or_default();
+        manager::set_aside(set).map(|manager| (version, manager)).map_err(Answer::of)
     });
     match verified {
-        Ok(version) => Ok((Head::new(frame, &Header::new_zeroed()), next, version)),
+        Ok((version, manager)) => Ok((Head::new(frame, &Header::new_zeroed()), next, version, manager)),
         Err(error) => {
             Store.with(|frames| {
                 give_up(frames, &next);
@@ -186,8 +203,8 @@ fn prepare(image: u64) -> Result<(Head, Side, u16), Answer> {
 }
 
 /// Checks the image that was copied to `block`, before any VM stands still for it, and makes it ready to be started. Whatever is to
-/// be known of an image before it runs is looked at here.
-fn verify(block: Pa, size: u64) -> Result<Offer, i64> {
+/// be known of an image before it runs is looked at here. Returns what it offers, and where its boot set is in it.
+fn verify(block: Pa, size: u64) -> Result<(Offer, Range<usize>), i64> {
     const IMAGE_SIZE: usize = 16;
     const ARM64: core::ops::Range<usize> = 56..60;
     let start = &hw::sheet(block).0;
@@ -215,7 +232,8 @@ fn verify(block: Pa, size: u64) -> Result<Offer, i64> {
         return Err(status::INVALID);
     }
     hw::finish_copy(block, size);
-    Ok(offer)
+    let set = (packed + u64::from(area.bootset_offset.get())) as usize;
+    Ok((offer, set..set.saturating_add(area.bootset_len.get() as usize)))
 }
 
 fn give_up(frames: &mut Frames<'_>, side: &Side) {
@@ -250,6 +268,7 @@ pub fn serve(index: usize) {
             give_up(frames, &wish.next);
         }
     });
+    let _ = images::delete(wish.manager);
     IS_WANTED.store(false, Ordering::Release);
     *WISH.lock() = None;
     restart_others(wish.head);
@@ -266,6 +285,10 @@ fn hand_over(wish: &Wish) -> i64 {
     if let Some(head) = before {
         // What it says is no longer true, and is not needed: this image is trusted with nothing any more.
         records::discard(head);
+    }
+    let manager = STATE.lock().manager.take();
+    if let Some(manager) = manager {
+        manager.come_back();
     }
     let Ok((first, pages)) = records::write(wish.version) else { return status::NO_MEMORY };
     let ticks = |ms: u64| cpu::counter_frequency() / 1000 * ms;
@@ -290,6 +313,7 @@ fn hand_over(wish: &Wish) -> i64 {
         failed: wish.failed,
         asker: wish.asker,
         cpus: cpus().into(),
+        manager: wish.manager,
         doors: wish.head.get().doors,
         ..Header::new_zeroed()
     };
@@ -368,15 +392,21 @@ pub fn take_over(head: Head, found: &Found) {
             log!("  ESR {esr:#x}  PC {elr:#x}  FAR {far:#x}");
         }
         finish(head, (usize::from(header.starting == 0), is_complete));
+        let _ = images::delete(header.manager);
         answer(header.asker, Answer::of(status::FAILED));
     } else {
-        let until = cpu::counter().saturating_add(header.trial);
+        let (now, next_manager) = (cpu::counter(), manager::stop(header.manager));
+        let until = now.saturating_add(header.trial);
         {
             let mut state = STATE.lock();
             state.trial = Some(head);
             state.until = until;
+            state.next_manager = next_manager;
         }
         watch::remind(until);
+        if next_manager != 0 {
+            watch::remind(now + cpu::counter_frequency() / 1000 * MANAGER_MS);
+        }
         log!(
             "hand-over {}: goes on with {} VMs after {pause} us, by records of version {}, to be confirmed",
             header.count,
@@ -433,10 +463,11 @@ fn finish(head: Head, (side, is_left): (usize, bool)) {
 ///
 /// There is nothing to confirm: a status.
 pub fn confirm() -> Result<(), i64> {
-    let (head, count) = {
+    let (head, count, manager) = {
         let mut state = STATE.lock();
-        (state.trial.take().ok_or(status::WRONG_STATE)?, state.count)
+        (state.trial.take().ok_or(status::WRONG_STATE)?, state.count, state.manager.take())
     };
+    manager.into_iter().for_each(manager::Before::forget);
     finish(head, (0, true));
     log!("hand-over {count}: confirmed");
     Ok(())
@@ -448,8 +479,26 @@ pub fn state() -> [u64; 3] {
     [state.count, state.trial.is_some().into(), state.failed.into()]
 }
 
-/// Gives this image up if it should have been confirmed by now.
+/// Replaces the management guest if it waits for that.
+fn replace_manager() {
+    let image = core::mem::take(&mut STATE.lock().next_manager);
+    if image == 0 {
+        return;
+    }
+    let Some(before) = manager::replace(image) else { return };
+    let mut state = STATE.lock();
+    if state.trial.is_some() {
+        state.manager = Some(before);
+    } else {
+        // Somebody was fast to confirm the image.
+        drop(state);
+        before.forget();
+    }
+}
+
+/// Replaces the management guest if that is due, and gives this image up if it should have been confirmed by now.
 pub fn look(now: u64) {
+    replace_manager();
     let state = STATE.lock();
     let Some(head) = state.trial else { return };
     if now < state.until {
@@ -470,6 +519,7 @@ pub fn look(now: u64) {
         version: header.version as u16,
         asker: [0; 4],
         failed: FAILED_UNCONFIRMED,
+        manager: 0,
     });
     drop((wish, state));
     log!("nobody has confirmed this image: the one before comes back");

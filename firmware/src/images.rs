@@ -11,7 +11,7 @@ use salp_core::bootset::{Segment, VmSpec};
 use salp_core::dev::drive::{self, Medium};
 use salp_core::frames::FrameStore;
 use salp_core::handover::Full;
-use salp_core::images::Images;
+use salp_core::images::{Images, is_own};
 use salp_core::stage2::{AddressSpace, MapError};
 use salp_hvc::handover::kind;
 use salp_hvc::manager::{ImageInfo, LABEL};
@@ -40,6 +40,15 @@ pub fn create(manager: &Vm, from: Ipa) -> Result<u64, i64> {
     let mut wanted = ImageInfo::new_zeroed();
     manage::read(manager, from, wanted.as_mut_bytes())?;
     images().write().create(&Store, &Ram, &TLB, &wanted)
+}
+
+/// Makes an image of EL2's own out of these bytes. Returns its identifier.
+///
+/// # Errors
+///
+/// A status; nothing is made then.
+pub fn create_own(bytes: &[u8]) -> Result<u64, i64> {
+    images().write().create_own(&Store, &Ram, &TLB, bytes)
 }
 
 /// Which bytes of an image are copied, and where they are in a manager's memory.
@@ -180,10 +189,16 @@ pub fn hold(spec: &VmSpec) -> Result<(), i64> {
     images().write().hold(spec)
 }
 
-/// Counts a user more of what a description names, for a copy of a user, or a user less.
+/// Counts a user more of what a description names, for a copy of a user, or a user less. An image of EL2's own goes with the last.
 pub fn count_user(spec: &VmSpec, is_more: bool) {
     if spec.segments().any(|segment| segment.image != 0) {
         images().write().count_user(spec, is_more);
+    }
+    if !is_more {
+        for segment in spec.segments().filter(|segment| is_own(segment.image)) {
+            // Others use it, or it went with another segment.
+            let _ = delete(segment.image);
+        }
     }
 }
 

@@ -591,6 +591,8 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
     let identity = Identity { name, ..vm.identity.lock().clone() };
     let mut fresh = Vm::new(machine, Place { slot, id }, identity, spec).map_err(VmError::status)?;
     (fresh.source, fresh.family, fresh.kin) = (vm.source, vm.family, vm.kin);
+    // Who still asks for the VM that it was gets no answer.
+    fresh.life.store(vm.life.load(Ordering::Relaxed), Ordering::Relaxed);
     let renamed = directory().lock().rename(slot, &name);
     if renamed.is_ok() {
         drive::hand_over(vm, &fresh);
@@ -661,13 +663,7 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
             _ => events::tell(vm, kind, after),
         }
         if stays {
-            net::unplug(vm);
-            vm.watch.end();
-            vm.give_memory_back();
-            if counts(vm) {
-                machine.running.fetch_sub(1, Ordering::AcqRel);
-            }
-            vm.rest();
+            machine.lay_to_rest(vm);
         }
         if again || stays {
             let asker = core::mem::replace(&mut *vm.mourner.lock(), Asker::Nobody);
@@ -794,6 +790,24 @@ impl Machine {
             log!("{}: is frozen", vm.name());
         }
         Ok(())
+    }
+
+    /// Makes a VM off whose life is over: what it has of the machine it gives back.
+    fn lay_to_rest(&self, vm: &Vm) {
+        net::unplug(vm);
+        vm.watch.end();
+        vm.give_memory_back();
+        if counts(vm) {
+            self.running.fetch_sub(1, Ordering::AcqRel);
+        }
+        vm.rest();
+    }
+
+    /// Turns a VM off, without a word, whose end the caller has begun, or which is off.
+    pub fn put_off(&self, vm: &Vm) {
+        if !vm.is_held_by(vm::hold::OFF) {
+            self.lay_to_rest(vm);
+        }
     }
 
     fn want_merging(&self) {

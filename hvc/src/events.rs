@@ -68,6 +68,14 @@ pub const NIC_CHANGED: u32 = 17;
 /// A snapshot was deleted; it is what `vm` names.
 pub const DELETED: u32 = 18;
 
+/// A manager was replaced when another image of the hypervisor took over. Detail: one of `MANAGER_…`.
+pub const REPLACED: u32 = 19;
+
+/// Detail of [`REPLACED`]: it is that of the image that took over.
+pub const MANAGER_NEXT: u32 = 0;
+/// Detail of [`REPLACED`]: it is what it was before; the image that took over gives way to the one before.
+pub const MANAGER_BEFORE: u32 = 1;
+
 /// Detail of an end: it is off, and can be started.
 pub const AFTER_OFF: u32 = 0;
 /// Detail of an end: it runs again.

@@ -171,8 +171,11 @@ pub struct Header {
     pub reason: [u8; 256],
     /// The CPUs that the image before had, one bit each.
     pub cpus: u64,
+    /// The image, of EL2's own, that the management guest packed in the next image starts from in the place of that which runs; 0
+    /// if that one goes on.
+    pub manager: u64,
     /// Zero.
-    pub reserved: [u64; 2],
+    pub reserved: u64,
     /// Where CPUs wait.
     pub doors: [Door; CPUS],
 }

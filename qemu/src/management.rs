@@ -66,12 +66,16 @@ impl FromStr for Leases {
 ///
 /// What cargo says, or more segments than it has NICs for.
 pub fn guest(append: &str, leases: &[Leases]) -> Result<Placed> {
+    guest_with(MEMORY, append, leases)
+}
+
+fn guest_with(memory: u64, append: &str, leases: &[Leases]) -> Result<Placed> {
     ensure!(leases.len() < MAX_NICS as usize, "--dhcp: the management guest has {} NICs for segments", MAX_NICS - 1);
     let path = image::build_management()?;
     let uplink = Nic { segment: UPLINK.into(), ..Nic::default() };
     let served = leases.iter().map(|leases| leases.segment.clone());
     let vm = VmRequest {
-        memory: MEMORY,
+        memory,
         restart: Restart::OnCrash,
         manager: true,
         nics: std::iter::once(uplink).chain(served).collect(),
@@ -91,7 +95,16 @@ pub fn guest(append: &str, leases: &[Leases]) -> Result<Placed> {
 ///
 /// As [`guest`].
 pub fn guest_on_qemu(append: &str, leases: &[Leases]) -> Result<Placed> {
-    guest(&format!("{NETWORK} {append}"), leases)
+    guest_on_qemu_with(MEMORY, append, leases)
+}
+
+/// Returns the same with so much RAM, in bytes.
+///
+/// # Errors
+///
+/// As [`guest`].
+pub fn guest_on_qemu_with(memory: u64, append: &str, leases: &[Leases]) -> Result<Placed> {
+    guest_with(memory, &format!("{NETWORK} {append}"), leases)
 }
 
 fn claim(port: u16) -> Result<u16> {

@@ -96,11 +96,13 @@ fn an_update_is_tried_confirmed_and_stays_without_power() {
 
 #[test]
 fn an_update_takes_over_under_running_vms_and_stays_without_power() {
-    let ticking = guest("timer").append("only=ticks_virtual late=500000000 ticks=2000");
-    let flash = Flash::with("by=handover", &bundle_of(&[manager("")], 2), Some(ticking));
+    let ticking = guest("timer").append("only=ticks_virtual late=500000000 ticks=20000");
+    let next = bundle_of(&[manager("by=handover")], 2);
+    let flash = Flash::with("by=handover", &next, Some(ticking));
     let mut machine = flash.start();
     machine.expect("UPLOADED ");
     machine.expect("salp| hand-over 1: goes on with 2 VMs");
+    machine.expect("salp| manager: is replaced by the image's own");
     machine.expect("SLOTS running=1 confirmed=0 standby=3 attempts=0 counters=1,2");
     machine.expect("SLOTS running=1 confirmed=1 standby=5 attempts=0 counters=1,2");
     machine.expect("timer| DONE passed=1 failed=0");

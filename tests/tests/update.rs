@@ -2,6 +2,7 @@
 
 use salp_qemu::bundle::{self, Release};
 use salp_qemu::keys::{self, Signer};
+use salp_qemu::place::Placed;
 use salp_qemu::{flash, image, management};
 use salp_tests::api::Answer;
 use salp_tests::stock::Stock;
@@ -25,24 +26,39 @@ const RESET: &str = "/redfish/v1/Managers/salp/Actions/Manager.Reset";
 /// How long something may take, generously: hosts of tests are busy.
 const PATIENCE: Duration = Duration::from_secs(400);
 
+/// Returns an image with this management guest and a VM.
+fn image_with(management: Placed) -> Vec<u8> {
+    let vms = [management, guest("spin").named("web").mib(16).place()];
+    image::with_vms(machine::image(), &vms).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// Returns the management guest with so much RAM.
+fn managing(mib: u64) -> Placed {
+    management::guest_on_qemu_with(mib << 20, "", &[]).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
 /// Returns an image with the management guest and a VM.
 fn image() -> &'static [u8] {
     static IMAGE: OnceLock<Vec<u8>> = OnceLock::new();
-    IMAGE.get_or_init(|| {
-        let management = management::guest_on_qemu("", &[]);
-        let vms = management.map(|management| [management, guest("spin").named("web").mib(16).place()]);
-        let made = vms.and_then(|vms| image::with_vms(machine::image(), &vms));
-        made.unwrap_or_else(|error| panic!("{error:#}"))
-    })
+    IMAGE.get_or_init(|| image_with(managing(management::MEMORY >> 20)))
 }
 
 fn bundle(release: &Release<'_>, signer: &Signer) -> Vec<u8> {
-    bundle::make(image(), release, signer).unwrap_or_else(|error| panic!("{error:#}"))
+    bundle_of(image(), release, signer)
+}
+
+fn bundle_of(image: &[u8], release: &Release<'_>, signer: &Signer) -> Vec<u8> {
+    bundle::make(image, release, signer).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 /// Returns the bundle that an appliance is updated to.
 fn next() -> Vec<u8> {
-    bundle(&Release { version: "9.0.0", counter: 2, ..Release::this() }, &Signer::development())
+    next_with(image())
+}
+
+/// Returns one whose image is another.
+fn next_with(image: &[u8]) -> Vec<u8> {
+    bundle_of(image, &Release { version: "9.0.0", counter: 2, ..Release::this() }, &Signer::development())
 }
 
 /// A flash whose image has the management guest.
@@ -145,6 +161,68 @@ fn an_immediate_update_takes_over_under_running_vms_and_needs_nobody() {
     assert_eq!(image["Version"], "9.0.0");
     assert_eq!(slot(&api, "A")["Oem"]["Salp"]["Standing"], "Previous");
     assert_eq!(api.get("/redfish/v1/Systems").is(200).json()["Members@odata.count"], 1);
+}
+
+#[test]
+fn the_management_guest_of_the_next_image_goes_on_with_sessions_and_tasks() {
+    let (flash, next) = (Flash::new(), next_with(&image_with(managing(48))));
+    let mut machine = flash.start();
+    let api = machine.api().with_session();
+    let uuid = api.get(MANAGER).is(200).json()["UUID"].clone();
+    let answer = push(&api, &json!({ "@Redfish.OperationApplyTime": "Immediate" }), &next).is(202);
+    machine.expect("salp| hand-over 1: goes on with 2 VMs");
+    machine.expect("salp| mgmt: is replaced by the image's own");
+    machine.expect("of heap of 48 MiB");
+    let monitor = answer.location.expect("a monitor");
+    let task = ended(&api, &monitor);
+    assert_eq!(task["TaskState"], "Completed", "{task}");
+    machine.expect("salp| hand-over 1: confirmed");
+    assert_eq!(api.get(MANAGER).is(200).json()["UUID"], uuid);
+    assert_eq!(api.get("/redfish/v1/Systems").is(200).json()["Members@odata.count"], 1);
+    assert_eq!(machine.text().matches("salp| web: ").count(), 1, "it goes on all the time: {}", machine.text());
+
+    // And the one after that, which is smaller, goes to the other slot.
+    let release = Release { version: "9.0.1", counter: 3, ..Release::this() };
+    let next = bundle_of(image(), &release, &Signer::development());
+    let answer = push(&api, &json!({ "@Redfish.OperationApplyTime": "Immediate" }), &next).is(202);
+    machine.expect("salp| mgmt: is replaced by the image's own");
+    machine.expect("of heap of 32 MiB");
+    let task = ended(&api, &answer.location.expect("a monitor"));
+    assert_eq!(task["TaskState"], "Completed", "{task}");
+    assert_eq!(api.get(&monitor).is(200).json()["TaskState"], "Completed", "the first one is still told of");
+}
+
+#[test]
+fn an_image_whose_management_guest_never_answers_gives_way_to_the_one_before() {
+    let silent = guest("spin").named(management::NAME).manager().mib(16).place();
+    let (flash, next) = (Flash::new(), next_with(&image_with(silent)));
+    let mut machine = flash.start();
+    let api = machine.api().with_session();
+    let answer = push(&api, &json!({ "@Redfish.OperationApplyTime": "Immediate" }), &next).is(202);
+    machine.expect("salp| mgmt: is replaced by the image's own");
+    machine.expect("salp| nobody has confirmed this image: the one before comes back");
+    machine.expect("salp| mgmt: is what it was before");
+    machine.expect("nobody confirmed it in time; the one before goes on with 2 VMs");
+    let task = ended(&api, &answer.location.expect("a monitor"));
+    assert_eq!(task["TaskState"], "Exception", "{task}");
+    assert!(task.to_string().contains("nobody confirmed it in time"), "{task}");
+    let vms = api.get("/redfish/v1/Systems?$expand=.").is(200).json();
+    assert_eq!(vms["Members"][0]["PowerState"], "On", "{vms}");
+    assert_eq!(machine.text().matches("salp| web: ").count(), 1, "it goes on all the time: {}", machine.text());
+    assert_eq!(slot(&api, "A")["Active"], true);
+    assert_eq!(slot(&api, "B")["Oem"]["Salp"]["Standing"], "Staged");
+}
+
+#[test]
+fn an_image_whose_management_guest_finds_no_memory_does_not_take_over() {
+    let (flash, next) = (Flash::new(), next_with(&image_with(managing(2048))));
+    let mut machine = flash.start();
+    let api = machine.api().with_session();
+    let answer = push(&api, &json!({ "@Redfish.OperationApplyTime": "Immediate" }), &next).is(202);
+    let until_then = machine.expect("salp| no hand-over: the machine has no memory for the next mgmt");
+    let task = ended(&api, &answer.location.expect("a monitor"));
+    assert!(task["TaskState"] == "Exception" && task.to_string().contains("did not take over: no-memory"), "{task}");
+    assert!(!until_then.contains("salp| hand-over "), "no VM stands still for it: {until_then}");
 }
 
 #[test]

@@ -279,9 +279,7 @@ impl VmSpec {
             && record.first_segment.get() == 0
             && nics.len() <= MAX_NICS as usize
             && nics.iter().all(is_nic);
-        let mut spec = Self::new(record, segments, nics.iter());
-        spec.record.flags |= FLAG_STAYS | FLAG_OFF;
-        is_good.then_some(spec)
+        is_good.then(|| Self::new(record, segments, nics.iter()).starting_off())
     }
 
     /// Returns the description in a record of a hand-over, which [`IntoBytes::as_bytes`] makes. `None` if it is none.
@@ -300,6 +298,21 @@ impl VmSpec {
         let is_same = own.memory == its.memory && own.vcpus == its.vcpus && self.nic_count == other.nic_count;
         let record = VmRecord { entry: its.entry, x0: its.x0, segment_count: its.segment_count, ..*own };
         is_same.then_some(Self { record, segments: other.segments, ..*self })
+    }
+
+    /// Returns this VM as it is if its bytes are in an image, at the offsets that they have in its set.
+    pub fn of_image(&self, image: u64) -> Self {
+        let mut spec = *self;
+        let count = spec.record.segment_count.get() as usize;
+        spec.segments.iter_mut().take(count).for_each(|segment| segment.image = image.into());
+        spec
+    }
+
+    /// Returns this VM as it is if it stays when it is off, and is off at first.
+    pub fn starting_off(&self) -> Self {
+        let mut spec = *self;
+        spec.record.flags |= FLAG_STAYS | FLAG_OFF;
+        spec
     }
 
     /// Returns true if both describe the same.
@@ -432,6 +445,16 @@ mod tests {
         let vm = set.vms().next().unwrap();
         assert_eq!((vm.name(), vm.vcpus(), vm.ram().end), ("good", 1, Ipa(RAM_BASE + 0x10_0000)));
         assert_eq!(vm.segments().next(), Some(Segment { ipa: Ipa(RAM_BASE), offset: 0x1000, length: 5, image: 0 }));
+    }
+
+    #[test]
+    fn a_vm_of_a_set_starts_from_an_image_that_has_the_set() {
+        let bytes = set(vm(), segment());
+        let own = BootSet::parse(&bytes).unwrap().vms().next().unwrap();
+        let other = own.of_image(7).starting_off();
+        assert_eq!(other.segments().next(), own.segments().next().map(|segment| Segment { image: 7, ..segment }));
+        assert!(other.starts_off() && other.stays() && !own.starts_off() && !own.stays());
+        assert!(VmSpec::restored(other.as_bytes()).is_some_and(|restored| restored.is_same(&other)));
     }
 
     #[test]

@@ -13,6 +13,18 @@ use salp_hvc::bootset::RAM_BASE;
 use salp_hvc::handover;
 use salp_hvc::manager::{ImageInfo, LABEL, MAX_COPY, MAX_IMAGE, MAX_IMAGES};
 use salp_hvc::status;
+use zerocopy::FromZeros;
+
+/// The identifiers of EL2's own images, which no manager is told of: they have what a VM is started from that EL2 itself brings.
+const OWN: u64 = 1 << 63;
+
+/// How many of EL2's own images there are at most: that of the management guest, and that of the next one.
+const MAX_OWN: usize = 2;
+
+/// Returns true if this is the identifier of an image of EL2's own.
+pub const fn is_own(id: u64) -> bool {
+    id & OWN != 0
+}
 
 /// An image.
 #[derive(Debug)]
@@ -24,14 +36,14 @@ struct Image {
 /// All images.
 #[derive(Debug)]
 pub struct Images {
-    places: [Option<Image>; MAX_IMAGES],
+    places: [Option<Image>; MAX_IMAGES + MAX_OWN],
     last_id: u64,
 }
 
 impl Images {
     /// Returns an empty table.
     pub const fn new() -> Self {
-        Self { places: [const { None }; MAX_IMAGES], last_id: 0 }
+        Self { places: [const { None }; MAX_IMAGES + MAX_OWN], last_id: 0 }
     }
 
     fn find(&self, id: u64) -> Result<&Image, i64> {
@@ -55,6 +67,53 @@ impl Images {
         tlb: &impl Tlb,
         wanted: &ImageInfo,
     ) -> Result<u64, i64> {
+        if self.count(false) >= MAX_IMAGES {
+            return Err(status::TOO_MANY);
+        }
+        self.make(frames, mem, tlb, wanted, 0)
+    }
+
+    /// Makes an image of EL2's own out of these bytes. Returns its identifier.
+    ///
+    /// # Errors
+    ///
+    /// A status; nothing is made then.
+    pub fn create_own(
+        &mut self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        tlb: &impl Tlb,
+        bytes: &[u8],
+    ) -> Result<u64, i64> {
+        if self.count(true) >= MAX_OWN {
+            return Err(status::TOO_MANY);
+        }
+        let wanted = ImageInfo { size: (bytes.len() as u64).into(), ..ImageInfo::new_zeroed() };
+        let id = self.make(frames, mem, tlb, &wanted, OWN)?;
+        let mut parts = bytes.chunks(MAX_COPY as usize).zip((0..).step_by(MAX_COPY as usize));
+        let written = parts.try_for_each(|(part, offset)| self.write(frames, mem, tlb, id, offset, part));
+        match written.and_then(|()| self.finish(frames, mem, id)) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.remove(id)?.destroy(frames, mem, tlb);
+                Err(error)
+            }
+        }
+    }
+
+    /// Counts EL2's own images, or the others.
+    fn count(&self, own: bool) -> usize {
+        self.places.iter().flatten().filter(|image| is_own(image.info.id.get()) == own).count()
+    }
+
+    fn make(
+        &mut self,
+        frames: &impl FrameStore,
+        mem: &impl TableMem,
+        tlb: &impl Tlb,
+        wanted: &ImageInfo,
+        mark: u64,
+    ) -> Result<u64, i64> {
         let size = wanted.size.get();
         if !(1..=MAX_IMAGE).contains(&size) {
             return Err(status::INVALID);
@@ -70,9 +129,10 @@ impl Images {
             return Err(status::NO_MEMORY);
         }
         self.last_id += 1;
-        let info = ImageInfo { id: self.last_id.into(), users: 0.into(), finished: 0.into(), ..*wanted };
+        let id = self.last_id | mark;
+        let info = ImageInfo { id: id.into(), users: 0.into(), finished: 0.into(), ..*wanted };
         *place = Some(Image { info, memory });
-        Ok(self.last_id)
+        Ok(id)
     }
 
     /// Returns what a hand-over has of the images.
@@ -102,7 +162,7 @@ impl Images {
         let place = self.places.iter_mut().find(|place| place.is_none());
         let (Some(memory), Some(place)) = (memory, place) else { return false };
         *place = Some(Image { info: ImageInfo { users: 0.into(), ..record.info }, memory });
-        self.skip_to(id);
+        self.skip_to(id & !OWN);
         true
     }
 
@@ -178,10 +238,10 @@ impl Images {
         place.and_then(Option::take).map(|image| image.memory).ok_or(status::NOT_FOUND)
     }
 
-    /// Returns the image with the least identifier above this.
+    /// Returns the image with the least identifier above this, but for EL2's own.
     pub fn after(&self, id: u64) -> Option<&ImageInfo> {
         let infos = self.places.iter().flatten().map(|image| &image.info);
-        infos.filter(|info| info.id.get() > id).min_by_key(|info| info.id.get())
+        infos.filter(|info| info.id.get() > id && !is_own(info.id.get())).min_by_key(|info| info.id.get())
     }
 
     /// Gives an image another label.
@@ -284,7 +344,7 @@ mod tests {
     use crate::stage2::Level;
     use crate::testing::Machine;
     use salp_hvc::bootset::{NicRecord, SegmentRecord, VmRecord};
-    use zerocopy::{FromZeros, IntoBytes};
+    use zerocopy::IntoBytes;
 
     const MIB: u64 = 1 << 20;
 
@@ -393,6 +453,46 @@ mod tests {
             images.remove(9).unwrap().destroy(&machine.frames, machine, &NoTlb);
             let again = images.create(&machine.frames, machine, &NoTlb, &wanted(1));
             assert_eq!((again, images.after(8).unwrap().id.get()), (Ok(MAX_IMAGES as u64 + 1), 10));
+        });
+    }
+
+    #[test]
+    fn what_hypervisors_keep_for_themselves_is_no_image_of_a_managers() {
+        on_machine(|images, machine| {
+            let bytes: Vec<u8> = (0..MAX_COPY + 5).map(|at| at as u8).collect();
+            let own = images.create_own(&machine.frames, machine, &NoTlb, &bytes).unwrap();
+            assert!(is_own(own) && images.after(0).is_none());
+            let mut read = [0; 5];
+            images.read(machine, own, MAX_COPY, &mut read).unwrap();
+            assert_eq!(read, bytes[MAX_COPY as usize..]);
+            images.hold(&spec(&[(own, 0, MAX_COPY + 5)])).unwrap();
+            assert_eq!(images.remove(own).err(), Some(status::IN_USE));
+            images.count_user(&spec(&[(own, 0, MAX_COPY + 5)]), false);
+
+            let create = |images: &mut Images| images.create(&machine.frames, machine, &NoTlb, &wanted(1));
+            for id in 2..=MAX_IMAGES as u64 + 1 {
+                assert_eq!(create(images), Ok(id), "managers have as many as before");
+            }
+            assert_eq!(create(images), Err(status::TOO_MANY));
+            let next = images.create_own(&machine.frames, machine, &NoTlb, &[1]).unwrap();
+            assert_eq!(images.create_own(&machine.frames, machine, &NoTlb, &[1]), Err(status::TOO_MANY));
+            for id in [own, next] {
+                images.remove(id).unwrap().destroy(&machine.frames, machine, &NoTlb);
+            }
+            assert_eq!(images.create_own(&machine.frames, machine, &NoTlb, &[0; 8 << 20]), Err(status::NO_MEMORY));
+        });
+    }
+
+    #[test]
+    fn images_of_hypervisors_come_back_from_records_and_numbers_go_on() {
+        on_machine(|images, machine| {
+            let own = images.create_own(&machine.frames, machine, &NoTlb, &[7; 100]).unwrap();
+            let record = images.records().next().unwrap();
+            let mut later = Images::new();
+            assert!(later.restore(&machine.frames.borrow(), &record));
+            assert_eq!(later.last_id(), own & !OWN);
+            // Both have the same memory: it is given back once.
+            images.remove(own).unwrap().destroy(&machine.frames, machine, &NoTlb);
         });
     }
 

@@ -107,6 +107,25 @@ pub fn revert(vm: &Vm, snapshot: &Vm) {
     (0..NICS).for_each(|index| vm.ask_to_send(index));
 }
 
+/// Where the NICs of a VM are plugged in, and who they are.
+pub type Ports = [Option<Port>; NICS];
+
+/// Returns the ports of a VM.
+pub fn ports(vm: &Vm) -> Ports {
+    let nics = vm.nics().map(Mutex::lock);
+    core::array::from_fn(|index| Some(nics.as_ref()?.get(index)?.as_ref()?.port.clone()))
+}
+
+/// Gives the NICs of a VM that is off these ports, as many as it has.
+pub fn set_ports(vm: &Vm, ports: &Ports) {
+    let Some(mut nics) = vm.nics().map(Mutex::lock) else { return };
+    for (nic, port) in nics.iter_mut().zip(ports) {
+        if let (Some(nic), Some(port)) = (nic, port) {
+            nic.port.clone_from(port);
+        }
+    }
+}
+
 /// Plugs the NICs of a VM in: it is about to run.
 pub fn plug_in(vm: &Vm) {
     if vm.is_held_by(hold::SNAPSHOT) {

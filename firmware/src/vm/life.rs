@@ -284,7 +284,8 @@ impl Vm {
     /// Is off from here on, and nothing holds it any more but that. The VM has no vCPU on any CPU, and no memory.
     pub fn rest(&self) {
         self.forget_freezer();
-        let resting = |control: u32| Some(control & !(Fate::MASK | hold::FROZEN | hold::NO_MEMORY) | hold::OFF);
+        let over = Fate::MASK | hold::FROZEN | hold::NO_MEMORY | hold::BACKOFF;
+        let resting = |control: u32| Some(control & !over | hold::OFF);
         let _ = self.control.fetch_update(Ordering::AcqRel, Ordering::Relaxed, resting);
     }
 

@@ -91,6 +91,7 @@ pub const ENTRIES: &[Entry] = &[
     entry(&SALP, "ApplicationUp", "The application in the system '%1' is up."),
     grave("Warning", "ApplicationDown", "The application in the system '%1' is down.", "Look at the application."),
     grave("Warning", "ManagerRecovered", "The management guest %1, and is back.", "Report it."),
+    entry(&SALP, "ManagerReplaced", "The management guest is that of the image %1."),
     grave(
         "Warning",
         "EventsLost",

@@ -87,6 +87,10 @@ fn note(journal: &mut Journal, record: &EventRecord, own: Option<u64>, time: u64
         let how = if u64::from(detail) == RECOVERY_HANG { "did not answer" } else { "failed" };
         return journal.tell(News::new("ManagerRecovered", &[how], SALP), time);
     }
+    if kind == event::REPLACED {
+        let image = if detail == event::MANAGER_NEXT { "that has taken over" } else { "before, which is back" };
+        return journal.tell(News::new("ManagerReplaced", &[image], SALP), time);
+    }
     // The list of VMs does not show this one either.
     if Some(vm) == own {
         return;
@@ -162,5 +166,19 @@ mod tests {
         let first = events.next().unwrap();
         assert_eq!((first.entry.key, &*first.arguments[0]), ("EventsLost", &*event::KEPT.to_string()));
         assert_eq!(events.count(), event::KEPT);
+    }
+
+    #[test]
+    fn another_management_guest_is_told_of_by_the_one_that_it_is() {
+        let (mut fake, mut journal) = (Fake::default(), Journal::default());
+        look(&mut journal, &fake, Some(1), 5);
+        let before = journal.next();
+        fake.tell(1, event::STARTED, 0);
+        fake.tell(1, event::REPLACED, event::MANAGER_NEXT);
+        fake.tell(1, event::REPLACED, event::MANAGER_BEFORE);
+        look(&mut journal, &fake, Some(1), 5);
+        let said: Vec<String> = journal.since(before).1.map(|event| event.entry.say(&event.arguments)).collect();
+        let end = ["that has taken over.", "before, which is back."];
+        assert_eq!(said, end.map(|end| format!("The management guest is that of the image {end}")));
     }
 }

@@ -153,7 +153,7 @@ impl Fake {
     }
 
     /// Tells what became of a VM. There is no clock here: all happens at once.
-    fn tell(&mut self, vm: u64, kind: u32, detail: u32) {
+    pub(crate) fn tell(&mut self, vm: u64, kind: u32, detail: u32) {
         self.told += 1;
         let name = self.entries.get(&vm).map_or([0; NAME], |machine| machine.info.name);
         let (number, kind, detail) = (self.told.into(), kind.into(), detail.into());

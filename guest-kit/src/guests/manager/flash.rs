@@ -1,5 +1,6 @@
 //! A manager that updates the machine from its initrd, which is a bundle: it uploads and tries it, or confirms what is tried,
-//! and resets the machine. `then=keep` never confirms. `by=handover` has the hypervisor replaced instead, without a reset.
+//! and resets the machine. `then=keep` never confirms. `by=handover` has the hypervisor replaced instead, without a reset, and this
+//! manager with it: the next one confirms.
 
 use salp_hvc::handover::STANDBY;
 use salp_hvc::status;
@@ -17,29 +18,24 @@ pub fn main() {
     tell(&info);
     let (standby, confirmed) = (info.standby.get(), info.confirmed.get());
     let is_tried = standby == STANDBY_TRIAL && info.running.get() != confirmed;
+    let by_handover = words::get(machine::bootargs(), "by") == Some("handover");
     if is_tried && words::get(machine::bootargs(), "then") != Some("keep") {
+        if by_handover {
+            must("CONFIRM", salp::confirm());
+        }
         must("UPDATE_CONFIRM", patiently(update::confirm));
     } else if standby == STANDBY_EMPTY {
         upload(ram::initrd());
         must("UPDATE_ACTIVATE", patiently(update::activate));
-        if words::get(machine::bootargs(), "by") == Some("handover") {
-            return hand_over();
-        }
     } else if !is_tried {
         return;
     }
-    settled();
-    must("MACHINE_RESET", patiently(update::reset));
-}
-
-/// Goes on in the image that was uploaded, and confirms it.
-fn hand_over() {
-    settled();
-    must("HANDOVER", salp::handover(STANDBY));
-    tell(&settled());
-    must("CONFIRM", salp::confirm());
-    must("UPDATE_CONFIRM", patiently(update::confirm));
-    tell(&settled());
+    let info = settled();
+    match by_handover {
+        true if is_tried => tell(&info),
+        true => drop(must("HANDOVER", salp::handover(STANDBY))),
+        false => must("MACHINE_RESET", patiently(update::reset)),
+    }
 }
 
 fn tell(info: &UpdateInfo) {
