@@ -94,6 +94,7 @@ pub fn answer_handover(answer: Answer, out: &mut dyn Write) -> fmt::Result {
         status::NO_MEMORY => "the machine has not enough memory for a second image",
         status::INVALID => "this is no image of the hypervisor that this one can hand over to",
         status::BUSY => "another hand-over is not finished",
+        status::REFUSED => "the bundle is refused; the log says why",
         _ => "the image is not finished, or the last hand-over is not confirmed",
     };
     reply::error(out, answer.status, &why)

@@ -15,6 +15,7 @@ pub mod figures;
 pub mod handovers;
 pub mod machine;
 pub mod network;
+pub mod server;
 pub mod stock;
 pub mod tools;
 pub mod vm;

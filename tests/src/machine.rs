@@ -361,7 +361,8 @@ impl Running {
             let found = Contact::find(self.console.text().as_bytes(), port, &self.machine.ca_file());
             match found.unwrap_or_else(|error| panic!("{error:#}")) {
                 Some(contact) => return contact,
-                None => drop(self.expect(&format!("{}| ", management::NAME))),
+                // It is the last thing that it says, so nothing comes behind a line that is not whole yet.
+                None => drop(self.expect(&format!("{}| mgmt: serves https://", management::NAME))),
             }
         }
     }

@@ -5,10 +5,10 @@ use hadris_iso::write::options::{CreationFeatures, IsoFormatOptions};
 use hadris_iso::write::{File, InputFiles, IsoImageWriter};
 use salp_qemu::debian::Stock;
 use salp_qemu::initrd::Initrd;
+use salp_tests::server::serve;
 use salp_tests::{Api, Setup, Vm, guest, vm};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Cursor, Write};
-use std::net::TcpListener;
+use std::io::Cursor;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, thread};
@@ -226,25 +226,6 @@ fn a_debian_starts_once_from_a_medium_and_then_from_its_own_images() {
     machine.stop();
 }
 
-/// Serves these bytes over HTTP, a few times. Returns the port.
-fn serve(bytes: Vec<u8>, times: usize) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = listener.local_addr().expect("an address").port();
-    thread::spawn(move || {
-        for stream in listener.incoming().take(times) {
-            let mut stream = stream.expect("a client");
-            let mut request = BufReader::new(stream.try_clone().expect("a stream"));
-            let mut line = String::new();
-            while request.read_line(&mut line).expect("a request") > 2 {
-                line.clear();
-            }
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len()).expect("a head");
-            stream.write_all(&bytes).expect("a body");
-        }
-    });
-    port
-}
-
 #[test]
 fn media_and_images_come_from_their_addresses() {
     let mut machine = Setup::of(guest("spin").named("web")).managed().seconds(600).start();
@@ -252,7 +233,7 @@ fn media_and_images_come_from_their_addresses() {
     let web = Guest::new(&api, "web");
     let content = bytes(3, 2_000_000);
     let digest = upload(&api, "same", &content);
-    let address = format!("http://10.0.2.2:{}/disk.img", serve(content, 2));
+    let address = format!("http://10.0.2.2:{}/disk.img", serve(content));
 
     let insert = format!("{}/VirtualMedia/Cd/Actions/VirtualMedia.InsertMedia", web.path);
     let order = json!({ "Image": address, "Oem": { "Salp": { "SHA256": digest } } });

@@ -5,13 +5,12 @@ use salp_qemu::keys::{self, Signer};
 use salp_qemu::place::Placed;
 use salp_qemu::{flash, image, management};
 use salp_tests::api::Answer;
+use salp_tests::server::{serve, serve_halves};
 use salp_tests::stock::Stock;
 use salp_tests::tools::{both, succeed};
 use salp_tests::{Api, Running, Setup, guest, machine};
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::thread;
@@ -68,10 +67,15 @@ struct Flash {
 
 impl Flash {
     fn new() -> Self {
+        Self::of(image())
+    }
+
+    /// Returns one with this image.
+    fn of(image: &[u8]) -> Self {
         static STAGE: OnceLock<Vec<u8>> = OnceLock::new();
         let signer = Signer::development();
         let stage = STAGE.get_or_init(|| flash::build_stage(&signer).unwrap_or_else(|error| panic!("{error:#}")));
-        let made = flash::make(stage, &bundle(&Release::this(), &signer), &[signer.public()]);
+        let made = flash::make(stage, &bundle_of(image, &Release::this(), &signer), &[signer.public()]);
         let flash = Self { directory: tempfile::tempdir().expect("a directory") };
         fs::write(flash.path(), made.unwrap_or_else(|error| panic!("{error:#}"))).expect("a file");
         flash
@@ -280,20 +284,6 @@ fn what_must_not_start_is_refused_with_its_reason_and_nothing_changes() {
     machine.expect("salp| slot A: ");
 }
 
-/// Answers one request with these bytes, and returns where.
-fn serve(bytes: Vec<u8>) -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let port = socket.local_addr().expect("an address").port();
-    thread::spawn(move || {
-        let (mut stream, _) = socket.accept().expect("a connection");
-        let mut lines = BufReader::new(stream.try_clone().expect("a stream")).lines();
-        while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
-        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len());
-        let _ = stream.write_all(&[head.as_bytes(), &bytes].concat());
-    });
-    port
-}
-
 #[test]
 fn an_image_is_fetched_and_started() {
     let (flash, next) = (Flash::new(), next());
@@ -306,6 +296,27 @@ fn an_image_is_fetched_and_started() {
     let task = ended(&api, &answer.location.expect("a monitor"));
     assert_eq!(task["TaskState"], "Completed", "{task}");
     until(&api, &format!("{SERVICE}/FirmwareInventory/B"), "confirmed", is("Confirmed"));
+}
+
+#[test]
+fn an_update_that_is_fetched_goes_on_though_the_management_guest_fails() {
+    let fragile = management::guest_on_qemu_with(management::MEMORY, "fault=crash:3", &[]);
+    let flash = Flash::of(&image_with(fragile.unwrap_or_else(|error| panic!("{error:#}"))));
+    let (port, go) = serve_halves(next());
+    let mut machine = flash.start();
+    let session = machine.api().with_session();
+    let said = json!({ "ImageURI": format!("http://10.0.2.2:{port}/next.salp") });
+    let update = session.with_own_connections(60).post(&format!("{SERVICE}/Actions/UpdateService.SimpleUpdate"), &said);
+    let monitor = update.is(202).location.expect("a monitor");
+    assert!(session.with_own_connections(60).try_send("GET", &monitor, &[], Vec::new()).is_err(), "this one fails");
+    machine.expect("taken back to its checkpoint");
+    // Once for who is gone, once for who has come back.
+    (0..2).for_each(|_| go.send(()).expect("a server"));
+    let task = ended(&session, &monitor);
+    assert_eq!(task["TaskState"], "Completed", "{task}");
+    let image =
+        until(&session, &format!("{SERVICE}/FirmwareInventory/B"), "there", |image| image["Version"] == "9.0.0");
+    assert_eq!(image["Active"], false, "it starts at the next reset: {image}");
 }
 
 #[test]

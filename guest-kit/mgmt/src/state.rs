@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 
 use p256::ecdsa::SigningKey;
 use salp_hvc::manager::MAX_RECORD;
+use salp_hvc::status::NO_MEMORY;
 use serde_json::{Value, json};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -16,7 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::audit::Audit;
 use crate::auth::{self, Auth, Policy, Role};
 use crate::events::Events;
-use crate::hypervisor::{Answer, Hypervisor, name_text, padded};
+use crate::hypervisor::{Answer, Hypervisor, Refused, name_text, padded};
 use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
 use crate::tls::certificate::Identity;
@@ -200,6 +201,24 @@ pub fn recall_audit(hypervisor: &dyn Hypervisor, audit: &mut Audit) {
     if let Some(bytes) = recall(hypervisor, AUDIT) {
         audit.put_back(&bytes);
     }
+}
+
+/// Returns a list that was kept; an empty one if there is none that makes sense.
+pub fn recall_list(hypervisor: &dyn Hypervisor, record: u64) -> Vec<Value> {
+    recall(hypervisor, record).and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+/// Keeps a list; of an empty one nothing.
+///
+/// # Errors
+///
+/// If there is no room for it.
+pub fn keep_list(hypervisor: &mut dyn Hypervisor, record: u64, list: Vec<Value>) -> Answer<()> {
+    let kept = if list.is_empty() { String::new() } else { Value::from(list).to_string() };
+    if kept.len() as u64 > MAX_RECORD {
+        return Err(Refused(NO_MEMORY));
+    }
+    hypervisor.keep(record, kept.as_bytes())
 }
 
 /// Keeps what has happened, tasks, listeners and reports, if they have changed; what cannot be kept is tried again.

@@ -14,6 +14,8 @@ use crate::fake::Fake;
 use crate::fake::flash::Flash;
 use crate::flow::{Live, Sink, Then};
 use crate::http::{Method, Request, Response, Serve};
+use crate::media::fetch::{Link, Wire};
+use crate::media::url::Url;
 use crate::service::{Facts, Service};
 use crate::table::Route;
 use crate::tls::certificate::Identity;
@@ -267,4 +269,23 @@ pub fn concrete(route: &Route, all: &BTreeMap<String, Value>) -> String {
     let known = known.map(|path| path.split('/').take(count).collect::<Vec<_>>().join("/"));
     // What no link leads to, a schema's text, is found by name.
     known.unwrap_or_else(|| alloc::format!("{place}SalpImage_v1.xml")) + rest
+}
+
+/// A server that answers everything with these bytes.
+#[derive(Debug)]
+pub struct Server(pub Vec<u8>);
+
+impl Wire for Server {
+    fn open(&mut self, _: &Url) {}
+    fn link(&mut self) -> Link {
+        if self.0.is_empty() { Link::Closed } else { Link::Open }
+    }
+    fn send(&mut self, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+    fn receive(&mut self, to: &mut Vec<u8>, most: usize) {
+        let count = self.0.len().min(most);
+        to.extend(self.0.drain(..count));
+    }
+    fn close(&mut self) {}
 }

@@ -175,9 +175,7 @@ mod tests {
     use crate::auth::Role;
     use crate::flow::Then;
     use crate::http::{Method, Serve};
-    use crate::media::fetch::{Link, Wire};
-    use crate::media::url::Url;
-    use crate::testing::Client;
+    use crate::testing::{Client, Server};
     use alloc::string::{String, ToString};
     use alloc::vec::Vec;
     use serde_json::json;
@@ -191,24 +189,6 @@ mod tests {
         request.body = [7; 3000].into();
         request.length = Some(3000);
         assert_eq!(client.send(&request).status, 201);
-    }
-
-    /// A server that answers everything with these bytes.
-    struct Server(Vec<u8>);
-
-    impl Wire for Server {
-        fn open(&mut self, _: &Url) {}
-        fn link(&mut self) -> Link {
-            if self.0.is_empty() { Link::Closed } else { Link::Open }
-        }
-        fn send(&mut self, bytes: &[u8]) -> usize {
-            bytes.len()
-        }
-        fn receive(&mut self, to: &mut Vec<u8>, most: usize) {
-            let count = self.0.len().min(most);
-            to.extend(self.0.drain(..count));
-        }
-        fn close(&mut self) {}
     }
 
     const FOUND: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc";

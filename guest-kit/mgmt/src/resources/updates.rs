@@ -169,9 +169,8 @@ pub(super) mod tests {
     use crate::auth::Role;
     use crate::flow::Then;
     use crate::http::{Method, Response, Serve};
-    use crate::media::fetch::{Link, Wire};
     use crate::resources::managers::RESET_ACTION;
-    use crate::testing::{Client, json, keys};
+    use crate::testing::{Client, Server, json, keys};
     use crate::updates::WELL;
     use alloc::vec::Vec;
 
@@ -448,24 +447,6 @@ pub(super) mod tests {
         work(&mut client);
         assert_eq!(task(&mut client)["TaskState"], "Cancelled");
         assert_eq!((standing(&mut client, 0), standing(&mut client, 1)), ("Confirmed".into(), "Failed".into()));
-    }
-
-    /// A server that answers everything with these bytes.
-    struct Server(Vec<u8>);
-
-    impl Wire for Server {
-        fn open(&mut self, _: &Url) {}
-        fn link(&mut self) -> Link {
-            if self.0.is_empty() { Link::Closed } else { Link::Open }
-        }
-        fn send(&mut self, bytes: &[u8]) -> usize {
-            bytes.len()
-        }
-        fn receive(&mut self, to: &mut Vec<u8>, most: usize) {
-            let count = self.0.len().min(most);
-            to.extend(self.0.drain(..count));
-        }
-        fn close(&mut self) {}
     }
 
     /// Fetches what a server has, and returns the task.

@@ -8,12 +8,11 @@ use alloc::vec::Vec;
 
 use salp_board::kernel::FlatPlace;
 use salp_hvc::calls::{STATE_OFF, VmInfo};
-use salp_hvc::manager::MAX_RECORD;
 use serde_json::{Value, json};
 
 use super::build;
 use super::definition::Definition;
-use crate::hypervisor::{self, Answer, Hypervisor, Refused};
+use crate::hypervisor::{self, Answer, Hypervisor};
 use crate::images::{self, Library};
 use crate::media::{self, kernel};
 use crate::message::Failure;
@@ -93,7 +92,6 @@ pub struct Boots(Vec<(u64, Boot)>);
 impl Boots {
     /// Returns what is kept.
     pub fn recall(hypervisor: &dyn Hypervisor) -> Self {
-        let kept = state::recall(hypervisor, state::BOOTS).and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let entry = |value: &Value| {
             let text = |name: &str| value[name].as_str().unwrap_or_default();
             let boot = Boot {
@@ -106,8 +104,7 @@ impl Boots {
             };
             Some((value["Id"].as_u64()?, boot))
         };
-        let kept: Vec<Value> = kept.unwrap_or_default();
-        Self(kept.iter().filter_map(entry).collect())
+        Self(state::recall_list(hypervisor, state::BOOTS).iter().filter_map(entry).collect())
     }
 
     /// Returns that of a VM.
@@ -130,11 +127,7 @@ impl Boots {
             json!({ "Id": id, "Target": target, "Enabled": enabled, "Address": boot.address,
                 "CdFirst": boot.is_cd_first, "Waits": boot.waits, "Elsewhere": boot.is_elsewhere })
         };
-        let kept = Value::from(self.0.iter().map(entry).collect::<Vec<_>>()).to_string();
-        if kept.len() as u64 > MAX_RECORD {
-            return Err(Refused(salp_hvc::status::NO_MEMORY));
-        }
-        hypervisor.keep(state::BOOTS, if self.0.is_empty() { &[] } else { kept.as_bytes() })
+        state::keep_list(hypervisor, state::BOOTS, self.0.iter().map(entry).collect())
     }
 
     /// Returns the VMs that are to be started when they are off.

@@ -4,10 +4,9 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use salp_hvc::manager::MAX_RECORD;
 use serde_json::{Value, json};
 
-use crate::hypervisor::{Answer, Hypervisor, Refused};
+use crate::hypervisor::{Answer, Hypervisor};
 use crate::state;
 
 /// What is said of one VM.
@@ -26,12 +25,10 @@ pub struct Notes(Vec<(u64, Note)>);
 impl Notes {
     /// Returns what is kept.
     pub fn recall(hypervisor: &dyn Hypervisor) -> Self {
-        let kept = state::recall(hypervisor, state::NOTES).and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
         let entry =
             |value: &Value| Some((value[0].as_u64()?, Note { tag: text(&value[1]), description: text(&value[2]) }));
-        let kept: Vec<Value> = kept.unwrap_or_default();
-        Self(kept.iter().filter_map(entry).collect())
+        Self(state::recall_list(hypervisor, state::NOTES).iter().filter_map(entry).collect())
     }
 
     /// Returns what is said of a VM.
@@ -58,9 +55,5 @@ pub fn change(hypervisor: &mut dyn Hypervisor, id: u64, change: impl FnOnce(&mut
         all.push((id, note));
     }
     let entry = |(id, note): &(u64, Note)| json!([id, note.tag, note.description]);
-    let kept = Value::from(all.iter().map(entry).collect::<Vec<_>>()).to_string();
-    if kept.len() as u64 > MAX_RECORD {
-        return Err(Refused(salp_hvc::status::NO_MEMORY));
-    }
-    hypervisor.keep(state::NOTES, if all.is_empty() { &[] } else { kept.as_bytes() })
+    state::keep_list(hypervisor, state::NOTES, all.iter().map(entry).collect())
 }
