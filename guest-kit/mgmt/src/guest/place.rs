@@ -48,7 +48,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// Adds a place to `sockets`.
+    /// Adds a place to `sockets`, where a peer can come: the first packets may be here already, and a port without one who
+    /// listens refuses them.
     pub fn new(sockets: &mut SocketSet<'_>) -> Self {
         let buffer = |size| tcp::SocketBuffer::new(vec![0; size]);
         let mut socket = tcp::Socket::new(buffer(RECEIVE), buffer(SEND));
@@ -59,7 +60,9 @@ impl Place {
         // A console may be silent for hours; a peer that is gone is found out all the same.
         socket.set_keep_alive(Some(KEEP_ALIVE));
         socket.set_timeout(Some(TIMEOUT));
-        Self { handle: sockets.add(socket), secure: None, peer: None, since: None }
+        let mut place = Self { handle: sockets.add(socket), secure: None, peer: None, since: None };
+        place.listen(sockets);
+        place
     }
 
     /// Returns who is there.
