@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 const IMAGES: &str = "/redfish/v1/Oem/Salp/Images";
-const BACK: &str = "salp| mgmt: crashed: taken back to its checkpoint";
+const BACK: &str = "taken back to its checkpoint";
 
 /// Returns a machine whose management guest crashes at every third request, and a session, which was the first one.
 fn fragile() -> (Running, Api) {
