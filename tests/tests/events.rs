@@ -159,8 +159,11 @@ fn a_listener_is_believed_if_it_has_the_certificate_that_was_given() {
         api.post(&format!("{path}/Actions/EventDestination.ResumeSubscription"), &json!({})).is(204);
     }
     listener.expect("TestMessage", "/x");
-    assert!(stranger.next(3).is_none(), "a stranger was believed");
-    assert_eq!(api.get(&refused).json()["Status"]["State"], "Disabled");
+    let is_given_up = || api.get(&refused).json()["Status"]["State"] == "Disabled";
+    assert!((0..60).any(|_| {
+        assert!(stranger.next(1).is_none(), "a stranger was believed");
+        is_given_up()
+    }));
     machine.stop();
 }
 
