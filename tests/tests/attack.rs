@@ -47,8 +47,8 @@ impl Attacker {
     /// Connects. Whether there is a place is known when something is read.
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).unwrap_or_else(|error| panic!("{}: {error}", self.address));
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
-        stream.set_write_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
+        stream.set_write_timeout(Some(Duration::from_secs(120))).expect("a timeout");
         stream
     }
 
