@@ -277,19 +277,24 @@ pub(super) mod tests {
         assert_eq!((&task["TaskState"], standing(&mut client, 0)), (&json!("Exception"), "Confirmed".into()));
     }
 
-    #[test]
-    fn an_update_that_is_not_confirmed_says_so_in_its_task() {
-        let mut client = Client::new(Role::Administrator);
-        assert_eq!(push(&mut client, r#"{"@Redfish.OperationApplyTime":"Immediate"}"#, BUNDLE).status, 202);
-        work(&mut client);
+    /// Updates at once, resets the machine until the update has no attempts left, and returns the task.
+    fn never_confirmed(client: &mut Client) -> Value {
+        assert_eq!(push(client, r#"{"@Redfish.OperationApplyTime":"Immediate"}"#, BUNDLE).status, 202);
+        work(client);
         for _ in 0..=salp_hvc::update::MAX_ATTEMPTS {
             client.post(RESET_ACTION, r#"{"ResetType":"ForceRestart"}"#);
             client.now += 2;
             client.service.go_on(client.now);
         }
         client.forget();
-        work(&mut client);
-        let task = task(&mut client);
+        work(client);
+        task(client)
+    }
+
+    #[test]
+    fn an_update_that_is_not_confirmed_says_so_in_its_task() {
+        let mut client = Client::new(Role::Administrator);
+        let task = never_confirmed(&mut client);
         assert_eq!((&task["TaskState"], standing(&mut client, 1)), (&json!("Exception"), "Failed".into()));
         assert!(task["Messages"][0]["Message"].as_str().unwrap().contains("2.0 was tried and not confirmed"), "{task}");
     }
@@ -297,16 +302,7 @@ pub(super) mod tests {
     #[test]
     fn an_update_that_the_watchdog_has_ended_says_so_in_its_task() {
         let mut client = Client::with_watchdog(salp_hvc::calls::WATCHDOG_EXPIRED);
-        assert_eq!(push(&mut client, r#"{"@Redfish.OperationApplyTime":"Immediate"}"#, BUNDLE).status, 202);
-        work(&mut client);
-        for _ in 0..=salp_hvc::update::MAX_ATTEMPTS {
-            client.post(RESET_ACTION, r#"{"ResetType":"ForceRestart"}"#);
-            client.now += 2;
-            client.service.go_on(client.now);
-        }
-        client.forget();
-        work(&mut client);
-        let task = task(&mut client);
+        let task = never_confirmed(&mut client);
         let text = task["Messages"][0]["Message"].as_str().unwrap();
         assert!(text.contains("2.0 was tried and ended by the watchdog: "), "{task}");
     }
