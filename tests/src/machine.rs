@@ -13,6 +13,7 @@ use salp_qemu::pack;
 use salp_qemu::setup::Qemu;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -268,6 +269,9 @@ impl Setup {
             .as_mut()
             .filter(|_| self.management.is_some())
             .map(|uplink| management::forward(uplink, Some(0)).unwrap_or_else(|error| panic!("{error:#}")));
+        if let Some(uplink) = &mut config.uplink {
+            uplink.capture = uplink.capture.take().or_else(capture_file);
+        }
         let (machine, console) = Machine::with_console(&config).unwrap_or_else(|error| panic!("{error:#}"));
         let monitor = self.monitor.then(|| machine.monitor().unwrap_or_else(|error| panic!("{error:#}")));
         Running { machine, console, monitor, https, deadline: Instant::now() + self.limit, _permit: permit }
@@ -281,6 +285,13 @@ impl Setup {
     pub fn run(&self) -> Ended {
         self.start().finish()
     }
+}
+
+/// Returns where the frames of the next machine's uplink are written, if `SALP_CAPTURE` says in which directory.
+fn capture_file() -> Option<PathBuf> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    Some(PathBuf::from(std::env::var_os("SALP_CAPTURE")?).join(format!("{}-{count}.pcap", std::process::id())))
 }
 
 /// A machine that runs. It ends when this is dropped.

@@ -5,8 +5,8 @@
 //!
 //! A frame is copied out of its sender into a buffer of this CPU's, and from there into each receiver. Of a large frame only
 //! the beginning is: the rest goes from memory to memory if one VM gets it. Only then two VMs' memory is locked at once, in the
-//! order of slots, the receiver's by trying: no CPU waits long for another VM. A receiver that is busy, or stands still, misses
-//! the frame, and that is counted. An exit carries so much and no more; then the guest's store is done again, after whatever
+//! order of slots, the receiver's by trying: no CPU waits long for another VM. Who is busy for longer gets the frame a little
+//! later, if it goes to nobody else; who stands still misses it, and that is counted. An exit carries so much and no more; then the guest's store is done again, after whatever
 //! else is due.
 
 pub mod uplink;
@@ -64,6 +64,28 @@ const WORK: usize = 128;
 
 /// How often a receiver's lock is tried: for about as long as a large frame takes.
 const PATIENCE: u32 = 4000;
+
+/// How often a frame to many is brought again to receivers that are busy, all taken together.
+const AGAIN: u32 = 16;
+
+/// Why nothing can be done with a NIC.
+enum Absence {
+    /// There is no VM, or it stands still.
+    Gone,
+    /// Something is done with its memory for longer than a CPU waits.
+    Busy,
+}
+
+/// What a frame may wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    /// Nothing.
+    None,
+    /// A receiver that is busy.
+    ForBusy,
+    /// That, or one that has no buffer.
+    ForRoom,
+}
 
 /// What an access to a NIC's registers gave.
 pub enum Access {
@@ -288,9 +310,10 @@ fn transmit(this: &mut Resident<'_>, index: usize) -> Access {
     let access = loop {
         match take(vm, index, Some(packet), core::mem::take(&mut is_underway)) {
             Ok(Taken::Frame(addresses, is_patient)) => {
-                let (cost, full) = forward(port_of(vm, index), Some(vm), &addresses, packet, is_patient);
+                let patience = if is_patient { Patience::ForRoom } else { Patience::None };
+                let (cost, awaited) = forward(port_of(vm, index), Some(vm), &addresses, packet, patience);
                 work += cost;
-                if let Some(port) = full {
+                if let Some(port) = awaited {
                     begin_wait(this, index, port);
                     break Access::Done(0);
                 }
@@ -395,13 +418,13 @@ fn take(vm: &Vm, index: usize, mut packet: Option<&mut Packet>, is_underway: boo
 }
 
 /// Brings a frame to where it goes; what of it is not in the packet is in the memory of `sender`. Returns how much work that
-/// was, and the receiver that the frame may wait for.
+/// was, and the receiver that the frame is to wait for, if it may.
 fn forward(
     from: u16,
     sender: Option<&Vm>,
     addresses: &Addresses,
     packet: &mut Packet,
-    may_wait: bool,
+    patience: Patience,
 ) -> (usize, Option<u16>) {
     let now = (cpu::counter() / cpu::counter_frequency().max(1)) as u32;
     let (from, route, exit) = {
@@ -427,13 +450,25 @@ fn forward(
     }
     match route {
         Route::Nowhere => (1, None),
-        Route::One(_) => (each, (deliver(exit, sender, packet, may_wait) == Delivery::Full).then_some(exit.0)),
+        Route::One(_) => {
+            let delivery = deliver(exit, sender, packet, patience == Patience::ForRoom);
+            if delivery == Delivery::Busy && patience == Patience::None {
+                count_miss(exit.0);
+            }
+            (each, (delivery != Delivery::Over && patience != Patience::None).then_some(exit.0))
+        }
         Route::Many(first) => {
-            let (mut next, mut work) = (Some((first, exit)), 0);
+            let (mut next, mut work, mut again) = (Some((first, exit)), 0, AGAIN);
             // Ports come and go meanwhile: no more are served than there can be.
             for _ in 0..PORTS {
                 let Some((port, exit)) = next else { break };
-                deliver(exit, None, packet, false);
+                while deliver(exit, None, packet, false) == Delivery::Busy {
+                    if again == 0 {
+                        count_miss(exit.0);
+                        break;
+                    }
+                    again -= 1;
+                }
                 work += each;
                 let switch = switch().lock();
                 next = switch.next(from, port).map(|port| (port, switch.exit(port)));
@@ -451,12 +486,16 @@ fn complete(vm: &Vm, packet: &mut Packet) {
     }
 }
 
-/// Does something with the NIC behind a port and its VM's memory, beside that of a sender if there is one. Returns false if
-/// there is no such VM, or it is busy or stands still: what is done to a VM is done to its memory and its devices alike.
-fn with_port(port: u16, sender: Option<&Vm>, act: &mut Act<'_>) -> bool {
+/// Does something with the NIC behind a port and its VM's memory, beside that of a sender if there is one. What is done to a
+/// VM is done to its memory and its devices alike.
+///
+/// # Errors
+///
+/// There is no such VM, or it stands still, or is busy.
+fn with_port(port: u16, sender: Option<&Vm>, act: &mut Act<'_>) -> Result<(), Absence> {
     let (slot, index) = (usize::from(port) / NICS, usize::from(port) % NICS);
     let guard = machine::slot(slot).read();
-    let Some(vm) = guard.as_deref() else { return false };
+    let vm = guard.as_deref().ok_or(Absence::Gone)?;
     // In the order of slots: two VMs that send to each other do not each wait for the other.
     let sender = sender.filter(|sender| sender.id != vm.id);
     let first = sender.filter(|sender| sender.slot < vm.slot).map(|sender| sender.memory.lock());
@@ -467,18 +506,21 @@ fn with_port(port: u16, sender: Option<&Vm>, act: &mut Act<'_>) -> bool {
         }
         memory
     });
-    let Some(mut memory) = memory.filter(|_| vm.control() == 0) else { return false };
+    if vm.control() != 0 {
+        return Err(Absence::Gone);
+    }
+    let mut memory = memory.ok_or(Absence::Busy)?;
     let second = sender.filter(|sender| sender.slot > vm.slot).map(|sender| sender.memory.lock());
     let sender = first.or(second);
     if matches!(sender.as_deref(), Some(None)) {
-        return false;
+        return Err(Absence::Gone);
     }
     // The line is set before the memory is let go: a fork sees both or neither.
     let beside = sender.as_deref().and_then(Option::as_ref);
     let told = with_nic_beside(vm, &mut memory, beside, index, act);
     drop((memory, sender));
     vm.notify(told.unwrap_or(VcpuSet::EMPTY));
-    told.is_some()
+    told.map(drop).ok_or(Absence::Gone)
 }
 
 /// Gives a frame to the VM behind a port, with the tag of a VLAN or (0) without; what of it is not in the packet is in the memory
@@ -488,14 +530,18 @@ fn deliver((port, vlan): (u16, u16), sender: Option<&Vm>, packet: &mut Packet, m
         return uplink::send(vlan, packet, may_wait);
     }
     let mut delivery = Delivery::Over;
-    let is_there = with_port(port, sender, &mut |nic, view| {
+    let absence = with_port(port, sender, &mut |nic, view| {
         delivery = nic.deliver(view, packet, vlan, may_wait)?;
         Ok(())
     });
-    if !is_there {
-        count_miss(port);
+    match absence {
+        Ok(()) => delivery,
+        Err(Absence::Busy) => Delivery::Busy,
+        Err(Absence::Gone) => {
+            count_miss(port);
+            Delivery::Over
+        }
     }
-    delivery
 }
 
 /// Returns true if there is room at a port that was not there when a frame found none; it tells of the next else.
@@ -504,11 +550,11 @@ fn has_more_room(port: u16) -> bool {
         return uplink::has_all_room();
     }
     let mut has_more = true;
-    let is_there = with_port(port, None, &mut |nic, view| {
+    let found = with_port(port, None, &mut |nic, view| {
         has_more = nic.has_more_room(view)?;
         Ok(())
     });
-    has_more || !is_there
+    has_more || found.is_err()
 }
 
 /// Counts a frame that a VM has missed because it stands still, or is busy.

@@ -4,9 +4,10 @@
 //! Before: an interrupt, or [`super::deliver`]. After: [`super::forward`], or [`salp_hw::virtio::net`].
 //!
 //! What arrives is forwarded by the CPU that takes the interrupt, a batch at a time with a pause in between: a flood from
-//! outside leaves time to guests. The device is no more trusted than a guest; one that breaks the rules is given up.
+//! outside leaves time to guests. A frame for a VM that is busy stays in the device's buffer, and those behind it wait, but not
+//! for long. The device is no more trusted than a guest; one that breaks the rules is given up.
 
-use super::{forward, packet_of, switch, wait};
+use super::{Patience, forward, packet_of, switch, wait};
 use crate::console::log;
 use crate::machine::{self, Machine};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,6 +26,9 @@ use spin::Once;
 const BATCH: usize = 64;
 /// For how long then none is, in microseconds.
 const PAUSE: u64 = 100;
+/// For how long a frame waits for a busy receiver, in microseconds: one whose memory is in use by a CPU that a hypervisor below
+/// this one has stopped, or an emulator.
+const PATIENCE: u64 = 20_000;
 
 struct Uplink {
     /// The INTID of the device.
@@ -38,6 +42,8 @@ static UPLINK: Once<Uplink> = Once::new();
 static IS_FULL: AtomicBool = AtomicBool::new(false);
 /// When the next batch is due, by the counter; 0 if an interrupt will tell.
 static DUE: AtomicU64 = AtomicU64::new(0);
+/// Until when the frame that arrived last waits for its receiver, by the counter; 0 if none does.
+static HELD: AtomicU64 = AtomicU64::new(0);
 /// Somebody was told that there is none.
 static IS_MISSED: AtomicBool = AtomicBool::new(false);
 
@@ -101,41 +107,54 @@ pub fn receive(cpu: usize) {
         });
         wait::end_for(Switch::is_trunk);
     }
+    let mut held = HELD.swap(0, Ordering::Relaxed);
     let mut count = 0;
     while count < BATCH {
         let mut is_there = false;
         with_device(&mut |device| {
-            is_there = next(device, packet)?;
+            is_there = next(device, packet, held != 0)?;
             Ok(())
         });
         if !is_there {
             break;
         }
+        let is_over = held != 0 && now >= held;
+        if accept(packet, if is_over { Patience::None } else { Patience::ForBusy }) {
+            // No buffer is lent before its turn comes again.
+            HELD.store(if held == 0 { now + ticks(PATIENCE) } else { held }, Ordering::Relaxed);
+            return DUE.store(cpu::counter() + ticks(PAUSE), Ordering::Relaxed);
+        }
+        held = 0;
         count += 1;
-        accept(packet);
     }
     with_device(&mut |device| device.lend_all());
-    let due = if count == BATCH { cpu::counter() + cpu::counter_frequency() * PAUSE / 1_000_000 } else { 0 };
+    let due = if count == BATCH { cpu::counter() + ticks(PAUSE) } else { 0 };
     DUE.store(due, Ordering::Relaxed);
 }
 
-/// Copies the next frame that has arrived; one that makes no sense is empty. Returns false if there is none.
-fn next(device: &mut Ethernet, packet: &mut Packet) -> Result<bool, Broken> {
+/// Returns how much the counter goes on in so many microseconds.
+fn ticks(microseconds: u64) -> u64 {
+    cpu::counter_frequency() * microseconds / 1_000_000
+}
+
+/// Copies the next frame that has arrived, or the last one again; one that makes no sense is empty. Returns false if there is
+/// none.
+fn next(device: &mut Ethernet, packet: &mut Packet, is_last: bool) -> Result<bool, Broken> {
     let Some((header, room)) = packet.room().split_first_chunk_mut::<HEADER>() else { return Ok(false) };
     header.fill(0);
-    let Some(length) = device.receive(room.get_mut(..=MAX_PLAIN).unwrap_or_default())? else { return Ok(false) };
+    let room = room.get_mut(..=MAX_PLAIN).unwrap_or_default();
+    let length = if is_last { device.repeat(room) } else { device.receive(room)? };
+    let Some(length) = length else { return Ok(false) };
     let _ = packet.fill(HEADER + length) || packet.fill(0);
     Ok(true)
 }
 
-/// Brings a frame from outside to where it goes.
-fn accept(packet: &mut Packet) {
+/// Brings a frame from outside to where it goes. Returns true if it is to wait for its receiver.
+fn accept(packet: &mut Packet, patience: Patience) -> bool {
     let vlan = packet.untag();
-    let Some(addresses) = Addresses::of(packet.frame()).filter(|addresses| !addresses.is_tagged()) else { return };
-    let port = switch().lock().trunk_port(vlan);
-    if let Some(port) = port {
-        forward(port, None, &addresses, packet, false);
-    }
+    let addresses = Addresses::of(packet.frame()).filter(|addresses| !addresses.is_tagged());
+    let Some((addresses, port)) = addresses.zip(switch().lock().trunk_port(vlan)) else { return false };
+    forward(port, None, &addresses, packet, patience).1.is_some()
 }
 
 /// Sends a frame out. One for which there is no room is lost, unless it may wait.

@@ -117,6 +117,8 @@ pub enum Delivery {
     Over,
     /// There is no buffer for it now; the guest tells of more.
     Full,
+    /// The receiver is busy for a moment: the frame is to be brought again.
+    Busy,
 }
 
 /// What the driver's store asks for.

@@ -91,6 +91,8 @@ pub struct Ethernet {
     interrupt: Interrupt,
     receive: Way,
     transmit: Way,
+    /// The length of the frame that arrived last, as long as its buffer is here: on top of the free ones.
+    last: Option<usize>,
 }
 
 impl Ethernet {
@@ -110,7 +112,7 @@ impl Ethernet {
         let mut transmit = Way::new(&mut transport, 1, &mut frame)?;
         transmit.queue.set_dev_notify(false);
         transport.finish_init();
-        let mut nic = Self { transport, interrupt: place.interrupt, receive, transmit };
+        let mut nic = Self { transport, interrupt: place.interrupt, receive, transmit, last: None };
         nic.lend_all()?;
         Ok(Some(nic))
     }
@@ -139,6 +141,7 @@ impl Ethernet {
     ///
     /// Says why the device must be given up.
     pub fn lend_all(&mut self) -> Result<(), Broken> {
+        self.last = None;
         while let Some(number) = self.receive.free.pop() {
             // SAFETY: the device does not have the buffer; it is named again only to take it back.
             let token = unsafe { self.receive.queue.add(&[], &mut [self.receive.buffer(number)]) }?;
@@ -158,12 +161,20 @@ impl Ethernet {
         // SAFETY: the buffer that this token stands for.
         let written = unsafe { self.receive.queue.pop_used(number.into(), &[], &mut [self.receive.buffer(number)]) }?;
         self.receive.take_back(number);
+        let length = (written as usize).checked_sub(HEADER).filter(|&length| length <= BUFFER - HEADER);
+        self.last = Some(length.ok_or(Broken("it wrote more or less than a frame"))?);
+        Ok(self.repeat(to))
+    }
+
+    /// Copies the frame that was [received](Self::receive) last to `to` once more, as long as its buffer was not
+    /// [lent](Self::lend_all). Returns its length; what does not fit is cut off.
+    pub fn repeat(&self, to: &mut [u8]) -> Option<usize> {
+        let (length, &number) = (self.last?, self.receive.free.last()?);
         // SAFETY: the device has given the buffer back, and gets it again later.
         let buffer = unsafe { self.receive.buffer(number) };
-        let frame = buffer.get(HEADER..written as usize).ok_or(Broken("it wrote more or less than a frame"))?;
-        let length = frame.len().min(to.len());
-        to[..length].copy_from_slice(&frame[..length]);
-        Ok(Some(length))
+        let frame = &buffer[HEADER..][..length.min(to.len())];
+        to[..frame.len()].copy_from_slice(frame);
+        Some(frame.len())
     }
 
     /// Returns how many frames there is room for.
