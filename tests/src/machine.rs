@@ -352,6 +352,19 @@ impl Running {
         reply.unwrap_or_else(|error| panic!("monitor: {line}: {error:#}\n{}", tail(&self.console.text())))
     }
 
+    /// Asks for a resource, at most so many times, until the management guest fails at a request as its `fault=` says, and waits
+    /// until it is back.
+    ///
+    /// # Panics
+    ///
+    /// If it does not fail, or does not come back.
+    pub fn ask_until_it_fails(&mut self, client: &Api, path: &str, times: usize) {
+        let client = client.with_own_connections(60);
+        let is_there = || client.try_send("GET", path, &[], Vec::new()).is_ok();
+        assert!((0..times).any(|_| !is_there()), "it does not fail");
+        self.expect("taken back to its checkpoint");
+    }
+
     /// Waits until the management endpoint has said who may log in, and returns a client that does.
     ///
     /// # Panics

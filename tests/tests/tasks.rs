@@ -7,7 +7,6 @@ use std::thread;
 use std::time::Duration;
 
 const IMAGES: &str = "/redfish/v1/Oem/Salp/Images";
-const BACK: &str = "taken back to its checkpoint";
 
 /// At which request the management guest fails, again and again.
 const FRAIL: usize = 40;
@@ -23,21 +22,13 @@ fn fragile() -> (Running, Api) {
     (machine, session)
 }
 
-/// Asks for something until the management guest fails.
-fn fail(machine: &mut Running, session: &Api, path: &str) {
-    let client = session.with_own_connections(60);
-    let is_there = || client.try_send("GET", path, &[], Vec::new()).is_ok();
-    assert!((0..FRAIL).any(|_| !is_there()), "it does not fail");
-    machine.expect(BACK);
-}
-
 /// Begins a task right before the management guest fails, and returns where it is.
 fn interrupted(machine: &mut Running, session: &Api, path: &str, order: &Value) -> String {
-    fail(machine, session, "/redfish/v1");
+    machine.ask_until_it_fails(session, "/redfish/v1", FRAIL);
     (0..FRAIL - 2).for_each(|_| drop(seen(session, "/redfish/v1", |_| true)));
     let answer = session.with_own_connections(60).post(path, order).is(202);
     let task = answer.location.expect("a monitor").replace("TaskMonitors", "Tasks");
-    fail(machine, session, &task);
+    machine.ask_until_it_fails(session, &task, FRAIL);
     task
 }
 

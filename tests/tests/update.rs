@@ -308,9 +308,7 @@ fn an_update_that_the_management_guest_fails_in_says_so_and_leaves_nothing() {
     let said = json!({ "ImageURI": format!("http://10.0.2.2:{port}/next.salp") });
     let update = format!("{SERVICE}/Actions/UpdateService.SimpleUpdate");
     let monitor = session.post(&update, &said).is(202).location.expect("a monitor");
-    let is_there = || session.try_send("GET", &monitor, &[], Vec::new()).is_ok();
-    assert!((0..40).any(|_| !is_there()), "it does not fail");
-    machine.expect("taken back to its checkpoint");
+    machine.ask_until_it_fails(&session, &monitor, 40);
     let task = ended(&session, &monitor);
     assert_eq!(task["Messages"][0]["MessageId"], "Salp.1.0.TaskInterrupted", "{task}");
     assert_eq!(session.get(&format!("{SERVICE}/FirmwareInventory/B")).status, 404, "nothing is in the other slot");
