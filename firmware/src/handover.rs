@@ -20,6 +20,7 @@ use crate::console::log;
 use crate::machine::{self, Store};
 use crate::monitor;
 use crate::operation::{self, Answer, Asker};
+use crate::vm::Vm;
 use crate::{images, update, watch, watchdog};
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -28,11 +29,12 @@ use salp_core::addr::Pa;
 use salp_core::bundle::Refusal::Formats;
 use salp_core::frames::{FrameStore, Frames, Kind};
 use salp_core::handover::common;
-use salp_core::sched::{CpuSet, VcpuRef};
+use salp_core::sched::{CpuSet, Leave, VcpuRef};
 use salp_hvc::handover::{
     FAILED_REFUSED, FAILED_UNCONFIRMED, Header, IMAGE_ROOM, MAGIC, OFFER, Offer, PAGE, ROOM, STANDBY, Side, failure,
 };
 use salp_hvc::status;
+use salp_hw::crash::{self, Left, Rescue};
 use salp_hw::handover::{self as hw, Head};
 use salp_hw::lock::{Mutex, relax};
 use salp_hw::{boot, cpu, gic};
@@ -75,6 +77,8 @@ struct State {
     trial: Option<Head>,
     /// Until when it must be, by the counter.
     until: u64,
+    /// A frame for the header of the way back, meanwhile.
+    spare: Option<Pa>,
     /// What the management guest was before that.
     manager: Option<manager::Before>,
     /// What it is to start from, once; 0 for nothing.
@@ -84,7 +88,11 @@ struct State {
 static WISH: Mutex<Option<Wish>> = Mutex::new(None);
 static IS_WANTED: AtomicBool = AtomicBool::new(false);
 static STATE: Mutex<State> =
-    Mutex::new(State { count: 0, failed: 0, trial: None, until: 0, manager: None, next_manager: 0 });
+    Mutex::new(State { count: 0, failed: 0, trial: None, until: 0, spare: None, manager: None, next_manager: 0 });
+/// What a CPU has left behind that gave this image up.
+static LEFT: Mutex<Option<Left>> = Mutex::new(None);
+/// This image runs VMs and is not confirmed.
+static IS_TRIED: AtomicBool = AtomicBool::new(false);
 /// The CPUs that run, one bit each.
 static CPUS: AtomicU8 = AtomicU8::new(0);
 /// The first CPU lets the others begin.
@@ -260,7 +268,13 @@ pub fn serve(index: usize) {
             relax();
         }
     }
+    let left = LEFT.lock().take();
+    let can_go_on = left.is_none();
+    if let Some(left) = left {
+        tidy_up(wish.head, left);
+    }
     let error = hand_over(&wish);
+    assert!(can_go_on, "the machine has no memory for records, and a CPU has failed");
     // Nobody has left: everything goes on.
     log!("no hand-over: the machine has no memory for records");
     Store.with(|frames| {
@@ -294,6 +308,7 @@ fn hand_over(wish: &Wish) -> i64 {
     let ticks = |ms: u64| cpu::counter_frequency() / 1000 * ms;
     let trial = boot.board.option("handover-trial").and_then(|text| text.parse().ok()).unwrap_or(TRIAL_MS);
     let [frames, merger] = boot.shared_tables();
+    let said = wish.head.get();
     let header = Header {
         magic: MAGIC,
         version: wish.version.into(),
@@ -314,8 +329,7 @@ fn hand_over(wish: &Wish) -> i64 {
         asker: wish.asker,
         cpus: cpus().into(),
         manager: wish.manager,
-        doors: wish.head.get().doors,
-        ..Header::new_zeroed()
+        ..said
     };
     wish.head.put(&header);
     wish.head.start()
@@ -336,8 +350,20 @@ fn restart_others(head: Head) {
 /// Fails on the operator's request (`handover-fault=STEP:panic`, `:hang`, `:refuse` or `:exception` on EL2's command line), if this
 /// image has just been handed over to: to see that the one before comes back.
 pub fn fault(step: &str) {
+    if hw::is_on_trial()
+        && let Some(how) = wanted_fault(step)
+    {
+        fail(step, how);
+    }
+}
+
+/// Returns how it is to fail at a step.
+fn wanted_fault(step: &str) -> Option<&'static str> {
     let wanted = boot::get().board.option("handover-fault").and_then(|fault| fault.split_once(':'));
-    let Some((_, how)) = wanted.filter(|(at, _)| *at == step && hw::is_on_trial()) else { return };
+    wanted.filter(|(at, _)| *at == step).map(|(_, how)| how)
+}
+
+fn fail(step: &str, how: &str) {
     match how {
         "panic" => panic!("the operator asked for it ({step})"),
         "hang" => loop {
@@ -401,8 +427,11 @@ pub fn take_over(head: Head, found: &Found) {
             let mut state = STATE.lock();
             state.trial = Some(head);
             state.until = until;
+            state.spare = Store.with(|frames| frames.alloc(Kind::Hyp)).ok();
             state.next_manager = next_manager;
         }
+        crash::set_rescue(Rescue { is_possible: || IS_TRIED.load(Ordering::Acquire) && !is_wanted(), act: rescue });
+        IS_TRIED.store(true, Ordering::Release);
         watch::remind(until);
         if next_manager != 0 {
             watch::remind(now + cpu::counter_frequency() / 1000 * MANAGER_MS);
@@ -463,10 +492,13 @@ fn finish(head: Head, (side, is_left): (usize, bool)) {
 ///
 /// There is nothing to confirm: a status.
 pub fn confirm() -> Result<(), i64> {
-    let (head, count, manager) = {
+    let (head, count, manager, spare) = {
         let mut state = STATE.lock();
-        (state.trial.take().ok_or(status::WRONG_STATE)?, state.count, state.manager.take())
+        let head = state.trial.take().ok_or(status::WRONG_STATE)?;
+        (head, state.count, state.manager.take(), state.spare.take())
     };
+    IS_TRIED.store(false, Ordering::Release);
+    spare.into_iter().for_each(|spare| Store.with(|frames| frames.free(spare)));
     manager.into_iter().for_each(manager::Before::forget);
     finish(head, (0, true));
     log!("hand-over {count}: confirmed");
@@ -499,31 +531,85 @@ fn replace_manager() {
 /// Replaces the management guest if that is due, and gives this image up if it should have been confirmed by now.
 pub fn look(now: u64) {
     replace_manager();
-    let state = STATE.lock();
-    let Some(head) = state.trial else { return };
-    if now < state.until {
-        return watch::remind(state.until);
+    {
+        let mut state = STATE.lock();
+        if state.trial.is_none() {
+            return;
+        }
+        if state.spare.is_none() {
+            state.spare = Store.with(|frames| frames.alloc(Kind::Hyp)).ok();
+        }
+        if now < state.until {
+            return watch::remind(state.until);
+        }
     }
-    let mut wish = WISH.lock();
-    if wish.is_some() {
-        return;
+    if give_image_up(FAILED_UNCONFIRMED, [0; 3], format_args!("")) {
+        log!("nobody has confirmed this image: the one before comes back");
+        want();
+    } else {
+        watch::remind(now + cpu::counter_frequency());
     }
-    let Ok(frame) = Store.with(|frames| frames.alloc(Kind::Hyp)) else {
-        return watch::remind(now + cpu::counter_frequency());
-    };
-    let header = head.get();
+}
+
+/// Wishes that the image before comes back. Returns false if that cannot be now. It waits for no lock: who has one may never come
+/// back.
+fn give_image_up(failed: u32, exception: [u64; 3], why: core::fmt::Arguments<'_>) -> bool {
+    let (Some(mut state), Some(mut wish)) = (STATE.lock_soon(), WISH.lock_soon()) else { return false };
+    let Some(trial) = state.trial.filter(|_| wish.is_none()) else { return false };
+    let Some(spare) = state.spare.take() else { return false };
+    let before = trial.get();
+    let mut header = Header { exception, ..Header::new_zeroed() };
+    hw::say(&mut header, why);
     *wish = Some(Wish {
-        head: Head::new(frame, &Header::new_zeroed()),
-        next: header.sides[0],
+        head: Head::new(spare, &header),
+        next: before.sides[0],
         // What it has written it reads.
-        version: header.version as u16,
+        version: before.version as u16,
         asker: [0; 4],
-        failed: FAILED_UNCONFIRMED,
+        failed,
         manager: 0,
     });
-    drop((wish, state));
-    log!("nobody has confirmed this image: the one before comes back");
+    true
+}
+
+/// Gives this image up because a CPU, this one, cannot go on. It has left everything as it was, locks included: the first CPU
+/// takes that over when all others are at their doors. Who never comes there because of such a lock is ended by the watchdog.
+fn rescue(left: Left) {
+    let index = left.cpu;
+    let Some(mut place) = LEFT.lock_soon() else { return };
+    if !give_image_up(left.failed, left.exception, format_args!("{}", left.why)) {
+        return;
+    }
+    *place = Some(left);
+    drop(place);
     want();
+    serve(index);
+}
+
+/// Does for a CPU that has left everything behind what it would have done before it came to its door.
+fn tidy_up(head: Head, left: Left) {
+    hw::take_locks_over(head);
+    let Left { cpu, mut lrs, .. } = left;
+    let Some(vcpu) = machine::get().scheduler.lock().current(cpu) else { return };
+    if let Some(vm) = machine::slot(vcpu.slot()).read().as_deref() {
+        // Whom else that concerns will look anyway.
+        let _ = vm.vgic.lock().fold(vcpu.index(), &mut lrs);
+    }
+    let _ = machine::get().scheduler.lock().leave(cpu, Leave::Preempted, cpu::counter());
+}
+
+/// Fails on the operator's request (`handover-fault=run0:panic`, `run1:…` for the other CPU), if this image runs VMs and is not
+/// confirmed: in the middle of something, with a lock of the VM's.
+pub fn fault_running(index: usize, vm: Option<&Vm>) {
+    if IS_TRIED.load(Ordering::Relaxed)
+        && let Some(vm) = vm
+    {
+        let step = ["run0", "run1"].get(index).copied().unwrap_or_default();
+        if let Some(how) = wanted_fault(step) {
+            let _held = vm.devices.lock();
+            fail(step, how);
+        }
+    }
 }
 
 fn answer([slot, vcpu, vm, life]: [u64; 4], answer: Answer) {

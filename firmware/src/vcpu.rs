@@ -161,6 +161,7 @@ impl Cpu {
                 let kicks = machine::get().scheduler.lock().expire(cpu::counter());
                 machine::kick(kicks & !(1 << self.index));
                 net::tick(self.index);
+                handover::fault_running(self.index, resident.map(|(vm, _)| vm));
             }
             gic::MAINTENANCE => {
                 if let Some((vm, index)) = resident {
@@ -237,6 +238,7 @@ const TIMERS: u32 = 1 << gic::VIRTUAL_TIMER | 1 << gic::PHYSICAL_TIMER;
 
 impl Resident<'_> {
     fn load(&mut self) {
+        switch::note(self.cpu.index, Some(self.context));
         let vm = self.vm;
         cpu::set_vm(vm.vttbr(), 1 << 31 | self.index as u64, vm.counter_offset());
         cpu::open_debug(self.context.debug_used);
@@ -259,6 +261,7 @@ impl Resident<'_> {
     fn save(&mut self, leave: Leave) -> Leave {
         self.context.serror_pending = cpu::virtual_serror_pending();
         switch::save(self.context, &self.cpu.features);
+        switch::note(self.cpu.index, None);
         let others = {
             let mut vgic = self.vm.vgic.lock();
             self.cpu.fold(&mut vgic, self.index)

@@ -80,6 +80,25 @@ fn a_hypervisor_that_nobody_confirms_gives_way_to_the_one_before() {
 }
 
 #[test]
+fn the_hypervisor_before_goes_on_with_the_vms_when_the_next_one_panics_while_it_runs_them() {
+    for (step, way) in [("run0", "panic"), ("run1", "exception"), ("run1", "panic"), ("run0", "exception")] {
+        eprintln!("{step}:{way}");
+        let checker = guest("memory").mib(32).append("rounds=20");
+        let setup = Setup::of(ticking(2)).vm(checker).monitor().option(&format!("handover-fault={step}:{way}"));
+        let mut machine = setup.start();
+        machine.expect("timer| ");
+        hand_over(&mut machine);
+        machine.expect("to be confirmed");
+        let said = machine.expect("; the one before goes on with 2 VMs");
+        let why = if way == "panic" { "it panicked" } else { "it took an exception" };
+        assert!(said.contains("the next image did not take over") && said.contains(why), "{said}");
+        assert_eq!(machine.monitor("confirm").error(), Some("wrong-state"));
+        let ended = machine.finish().all_off().passed("timer").passed("memory");
+        ended.check(ended.kib_left().last() == Some(&0), "memory of guests is still in use");
+    }
+}
+
+#[test]
 fn a_manager_has_the_hypervisor_replaced_and_makes_clones_before_and_after() {
     let manager = guest("manager").manager().append("do=replace times=3");
     let source = guest("clone").named("source").append("role=frozen then=off");

@@ -491,6 +491,11 @@ impl<'a> Scheduler<'a> {
         }
     }
 
+    /// Returns the vCPU that is on `cpu`.
+    pub fn current(&self, cpu: usize) -> Option<VcpuRef> {
+        self.cpus.get(cpu).map(|cpu| cpu.current).filter(|&at| at != END).map(VcpuRef)
+    }
+
     /// Takes the vCPU off `cpu`. Returns the CPUs to kick.
     pub fn leave(&mut self, cpu: usize, why: Leave, now: u64) -> CpuSet {
         let this = self.cpus[cpu];

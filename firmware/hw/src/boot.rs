@@ -8,7 +8,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 use heapless::Vec;
 use salp_board::facts::{Board, MAX_BANKS, MAX_CPUS};
-use salp_core::addr::{PAGE_SIZE, Pa};
+use salp_core::addr::{PAGE_SIZE, Pa, Va};
 use salp_core::frames::Frames;
 use salp_core::place;
 use salp_core::sched::{Node, VCPUS_PER_VM};
@@ -304,7 +304,7 @@ extern "C" fn salp_boot(device_tree: u64, image: u64, handed: u64) -> ! {
     // SAFETY: from the device tree, and the early map is the running one.
     let watchdog = board.pci.as_ref().and_then(|bus| unsafe { watchdog::Place::find(bus) });
     watchdog.iter().flat_map(|place| place.pages()).for_each(|page| map.map_device(page));
-    let mut stacks = [Stacks { top: salp_core::addr::Va(0), crash_top: salp_core::addr::Va(0) }; MAX_CPUS];
+    let mut stacks = [Stacks { top: Va(0), crash_top: Va(0) }; MAX_CPUS];
     for (index, stack) in stacks.iter_mut().enumerate().take(board.cpus.len()) {
         *stack = map.map_stacks(index);
     }
@@ -441,6 +441,11 @@ impl Boot {
         unsafe { place.write(value) };
         // SAFETY: as above, initialised just now; nobody else refers to it.
         unsafe { &*place }
+    }
+
+    /// Returns where the stack of CPU `index` begins, which grows down.
+    pub(crate) fn stack(&self, index: usize) -> Va {
+        self.stacks[index].top
     }
 
     /// Makes the page by which exceptions went to the image before RAM as any other.

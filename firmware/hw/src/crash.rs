@@ -1,13 +1,16 @@
 //! The last words of EL2: cause, registers, a symbolised backtrace; then the machine is reset, and the next start tells them.
 
+use crate::lock::Mutex;
 use crate::sysreg::read;
 use crate::uart::Pl011;
-use crate::{handover, layout, memory, psci};
+use crate::{boot, cpu, gic, handover, layout, memory, psci, switch};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use salp_core::addr::{PAGE_SIZE, Pa};
 use salp_core::remains::Remains;
+use salp_core::vgic::ListRegisters;
 use salp_hvc::handover::{FAILED_EXCEPTION, FAILED_PANIC};
+use spin::Once;
 
 static UART: AtomicU64 = AtomicU64::new(0);
 static SYMBOLS: AtomicU64 = AtomicU64::new(0);
@@ -58,6 +61,81 @@ impl Write for Output {
     }
 }
 
+/// What a CPU leaves behind that cannot go on.
+pub struct Left {
+    /// The CPU.
+    pub cpu: usize,
+    /// Why: `FAILED_…`.
+    pub failed: u32,
+    /// ESR, PC, FAR of an exception.
+    pub exception: [u64; 3],
+    /// As much of what it said as there is room for.
+    pub why: heapless::String<160>,
+    /// What its list registers hold. The registers of a vCPU that it had are saved.
+    pub lrs: ListRegisters,
+}
+
+/// What can be done before the machine is reset.
+#[derive(Clone, Copy)]
+pub struct Rescue {
+    /// Whether it can be done now. The CPU has little of its stack left.
+    pub is_possible: fn() -> bool,
+    /// Does it. It comes back if it cannot be done.
+    pub act: fn(Left),
+}
+
+static RESCUE: Once<Rescue> = Once::new();
+static IS_RESCUED: AtomicBool = AtomicBool::new(false);
+static LEFT: Mutex<Option<Left>> = Mutex::new(None);
+
+/// Tells what is to be done before the machine is reset.
+pub fn set_rescue(rescue: Rescue) {
+    RESCUE.call_once(|| rescue);
+}
+
+/// Does that, once, if it is possible.
+fn rescue(failed: u32, exception: [u64; 3], why: fmt::Arguments<'_>) {
+    let is_possible = RESCUE.get().is_some_and(|rescue| (rescue.is_possible)());
+    if !is_possible || IS_RESCUED.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let cpu = boot::get().board.cpus.iter().position(|&mpidr| mpidr == cpu::affinity()).unwrap_or(0);
+    let mut said = Said(heapless::String::new());
+    let _ = said.write_fmt(why);
+    // SAFETY: this CPU does not return to what it did.
+    unsafe { switch::abandon(cpu) };
+    *LEFT.lock() = Some(Left { cpu, failed, exception, why: said.0, lrs: gic::abandoned() });
+    // SAFETY: a mapped stack of this CPU's own; nothing of what is on it is used again.
+    unsafe {
+        core::arch::asm!(
+            "mov sp, {top}", "mov x29, xzr", "mov x30, xzr", "b {to}",
+            top = in(reg) boot::get().stack(cpu).0, to = sym begin_again, options(noreturn)
+        )
+    }
+}
+
+extern "C" fn begin_again() -> ! {
+    let left = LEFT.lock().take();
+    if let Some((rescue, left)) = RESCUE.get().zip(left) {
+        (rescue.act)(left);
+    }
+    report(|out| _ = writeln!(out, "\nsalp| PANIC on CPU {:#x}: there is no way back", cpu::affinity()))
+}
+
+/// Words, cut off where there is no more room.
+struct Said(heapless::String<160>);
+
+impl Write for Said {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.chars().try_for_each(|c| self.0.push(c)).map_err(|_| fmt::Error)
+    }
+}
+
+/// Returns true if a CPU has left everything behind.
+pub(crate) fn is_left() -> bool {
+    IS_RESCUED.load(Ordering::Acquire)
+}
+
 /// Registers at an exception of EL2 itself; laid out by switch.S.
 #[repr(C)]
 struct CrashFrame {
@@ -72,29 +150,28 @@ struct CrashFrame {
 pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let frame: u64;
     handover::go_back(FAILED_PANIC, format_args!("{info}"));
+    rescue(FAILED_PANIC, [0; 3], format_args!("{info}"));
     // SAFETY: reads the frame pointer.
     unsafe { core::arch::asm!("mov {}, x29", out(reg) frame, options(nomem, nostack, preserves_flags)) };
     report(|out| {
-        let _ = writeln!(out, "\nsalp| PANIC on CPU {:#x}: {info}", crate::cpu::affinity());
+        let _ = writeln!(out, "\nsalp| PANIC on CPU {:#x}: {info}", cpu::affinity());
         backtrace(out, frame);
     })
 }
 
 #[unsafe(no_mangle)]
 extern "C" fn salp_el2_exception(frame: &CrashFrame) -> ! {
-    handover::go_back(FAILED_EXCEPTION, format_args!("ESR {:#x}  PC {:#x}", read!(esr_el2), frame.pc));
+    let (esr, far) = (read!(esr_el2), read!(far_el2));
+    handover::go_back(FAILED_EXCEPTION, format_args!("ESR {esr:#x}  PC {:#x}", frame.pc));
+    rescue(FAILED_EXCEPTION, [esr, frame.pc, far], format_args!("CPU {:#x}", cpu::affinity()));
     report(|out| {
         const WHAT: [&str; 4] = ["synchronous exception", "IRQ", "FIQ", "SError"];
         let what = WHAT.get(frame.what as usize).copied().unwrap_or("exception");
-        let _ = writeln!(out, "\nsalp| PANIC on CPU {:#x}: {what} in EL2", crate::cpu::affinity());
+        let _ = writeln!(out, "\nsalp| PANIC on CPU {:#x}: {what} in EL2", cpu::affinity());
         let _ = writeln!(
             out,
             "salp|   ESR {:#x}  FAR {:#x}  PC {:#x}  SP {:#x}  PSTATE {:#x}",
-            read!(esr_el2),
-            read!(far_el2),
-            frame.pc,
-            frame.sp,
-            frame.pstate
+            esr, far, frame.pc, frame.sp, frame.pstate
         );
         for (row, values) in frame.x.chunks(4).enumerate() {
             let _ = write!(out, "salp|  ");

@@ -33,6 +33,7 @@ const URGENT: u8 = 0x40;
 
 const PPIS: [u32; 4] = [MAINTENANCE, EL2_TIMER, VIRTUAL_TIMER, PHYSICAL_TIMER];
 const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
+const GICD_ICACTIVER: u64 = 0x380;
 const GICR_TYPER: u64 = 0x8;
 const GICR_ISACTIVER0: u64 = 0x1_0300;
 const GICR_ICACTIVER0: u64 = 0x1_0380;
@@ -40,6 +41,7 @@ const GICR_ICACTIVER0: u64 = 0x1_0380;
 /// The distributor and all redistributors.
 pub struct Gic {
     driver: GicV3<'static>,
+    distributor: Pa,
     redistributors: Pa,
 }
 
@@ -63,7 +65,8 @@ impl Gic {
         let mut driver = unsafe { GicV3::new(distributor, redistributors, cpus) }
             .map_err(|_| "the GIC redistributors are of an unknown version")?;
         driver.distributor().configure_default_settings();
-        Ok(Self { driver, redistributors: Pa(facts.redistributors.start) })
+        let [distributor, redistributors] = [&facts.distributor, &facts.redistributors].map(|place| Pa(place.start));
+        Ok(Self { driver, distributor, redistributors })
     }
 
     /// Sets this CPU's redistributor and CPU interface up and returns the part of it that the run loop uses.
@@ -87,6 +90,8 @@ impl Gic {
         let _ = self.driver.set_interrupt_priority(IntId::ppi(EL2_TIMER - 16), Some(position), URGENT);
         write!(icc_sre_el2, 0xfu64);
         isb!();
+        // What an image before has taken and not ended would never come again.
+        redistributor.forget_active();
         listen_to_timer_alone(handover::is_on_trial());
         write!(icc_bpr1_el1, 0u64);
         write!(icc_ctlr_el1, 1u64 << 1);
@@ -106,7 +111,12 @@ impl Gic {
         let distributor = self.driver.distributor();
         let _ = distributor.set_trigger(id, trigger);
         let _ = distributor.set_routing(id, Some(affinity));
-        let _ = distributor.enable_interrupt(id, true);
+        // As with private ones.
+        let register = self.distributor.0 + GICD_ICACTIVER + u64::from(interrupt.id / 32 * 4);
+        // SAFETY: a write-1-to-clear register of the distributor, mapped as device memory; the driver has found it, and SPIs end
+        // at 1019.
+        unsafe { core::ptr::write_volatile(register as *mut u32, 1 << (interrupt.id % 32)) };
+        let _ = self.driver.distributor().enable_interrupt(id, true);
     }
 
     /// Finds the redistributor of this CPU by its affinity (GICR_TYPER.Affinity_Value).
@@ -137,6 +147,13 @@ pub struct Redistributor {
 }
 
 impl Redistributor {
+    /// Makes all private interrupts inactive.
+    fn forget_active(&self) {
+        // SAFETY: as in `set_active`.
+        unsafe { core::ptr::write_volatile((self.base.0 + GICR_ICACTIVER0) as *mut u32, u32::MAX) };
+        dsb!("sy");
+    }
+
     /// Makes a private interrupt active or inactive: a vCPU that is switched in may hold the guest's timer interrupt
     /// active in a list register, and the deactivation through it must find the physical one active.
     pub fn set_active(&self, interrupt: u32, active: bool) {
@@ -214,6 +231,22 @@ pub fn clear_list_registers(lrs: &mut ListRegisters) {
     used.by_ref().for_each(|(index, _)| write_list_register(index, 0));
     write!(ich_hcr_el2, 0u64);
     *lrs = ListRegisters::new(usize::from(lrs.count));
+}
+
+/// Takes what the list registers hold, for one that does not know what was put there.
+pub(crate) fn abandoned() -> ListRegisters {
+    let count = list_registers();
+    let mut lrs = ListRegisters::new(count);
+    lrs.hcr = read!(ich_hcr_el2);
+    lrs.eoi_count = eoi_count();
+    for index in 0..count.min(lrs.lr.len()) {
+        lrs.lr[index] = read_list_register(index);
+        lrs.used |= u16::from(lrs.lr[index] != 0) << index;
+        // Whoever comes next believes them to be empty.
+        write_list_register(index, 0);
+    }
+    write!(ich_hcr_el2, 0u64);
+    lrs
 }
 
 /// Returns the active priorities of the guest: ICH_AP0R<n> or'ed with ICH_AP1R<n>, first register only of each (the five

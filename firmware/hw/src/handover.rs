@@ -7,7 +7,7 @@
 //! address, and so does the interrupt of its timer: whatever it does, the one before is back by the deadline.
 
 use crate::sysreg::{dsb, isb, write};
-use crate::{boot, cpu, gic, layout, memory};
+use crate::{boot, cpu, crash, gic, layout, lock, memory};
 use core::fmt::{self, Write};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -188,9 +188,8 @@ pub fn go_back(failed: u32, why: fmt::Arguments<'_>) {
     cpu::unmask_interrupts(false);
     let head = Head { at: Pa(at) };
     let mut header = head.get();
-    let mut text = Text { header: &mut header };
-    let _ = text.write_fmt(why);
     header.failed = failed;
+    say(&mut header, why);
     let index = boot::get().board.cpus.iter().position(|&mpidr| mpidr == cpu::affinity()).unwrap_or(0);
     if index != 0 {
         head.put(&header);
@@ -200,6 +199,11 @@ pub fn go_back(failed: u32, why: fmt::Arguments<'_>) {
     head.put(&header);
     cpu::send_event();
     head.start()
+}
+
+/// Says in a header why, as much as there is room for.
+pub fn say(header: &mut Header, why: fmt::Arguments<'_>) {
+    let _ = Text { header }.write_fmt(why);
 }
 
 /// What is said of a failure, as much of it as there is room for.
@@ -216,6 +220,19 @@ impl Write for Text<'_> {
             }
         }
         Ok(())
+    }
+}
+
+/// Lets this CPU take locks that a CPU holds which has [left](crate::crash::Left) everything behind: the one whose hand-over this
+/// header is of, when all others wait at its doors.
+pub fn take_locks_over(head: Head) {
+    let header = head.get();
+    let is_alone = (0..boot::get().board.cpus.len()).all(|index| {
+        let is_away = header.doors.get(index).is_some_and(|door| door.is_waiting == 1);
+        is_away || boot::get().board.cpus[index] == cpu::affinity()
+    });
+    if is_alone && crash::is_left() {
+        lock::abandon_all();
     }
 }
 

@@ -1,5 +1,10 @@
 //! Spin locks that tell the machine that they spin: hardware threads and emulators let the holder run.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// How often [`Mutex::lock_soon`] tries.
+const SOON: u32 = 10_000;
+
 /// Waits a moment by YIELD.
 pub struct Yield;
 
@@ -17,8 +22,72 @@ pub fn relax() {
     unsafe { core::arch::asm!("yield", options(nomem, nostack, preserves_flags)) };
 }
 
-/// A mutex.
-pub type Mutex<T> = spin::mutex::Mutex<T, Yield>;
+/// Nobody comes back to locks that are held: one CPU is left, and it has left behind what it did.
+static IS_ABANDONED: AtomicBool = AtomicBool::new(false);
+
+/// Lets this CPU take locks that are held: whoever held one is gone.
+///
+/// To be called when no other CPU is in this image any more, on one that does not return to what it did when it took locks.
+pub(crate) fn abandon_all() {
+    IS_ABANDONED.store(true, Ordering::Relaxed);
+}
+
+/// Waits a moment. Returns true if nobody is left who could unlock anything.
+#[cold]
+#[inline(never)]
+fn wait() -> bool {
+    relax();
+    IS_ABANDONED.load(Ordering::Relaxed)
+}
+
+/// A mutex. Each lock is a CPU's, for a moment.
+pub struct Mutex<T>(spin::mutex::SpinMutex<T, Yield>);
+
+/// What has locked a [`Mutex`].
+pub type MutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T, Yield>;
+
+impl<T> Mutex<T> {
+    /// Returns one that is not locked.
+    pub const fn new(value: T) -> Self {
+        Self(spin::mutex::SpinMutex::new(value))
+    }
+
+    /// Waits until it is not locked, and locks it.
+    #[inline]
+    pub fn lock(&self) -> MutexGuard<'_, T> {
+        loop {
+            if let Some(guard) = self.0.try_lock_weak() {
+                return guard;
+            }
+            if wait() {
+                // SAFETY: this is the only CPU, and does not come back to where it has a guard of this one: there is no other borrow.
+                unsafe { self.0.force_unlock() };
+            }
+        }
+    }
+
+    /// Locks it if it is not locked.
+    #[inline]
+    pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+        self.0.try_lock()
+    }
+
+    /// Locks it if it is not locked for long.
+    pub fn lock_soon(&self) -> Option<MutexGuard<'_, T>> {
+        (0..SOON).find_map(|_| {
+            let guard = self.try_lock();
+            if guard.is_none() {
+                relax();
+            }
+            guard
+        })
+    }
+
+    /// Returns what is in it.
+    pub fn into_inner(self) -> T {
+        self.0.into_inner()
+    }
+}
 
 /// A lock with one writer or many readers.
 pub type RwLock<T> = spin::rwlock::RwLock<T, Yield>;

@@ -88,7 +88,7 @@ guest_exit:                             // x0, x1 pushed; x1: what exited
 
 .macro from_el2 what
 .balign 128
-    msr     tpidr_el0, x0               // EL2 is lost: the guest's registers are scratch now
+    msr     cnthp_cval_el2, x0          // what this image has set is scratch; what a guest has set may be wanted still
     mov     x0, #\what
     b       el2_exception
 .endm
@@ -115,18 +115,20 @@ salp_vectors:
 
 // The stack may be what is broken: save the registers on this CPU's crash stack.
 el2_exception:
-    msr     tpidrro_el0, x1
+    msr     cntvoff_el2, x1             // made anew whenever a vCPU is loaded
     mrs     x1, tpidr_el2
     cbz     x1, .                       // before this CPU has a crash stack
-    msr     tpidr_el1, x2
+    msr     tpidr_el2, x2
     mov     x2, sp
     mov     sp, x1
     sub     sp, sp, #(35 * 8 + 8)
     stp     x2, x0, [sp, #248]          // sp, what
-    mrs     x0, tpidr_el0
-    mrs     x1, tpidrro_el0
-    mrs     x2, tpidr_el1
+    mrs     x0, cnthp_cval_el2
+    mrs     x1, cntvoff_el2
+    mrs     x2, tpidr_el2
     stp     x0, x1, [sp]
+    add     x0, sp, #(35 * 8 + 8)
+    msr     tpidr_el2, x0
     stp     x2, x3, [sp, #16]
     stp     x4, x5, [sp, #32]
     stp     x6, x7, [sp, #48]

@@ -3,8 +3,15 @@
 //! The order follows the architecture: stage 2 and traps are in place before the guest's EL1 registers matter, and an
 //! `isb` (here, the `eret`) stands between them and the first guest instruction.
 
+use crate::cpu;
 use crate::sysreg::{isb, read, write};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+use salp_board::facts::MAX_CPUS;
 use salp_core::context::{Context, DebugRegs, El1Regs, FpRegs, GuestRegs, PauthKeys, VgicCpuRegs};
+
+/// The vCPU whose registers each CPU has.
+static LOADED: [AtomicPtr<Context>; MAX_CPUS] = [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
 
 core::arch::global_asm!(include_str!("switch.S"));
 
@@ -121,6 +128,24 @@ pub fn save(context: &mut Context, features: &Features) {
     }
     save_gic(&mut context.gic, features);
     isb!();
+}
+
+/// Notes whose registers CPU `index` has, as long as it has them.
+pub fn note(index: usize, context: Option<&mut Context>) {
+    LOADED[index % MAX_CPUS].store(context.map_or(ptr::null_mut(), ptr::from_mut), Ordering::Relaxed);
+}
+
+/// Saves the registers of the vCPU that this CPU, `index`, has, if it has one's.
+///
+/// # Safety
+///
+/// This CPU does not return to what it did.
+pub(crate) unsafe fn abandon(index: usize) {
+    let context = LOADED[index % MAX_CPUS].swap(ptr::null_mut(), Ordering::Relaxed);
+    // SAFETY: a context that this CPU had for itself when it was noted; who borrowed it is not returned to.
+    let Some(context) = (unsafe { context.as_mut() }) else { return };
+    context.serror_pending = cpu::virtual_serror_pending();
+    save(context, &Features::detect());
 }
 
 macro_rules! pauth_registers {
