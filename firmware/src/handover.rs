@@ -296,6 +296,7 @@ fn hand_over(wish: &Wish) -> i64 {
     let began = cpu::counter();
     let boot = boot::get();
     let before = STATE.lock().trial.take();
+    IS_TRIED.store(false, Ordering::Release);
     if let Some(head) = before {
         // What it says is no longer true, and is not needed: this image is trusted with nothing any more.
         records::discard(head);

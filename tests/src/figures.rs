@@ -3,7 +3,12 @@
 //! The benchmark prints them, a test holds them as budgets. With time that counts instructions they are exact.
 
 use crate::{Setup, guest, linux};
+use anyhow::{Context, Result};
+use salp_qemu::bundle::{self, Release};
+use salp_qemu::keys::Signer;
+use salp_qemu::{flash, image, management};
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::Instant;
 
 /// A figure: what it is called, what others need, and what is to be reached, in instructions.
@@ -35,7 +40,7 @@ impl Figure {
 
 /// What is compared. Others were measured on the same machine: `neoverse-n1,cntfrq=1000000000`, `-icount shift=0`.
 #[rustfmt::skip]
-pub const FIGURES: [Figure; 8] = [
+pub const FIGURES: [Figure; 9] = [
     Figure { name: "hvc_smccc_version", about: "HVC, SMCCC_VERSION", xen: Some(559), kvm: Some(1066), goal: 180, budget: 180 },
     Figure { name: "id_register_read", about: "trapped ID register read", xen: Some(535), kvm: Some(1490), goal: 220, budget: 220 },
     Figure { name: "mmio_read_gicd_typer", about: "MMIO read, GICD", xen: Some(702), kvm: Some(1989), goal: 400, budget: 400 },
@@ -44,6 +49,7 @@ pub const FIGURES: [Figure; 8] = [
     Figure { name: "ipi_round_trip", about: "IPI ping-pong in WFI, two CPUs", xen: None, kvm: Some(9171), goal: 4000, budget: 4000 },
     Figure { name: "first_write_4k", about: "first write to a page, zeroed", xen: None, kvm: Some(7652), goal: 1200, budget: 1200 },
     Figure { name: "reset_to_first_instruction", about: "reset to first guest instruction", xen: Some(20_900_000), kvm: Some(1_082_000_000), goal: 4_000_000, budget: 4_000_000 },
+    Figure { name: "flash_to_first_instruction", about: "the same from flash, signature checked", xen: None, kvm: None, goal: 15_000_000, budget: 15_000_000 },
 ];
 
 /// Returns what the guests `bench` and `tiny` measure, by name.
@@ -56,7 +62,24 @@ pub fn measure() -> BTreeMap<String, u64> {
     let bench = Setup::of(guest("bench").cpus(2).small_pages()).mib(2048).icount().run().all_off();
     let tiny = Setup::of(guest("tiny").mib(16)).mib(2048).icount().run().all_off();
     let lines = [bench.lines("bench"), tiny.lines("tiny")].concat();
-    lines.into_iter().filter_map(read).collect()
+    let mut measured: BTreeMap<_, _> = lines.into_iter().filter_map(read).collect();
+    measured
+        .insert("flash_to_first_instruction".into(), start_from_flash().unwrap_or_else(|error| panic!("{error:#}")));
+    measured
+}
+
+/// Starts the guest `tiny` from a flash, out of a bundle that has the management guest too, and returns what it measures.
+fn start_from_flash() -> Result<u64> {
+    let (signer, directory) = (Signer::development(), tempfile::tempdir()?);
+    let vms = [guest("tiny").mib(16).place(), management::guest_on_qemu("", &[])?];
+    let image = image::with_vms(crate::machine::image(), &vms)?;
+    let bundle = bundle::make(&image, &Release::this(), &signer)?;
+    let file = directory.path().join("flash.img");
+    fs::write(&file, flash::make(&flash::build_stage(&signer)?, &bundle, &[signer.public()])?)?;
+    let mut machine = Setup::builtin().flash(&file).cpus(1).icount().start();
+    let line = machine.expect_line("tiny", "BENCH reset_to_first_instruction ");
+    machine.stop();
+    read(&line).map(|(_, value)| value).with_context(|| format!("{line:?} has no figure"))
 }
 
 /// Reads `BENCH name count=N value=N`.

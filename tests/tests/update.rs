@@ -412,6 +412,9 @@ fn whenever_the_power_goes_in_an_update_a_whole_image_starts_and_never_an_older_
         thread::sleep(Duration::from_millis(if goes_on { 4 * delay } else { delay }));
         drop(machine);
         let _ = sender.join();
+        if kill % 10 == 0 {
+            eprintln!("{kill} of {count} kills, {updates} updates confirmed");
+        }
     }
     eprintln!("{count} kills, {uploads} uploads, {updates} confirmed, the last one {confirmed}");
     let mut machine = flash.start();

@@ -56,6 +56,8 @@ pub trait Serve {
 /// What a connection has to show for its place when there are too few: the least of them goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
+    /// It has said nothing at all for a while, since then.
+    Silent(u64),
     /// It has asked for nothing since it was opened, then.
     New(u64),
     /// Nobody knows who asks there, the last time then.

@@ -18,6 +18,8 @@ const MAX_RECORD: usize = 16384 + 256 + 5;
 /// How much is encrypted at a time, and how much more it may become.
 const PIECE: usize = 16384;
 const OVERHEAD: usize = 64;
+/// For how long a peer may say nothing and be as good as one who has begun, in milliseconds.
+const SILENT: u64 = 1000;
 /// No more is encrypted while so much waits to be sent.
 const ENOUGH: usize = 32768;
 
@@ -40,6 +42,10 @@ pub struct Secure {
     state: State,
     peer_closed: bool,
     opened: u64,
+    /// The peer has said something.
+    has_spoken: bool,
+    /// When it was looked at last.
+    seen: u64,
     /// When the peer took bytes last.
     moved: u64,
 }
@@ -61,6 +67,8 @@ impl Secure {
             state: State::Handshake,
             peer_closed: false,
             opened: now,
+            has_spoken: false,
+            seen: now,
             moved: now,
         })
     }
@@ -73,12 +81,14 @@ impl Secure {
 
     /// Takes bytes of the peer, at most [`room`](Self::room).
     pub fn receive(&mut self, bytes: &[u8]) {
+        self.has_spoken |= !bytes.is_empty();
         self.incoming.extend_from_slice(bytes);
     }
 
     /// Does what can be done with what has come, up to the end of an answer: who sends many requests at once waits for each
     /// of the others in between. To be called again when something was sent.
     pub fn drive(&mut self, now: u64, service: &mut dyn Serve) {
+        self.seen = now;
         while self.step(now, service) {}
     }
 
@@ -211,6 +221,7 @@ impl Secure {
     /// Returns what it has to show for its place.
     pub fn claim(&self) -> Claim {
         match self.http.claim() {
+            _ if !self.has_spoken && self.seen.saturating_sub(self.opened) > SILENT => Claim::Silent(self.opened),
             Claim::Idle(_) if self.state != State::Open || !self.outgoing().is_empty() => Claim::Busy,
             claim => claim,
         }
@@ -451,6 +462,21 @@ mod tests {
         assert_eq!(secure.outgoing()[0], 21, "the record is an alert");
         secure.sent(secure.outgoing().len(), 0);
         assert!(secure.is_finished());
+    }
+
+    #[test]
+    fn who_says_nothing_for_a_second_gives_way_to_who_has_begun() {
+        let mut nothing = Answering(|_: &Request| Response::new(200));
+        let at = |bytes: &[u8], now, nothing: &mut Answering<_>| {
+            let mut secure = Secure::new(config(), 5).unwrap();
+            secure.receive(bytes);
+            secure.drive(now, nothing);
+            secure.claim()
+        };
+        assert_eq!(at(&[], 5 + SILENT, &mut nothing), Claim::New(5));
+        assert_eq!(at(&[], 6 + SILENT, &mut nothing), Claim::Silent(5));
+        assert_eq!(at(&[22], 6 + SILENT, &mut nothing), Claim::New(5));
+        assert!(Claim::Silent(u64::MAX) < Claim::New(0));
     }
 
     #[test]
