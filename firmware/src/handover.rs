@@ -50,6 +50,9 @@ const TRIAL_MS: u64 = 60_000;
 /// For how long VMs run before the management guest is replaced, in milliseconds: a slice.
 const MANAGER_MS: u64 = 2;
 
+/// How often a lock is tried whose holder may never come back.
+const SOON: u32 = 10_000;
+
 /// The slot in a header's asker that stands for the monitor.
 const MONITOR: u64 = u64::MAX;
 
@@ -555,7 +558,7 @@ pub fn look(now: u64) {
 /// Wishes that the image before comes back. Returns false if that cannot be now. It waits for no lock: who has one may never come
 /// back.
 fn give_image_up(failed: u32, exception: [u64; 3], why: core::fmt::Arguments<'_>) -> bool {
-    let (Some(mut state), Some(mut wish)) = (STATE.lock_soon(), WISH.lock_soon()) else { return false };
+    let (Some(mut state), Some(mut wish)) = (STATE.lock_within(SOON), WISH.lock_within(SOON)) else { return false };
     let Some(trial) = state.trial.filter(|_| wish.is_none()) else { return false };
     let Some(spare) = state.spare.take() else { return false };
     let before = trial.get();
@@ -577,7 +580,7 @@ fn give_image_up(failed: u32, exception: [u64; 3], why: core::fmt::Arguments<'_>
 /// takes that over when all others are at their doors. Who never comes there because of such a lock is ended by the watchdog.
 fn rescue(left: Left) {
     let index = left.cpu;
-    let Some(mut place) = LEFT.lock_soon() else { return };
+    let Some(mut place) = LEFT.lock_within(SOON) else { return };
     if !give_image_up(left.failed, left.exception, format_args!("{}", left.why)) {
         return;
     }

@@ -2,9 +2,6 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-/// How often [`Mutex::lock_soon`] tries.
-const SOON: u32 = 10_000;
-
 /// Waits a moment by YIELD.
 pub struct Yield;
 
@@ -72,9 +69,10 @@ impl<T> Mutex<T> {
         self.0.try_lock()
     }
 
-    /// Locks it if it is not locked for long.
-    pub fn lock_soon(&self) -> Option<MutexGuard<'_, T>> {
-        (0..SOON).find_map(|_| {
+    /// Locks it if one of so many tries finds it not locked.
+    #[inline]
+    pub fn lock_within(&self, tries: u32) -> Option<MutexGuard<'_, T>> {
+        (0..tries).find_map(|_| {
             let guard = self.try_lock();
             if guard.is_none() {
                 relax();

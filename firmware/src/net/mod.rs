@@ -6,8 +6,8 @@
 //! A frame is copied out of its sender into a buffer of this CPU's, and from there into each receiver. Of a large frame only
 //! the beginning is: the rest goes from memory to memory if one VM gets it. Only then two VMs' memory is locked at once, in the
 //! order of slots, the receiver's by trying: no CPU waits long for another VM. Who is busy for longer gets the frame a little
-//! later, if it goes to nobody else; who stands still misses it, and that is counted. An exit carries so much and no more; then the guest's store is done again, after whatever
-//! else is due.
+//! later, if it goes to nobody else; who stands still misses it, and that is counted. An exit carries so much and no more; then
+//! the guest's store is done again, after whatever else is due.
 
 pub mod uplink;
 pub mod view;
@@ -35,7 +35,7 @@ use salp_hvc::bootset::{MAX_NICS, VIRTIO_INTID};
 use salp_hvc::events::NIC_CHANGED;
 use salp_hvc::manager::NicInfo;
 use salp_hvc::status;
-use salp_hw::lock::{Mutex, relax};
+use salp_hw::lock::Mutex;
 use salp_hw::{boot, cpu};
 use spin::Once;
 use view::View;
@@ -499,13 +499,7 @@ fn with_port(port: u16, sender: Option<&Vm>, act: &mut Act<'_>) -> Result<(), Ab
     // In the order of slots: two VMs that send to each other do not each wait for the other.
     let sender = sender.filter(|sender| sender.id != vm.id);
     let first = sender.filter(|sender| sender.slot < vm.slot).map(|sender| sender.memory.lock());
-    let memory = (0..PATIENCE).find_map(|_| {
-        let memory = vm.memory.try_lock();
-        if memory.is_none() {
-            relax();
-        }
-        memory
-    });
+    let memory = vm.memory.lock_within(PATIENCE);
     if vm.control() != 0 {
         return Err(Absence::Gone);
     }
