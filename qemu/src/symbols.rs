@@ -5,6 +5,7 @@
 use object::read::elf::ElfFile64;
 use object::{Object, ObjectSection, ObjectSymbol, SectionKind, SymbolKind};
 use salp_hvc::packed;
+use std::collections::HashMap;
 use zerocopy::IntoBytes;
 
 /// Arguments of generic types and functions longer than this are left out of names.
@@ -48,9 +49,10 @@ pub fn functions(elf: &ElfFile64<'_>) -> Vec<Function> {
     functions
 }
 
-/// Makes a symbol's name readable: demangled, without its hash, long generic arguments left out.
+/// Makes a symbol's name readable: demangled, without its hash, long generic arguments left out. The image has a thousand of them: a
+/// closure goes by its function's name.
 pub fn readable(symbol: &str) -> String {
-    let name = format!("{:#}", rustc_demangle::demangle(symbol));
+    let name = format!("{:#}", rustc_demangle::demangle(symbol)).replace("::{{closure}}", "");
     let mut short = String::new();
     let mut open: Vec<usize> = Vec::new();
     let mut last = ' ';
@@ -71,18 +73,23 @@ pub fn readable(symbol: &str) -> String {
     short
 }
 
-/// Writes the symbol table of functions whose addresses count from `image_start`.
+/// Writes the symbol table of functions whose addresses count from `image_start`. Each name is there once.
 pub fn table(functions: &[Function], image_start: u64) -> Vec<u8> {
     let mut records = Vec::new();
     let mut names: Vec<u8> = Vec::new();
+    let mut places = HashMap::new();
     for function in functions {
         let Some(offset) = function.address.checked_sub(image_start).and_then(|offset| u32::try_from(offset).ok())
         else {
             continue;
         };
-        records.push(packed::Symbol { offset: offset.into(), name: (names.len() as u32).into() });
-        names.extend(function.name.bytes().filter(|&byte| byte != 0));
-        names.push(0);
+        let place = *places.entry(&function.name).or_insert_with(|| {
+            let place = names.len() as u32;
+            names.extend(function.name.bytes().filter(|&byte| byte != 0));
+            names.push(0);
+            place
+        });
+        records.push(packed::Symbol { offset: offset.into(), name: place.into() });
     }
     let start = packed::Symbols { count: (records.len() as u32).into() };
     [start.as_bytes(), records.as_bytes(), &names].concat()
@@ -96,6 +103,10 @@ mod tests {
     #[test]
     fn names_are_readable_and_short() {
         assert_eq!(readable("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE"), "core::fmt::Write::write_fmt");
+        assert_eq!(
+            readable("_ZN9salp_core3net4Port5admit28_$u7b$$u7b$closure$u7d$$u7d$17h0123456789abcdefE"),
+            "salp_core::net::Port::admit"
+        );
         assert_eq!(readable("vector_table"), "vector_table");
         let long = format!("a::b<{}>::c<u8>", "x".repeat(61));
         assert_eq!(readable(&long), "a::b<..>::c<u8>");
@@ -105,7 +116,8 @@ mod tests {
     #[test]
     fn a_table_reads_back_in_order() {
         let function = |address, name: &str| Function { address, size: 4, name: name.into() };
-        let blob = table(&[function(0x1000, "start"), function(0x1040, "main")], 0x1000);
+        let functions = [function(0x1000, "start"), function(0x1040, "main"), function(0x1080, "start")];
+        let blob = table(&functions, 0x1000);
         let (start, rest) = packed::Symbols::ref_from_prefix(&blob).expect("a start");
         let (symbols, names) =
             <[packed::Symbol]>::ref_from_prefix_with_elems(rest, start.count.get() as usize).expect("symbols");
@@ -113,6 +125,7 @@ mod tests {
             .iter()
             .map(|s| (s.offset.get(), names[s.name.get() as usize..].split(|&b| b == 0).next().unwrap()))
             .collect();
-        assert_eq!(read, [(0, &b"start"[..]), (0x40, &b"main"[..])]);
+        assert_eq!(read, [(0, &b"start"[..]), (0x40, &b"main"[..]), (0x80, &b"start"[..])]);
+        assert_eq!(names, b"start\0main\0");
     }
 }
