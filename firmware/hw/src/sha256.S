@@ -1,22 +1,30 @@
 // SHA-256 of whole blocks by FEAT_SHA256 (Arm ARM C7.2, SHA256H and its neighbours).
-// x0: the state, eight words; x1: blocks; x2: how many. Uses x3, v4 to v7, v16 to v21.
+// x0: the state, eight words; x1: blocks; x2: how many. Uses x3 and all v but v10 to v15; the constants stay in v0 to v3, v8, v9 and
+// v22 to v31.
 
 .arch_extension sha2
 
-// Four rounds with the message words in \w.
-.macro rounds w
-    ldr     q20, [x3], #16
-    add     v20.4s, v20.4s, \w\().4s
+// Four rounds with the message words in \w and the constants in \k.
+.macro rounds w, k
+    add     v20.4s, \k\().4s, \w\().4s
     mov     v21.16b, v16.16b
     sha256h q16, q17, v20.4s
     sha256h2 q17, q21, v20.4s
 .endm
 
 // Four rounds, and the message words that take the place of \a, sixteen on.
-.macro schedule a, b, c, d
-    rounds  \a
+.macro schedule a, b, c, d, k
+    rounds  \a, \k
     sha256su0 \a\().4s, \b\().4s
     sha256su1 \a\().4s, \c\().4s, \d\().4s
+.endm
+
+// Sixteen of those.
+.macro schedule_all k0, k1, k2, k3
+    schedule v4, v5, v6, v7, \k0
+    schedule v5, v6, v7, v4, \k1
+    schedule v6, v7, v4, v5, \k2
+    schedule v7, v4, v5, v6, \k3
 .endm
 
 .section .text.salp_sha256_blocks, "ax"
@@ -24,25 +32,26 @@
 salp_sha256_blocks:
     ldp     q18, q19, [x0]
     cbz     x2, 2f
-1:  adr     x3, sha256_constants
-    mov     v16.16b, v18.16b
+    adr     x3, sha256_constants
+    ld1     {{v22.4s-v25.4s}}, [x3], #64
+    ld1     {{v26.4s-v29.4s}}, [x3], #64
+    ld1     {{v0.4s-v3.4s}}, [x3], #64
+    ldp     q30, q31, [x3], #32
+    ldp     q8, q9, [x3]
+1:  mov     v16.16b, v18.16b
     mov     v17.16b, v19.16b
-    ldp     q4, q5, [x1], #32
-    ldp     q6, q7, [x1], #32
+    ld1     {{v4.16b-v7.16b}}, [x1], #64
     rev32   v4.16b, v4.16b              // the message is big endian
     rev32   v5.16b, v5.16b
     rev32   v6.16b, v6.16b
     rev32   v7.16b, v7.16b
-    .rept   3
-    schedule v4, v5, v6, v7
-    schedule v5, v6, v7, v4
-    schedule v6, v7, v4, v5
-    schedule v7, v4, v5, v6
-    .endr
-    rounds  v4
-    rounds  v5
-    rounds  v6
-    rounds  v7
+    schedule_all v22, v23, v24, v25
+    schedule_all v26, v27, v28, v29
+    schedule_all v0, v1, v2, v3
+    rounds  v4, v30
+    rounds  v5, v31
+    rounds  v6, v8
+    rounds  v7, v9
     add     v18.4s, v18.4s, v16.4s
     add     v19.4s, v19.4s, v17.4s
     subs    x2, x2, #1
