@@ -31,6 +31,8 @@ pub struct Cpu {
     pub features: Features,
     /// Something was said to the monitor: it waits until no vCPU is loaded.
     monitor_calls: bool,
+    /// Its alarm has rung, and was not set since.
+    has_rung: bool,
     redistributor: Redistributor,
     lrs: ListRegisters,
 }
@@ -54,7 +56,8 @@ pub struct Resident<'a> {
 /// Runs vCPUs on this CPU for ever.
 pub fn run(index: usize, redistributor: Redistributor) -> ! {
     let lrs = ListRegisters::new(gic::list_registers());
-    let mut this = Cpu { index, features: Features::detect(), monitor_calls: false, redistributor, lrs };
+    let mut this =
+        Cpu { index, features: Features::detect(), monitor_calls: false, has_rung: false, redistributor, lrs };
     let machine = machine::get();
     loop {
         if core::mem::take(&mut this.monitor_calls) {
@@ -74,7 +77,7 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
             (next, scheduler.next_alarm(index, now))
         };
         let merging = if next.is_some() { None } else { merge::due(index) };
-        cpu::set_alarm([alarm, merging, net::due(index), watch::due()].into_iter().flatten().min());
+        this.set_alarm([alarm, merging, net::due(index), watch::due()]);
         match next {
             Some(vcpu) => this.run_vcpu(vcpu),
             None => {
@@ -92,6 +95,12 @@ pub fn run(index: usize, redistributor: Redistributor) -> ! {
 }
 
 impl Cpu {
+    /// Has this CPU interrupted when the first of these is due.
+    fn set_alarm<const N: usize>(&mut self, dues: [Option<u64>; N]) {
+        cpu::set_alarm(dues.into_iter().flatten().min());
+        self.has_rung = false;
+    }
+
     fn run_vcpu(&mut self, vcpu: VcpuRef) {
         let leave = {
             let slot = machine::slot(vcpu.slot()).read();
@@ -158,6 +167,7 @@ impl Cpu {
             }
             gic::EL2_TIMER => {
                 cpu::set_alarm(None);
+                self.has_rung = true;
                 let kicks = machine::get().scheduler.lock().expire(cpu::counter());
                 machine::kick(kicks & !(1 << self.index));
                 net::tick(self.index);
@@ -238,7 +248,6 @@ const TIMERS: u32 = 1 << gic::VIRTUAL_TIMER | 1 << gic::PHYSICAL_TIMER;
 
 impl Resident<'_> {
     fn load(&mut self) {
-        switch::note(self.cpu.index, Some(self.context));
         let vm = self.vm;
         cpu::set_vm(vm.vttbr(), 1 << 31 | self.index as u64, vm.counter_offset());
         cpu::open_debug(self.context.debug_used);
@@ -255,6 +264,8 @@ impl Resident<'_> {
         for timer in [gic::VIRTUAL_TIMER, gic::PHYSICAL_TIMER] {
             self.cpu.redistributor.set_active(timer, in_flight >> timer & 1 != 0);
         }
+        // Not before: what waits for a lock may leave, and its registers with it.
+        switch::note(self.cpu.index, Some(self.context));
         switch::load(self.context, &self.cpu.features);
     }
 
@@ -363,7 +374,7 @@ impl Resident<'_> {
         }
         let alarm = scheduler.next_alarm(self.cpu.index, now);
         drop(scheduler);
-        cpu::set_alarm([alarm, net::due(self.cpu.index), watch::due()].into_iter().flatten().min());
+        self.cpu.set_alarm([alarm, net::due(self.cpu.index), watch::due()]);
         merge::step(now);
         false
     }
@@ -390,7 +401,15 @@ impl Resident<'_> {
             }
             // Frames to send are seen outside this loop: they end a guest's wait as anything may.
             if self.has_pending(refresh) || self.vm.has_senders() {
-                machine::get().scheduler.lock().looked(self.cpu.index);
+                let index = self.cpu.index;
+                let mut scheduler = machine::get().scheduler.lock();
+                scheduler.looked(index);
+                // It may not come back by itself: what the alarm was for beside it, sleepers of other CPUs too, needs the next one.
+                if self.cpu.has_rung {
+                    let alarm = scheduler.next_alarm(index, cpu::counter());
+                    drop(scheduler);
+                    self.cpu.set_alarm([alarm, net::due(index), watch::due()]);
+                }
                 return None;
             }
             let now = cpu::counter();
@@ -409,8 +428,7 @@ impl Resident<'_> {
                 Wait::Wait => {
                     merge::step(now);
                     let index = self.cpu.index;
-                    let dues = [alarm, clock, merge::due(index), net::due(index), watch::due()];
-                    cpu::set_alarm(dues.into_iter().flatten().min());
+                    self.cpu.set_alarm([alarm, clock, merge::due(index), net::due(index), watch::due()]);
                     let before = cpu::counter();
                     cpu::wait_for_interrupt();
                     let after = cpu::counter();

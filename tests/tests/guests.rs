@@ -48,6 +48,12 @@ fn timers_of_four_vcpus_fire_on_two_cpus() {
 }
 
 #[test]
+fn timers_that_fire_at_the_same_time_wake_both_vcpus_of_one_cpu() {
+    let timer = guest("timer").cpus(2).append("only=both_wake_at_once");
+    Setup::of(timer).cpus(1).run().all_off().passed("timer");
+}
+
+#[test]
 fn a_guest_debugs_itself() {
     passes(guest("debug").cpus(4));
 }

@@ -82,6 +82,7 @@ pub fn main() {
         event_stream,
         ticks_virtual,
         ticks_physical,
+        both_wake_at_once,
         counters_agree,
     );
 }
@@ -347,6 +348,39 @@ fn ticks_of(kind: usize) -> Outcome {
         let latest = timer::microseconds(seen.latest.load(Ordering::Relaxed));
         test::bench(["latest_virtual_tick_us", "latest_physical_tick_us"][kind], ticks, latest);
         check!(latest < late(), "a tick on vCPU {index} was {latest} us late");
+    }
+    Ok(())
+}
+
+static AWAKE: AtomicUsize = AtomicUsize::new(0);
+
+/// Sleeps until `due`, then waits for the other one, without another word to whoever runs it.
+fn wake(due: u64) {
+    if cpu::index() != 0 {
+        gic::init_cpu();
+    }
+    gic::enable(timer::VIRTUAL_INTID);
+    timer::sleep_to(due);
+    AWAKE.fetch_add(1, Ordering::Release);
+    timer::wait_until(2000, || AWAKE.load(Ordering::Acquire) == 2);
+    gic::disable(timer::VIRTUAL_INTID);
+}
+
+fn both_wake_at_once() -> Outcome {
+    if machine::cpu_count() < 2 {
+        skip!("one vCPU");
+    }
+    for _ in 0..10 {
+        AWAKE.store(0, Ordering::Release);
+        let due = sysreg::cntvct() + timer::ticks(20_000);
+        check_eq!(cpu::start(1, wake, due), 0, "CPU_ON of vCPU 1");
+        wake(due);
+        check_eq!(
+            AWAKE.load(Ordering::Acquire),
+            2,
+            "vCPUs whose timers fired at the same time, awake two seconds later"
+        );
+        check!(cpu::wait_off(1, 5000), "vCPU 1 does not go off");
     }
     Ok(())
 }
