@@ -18,7 +18,7 @@ use salp_core::monitor::{Cloning, Command, Target, parse, reply};
 use salp_hvc::calls::MAX_CONFIG;
 use salp_hvc::manager::SIGNAL_SHUTDOWN;
 use salp_hvc::status;
-use salp_hw::lock::{Mutex, relax};
+use salp_hw::lock::{self, Mutex};
 
 /// The answer to the operation that the monitor waits for.
 static ANSWER: Mutex<Option<Answer>> = Mutex::new(None);
@@ -37,7 +37,7 @@ fn wait(answer: Option<Answer>) -> Result<[u64; 3], i64> {
                 if let Some(answer) = ANSWER.lock().take() {
                     return answer;
                 }
-                relax();
+                lock::wait();
             }
         })
         .into_result()

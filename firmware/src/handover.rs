@@ -23,7 +23,7 @@ use crate::operation::{self, Answer, Asker};
 use crate::vm::Vm;
 use crate::{images, update, watch, watchdog};
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 pub use records::{Found, adopt_pool};
 use salp_core::addr::Pa;
 use salp_core::bundle::Refusal::Formats;
@@ -34,7 +34,7 @@ use salp_hvc::handover::{
     FAILED_REFUSED, FAILED_UNCONFIRMED, Header, IMAGE_ROOM, MAGIC, OFFER, Offer, PAGE, ROOM, STANDBY, Side, failure,
 };
 use salp_hvc::status;
-use salp_hw::crash::{self, Left, Rescue};
+use salp_hw::crash::{self, Failure, Left, Rescue};
 use salp_hw::handover::{self as hw, Head};
 use salp_hw::lock::{Mutex, relax};
 use salp_hw::{boot, cpu, gic};
@@ -92,10 +92,8 @@ static WISH: Mutex<Option<Wish>> = Mutex::new(None);
 static IS_WANTED: AtomicBool = AtomicBool::new(false);
 static STATE: Mutex<State> =
     Mutex::new(State { count: 0, failed: 0, trial: None, until: 0, spare: None, manager: None, next_manager: 0 });
-/// What a CPU has left behind that gave this image up.
-static LEFT: Mutex<Option<Left>> = Mutex::new(None);
-/// This image runs VMs and is not confirmed.
-static IS_TRIED: AtomicBool = AtomicBool::new(false);
+/// Since when, by the counter, this image runs VMs and is not confirmed. 0 if it is not so.
+static TRIED_SINCE: AtomicU64 = AtomicU64::new(0);
 /// The CPUs that run, one bit each.
 static CPUS: AtomicU8 = AtomicU8::new(0);
 /// The first CPU lets the others begin.
@@ -271,10 +269,12 @@ pub fn serve(index: usize) {
             relax();
         }
     }
-    let left = LEFT.lock().take();
-    let can_go_on = left.is_none();
-    if let Some(left) = left {
-        tidy_up(wish.head, left);
+    let left = hw::take_left(wish.head);
+    let can_go_on = left.is_empty();
+    if !can_go_on {
+        left.into_iter().for_each(tidy_up);
+        // What vCPUs were about to be told, nobody tells them now: all look.
+        machine::get().scheduler.lock().wake_all();
     }
     let error = hand_over(&wish);
     assert!(can_go_on, "the machine has no memory for records, and a CPU has failed");
@@ -299,7 +299,7 @@ fn hand_over(wish: &Wish) -> i64 {
     let began = cpu::counter();
     let boot = boot::get();
     let before = STATE.lock().trial.take();
-    IS_TRIED.store(false, Ordering::Release);
+    TRIED_SINCE.store(0, Ordering::Release);
     if let Some(head) = before {
         // What it says is no longer true, and is not needed: this image is trusted with nothing any more.
         records::discard(head);
@@ -434,9 +434,15 @@ pub fn take_over(head: Head, found: &Found) {
             state.spare = Store.with(|frames| frames.alloc(Kind::Hyp)).ok();
             state.next_manager = next_manager;
         }
-        crash::set_rescue(Rescue { is_possible: || IS_TRIED.load(Ordering::Acquire) && !is_wanted(), act: rescue });
-        IS_TRIED.store(true, Ordering::Release);
+        crash::set_rescue(Rescue {
+            is_possible: || TRIED_SINCE.load(Ordering::Acquire) != 0 && !is_wanted(),
+            act: rescue,
+        });
+        TRIED_SINCE.store(now, Ordering::Release);
         watch::remind(until);
+        if boot::get().board.option("handover-fault").is_some() {
+            watch::remind(now + fault_ticks());
+        }
         if next_manager != 0 {
             watch::remind(now + cpu::counter_frequency() / 1000 * MANAGER_MS);
         }
@@ -501,7 +507,7 @@ pub fn confirm() -> Result<(), i64> {
         let head = state.trial.take().ok_or(status::WRONG_STATE)?;
         (head, state.count, state.manager.take(), state.spare.take())
     };
-    IS_TRIED.store(false, Ordering::Release);
+    TRIED_SINCE.store(0, Ordering::Release);
     spare.into_iter().for_each(|spare| Store.with(|frames| frames.free(spare)));
     manager.into_iter().for_each(manager::Before::forget);
     finish(head, (0, true));
@@ -576,23 +582,23 @@ fn give_image_up(failed: u32, exception: [u64; 3], why: core::fmt::Arguments<'_>
     true
 }
 
-/// Gives this image up because a CPU, this one, cannot go on. It has left everything as it was, locks included: the first CPU
-/// takes that over when all others are at their doors. Who never comes there because of such a lock is ended by the watchdog.
-fn rescue(left: Left) {
-    let index = left.cpu;
-    let Some(mut place) = LEFT.lock_within(SOON) else { return };
-    if !give_image_up(left.failed, left.exception, format_args!("{}", left.why)) {
-        return;
+/// Gives this image up because a CPU, this one, cannot go on, or waits for one that has done so. It has left everything as it was,
+/// locks included: the first CPU takes that over when all others are at their doors.
+fn rescue(index: usize, failure: Option<Failure>) {
+    if let Some(why) = failure {
+        if !give_image_up(why.failed, why.exception, format_args!("{}", why.why)) {
+            return;
+        }
+        want();
     }
-    *place = Some(left);
-    drop(place);
-    want();
+    while !is_wanted() {
+        relax();
+    }
     serve(index);
 }
 
 /// Does for a CPU that has left everything behind what it would have done before it came to its door.
-fn tidy_up(head: Head, left: Left) {
-    hw::take_locks_over(head);
+fn tidy_up(left: Left) {
     let Left { cpu, mut lrs, .. } = left;
     let Some(vcpu) = machine::get().scheduler.lock().current(cpu) else { return };
     if let Some(vm) = machine::slot(vcpu.slot()).read().as_deref() {
@@ -602,18 +608,30 @@ fn tidy_up(head: Head, left: Left) {
     let _ = machine::get().scheduler.lock().leave(cpu, Leave::Preempted, cpu::counter());
 }
 
-/// Fails on the operator's request (`handover-fault=run0:panic`, `run1:…` for the other CPU), if this image runs VMs and is not
-/// confirmed: in the middle of something, with a lock of the VM's.
+/// Fails on the operator's request (`handover-fault=STEP:…`), if this image runs VMs for a while and is not confirmed: in the middle of
+/// something on CPU 0 (`run0`) or 1 (`run1`), with a lock of the VM's; or so that every other CPU waits for what is locked
+/// (`lock0`, `lock1`).
 pub fn fault_running(index: usize, vm: Option<&Vm>) {
-    if IS_TRIED.load(Ordering::Relaxed)
+    let since = TRIED_SINCE.load(Ordering::Relaxed);
+    if since != 0
+        && cpu::counter() - since >= fault_ticks()
         && let Some(vm) = vm
+        && let Some(&[alone, together]) = [["run0", "lock0"], ["run1", "lock1"]].get(index)
     {
-        let step = ["run0", "run1"].get(index).copied().unwrap_or_default();
-        if let Some(how) = wanted_fault(step) {
+        if let Some(how) = wanted_fault(alone) {
             let _held = vm.devices.lock();
-            fail(step, how);
+            fail(alone, how);
+        }
+        if let Some(how) = wanted_fault(together) {
+            let _held = machine::get().scheduler.lock();
+            fail(together, how);
         }
     }
+}
+
+/// Returns for how long an image runs VMs before it fails on request: who asked for the hand-over knows by then that it is done.
+fn fault_ticks() -> u64 {
+    cpu::counter_frequency() / 10
 }
 
 fn answer([slot, vcpu, vm, life]: [u64; 4], answer: Answer) {

@@ -38,7 +38,7 @@ use salp_hvc::manager::{RECOVERY_CRASH, RECOVERY_HANG};
 use salp_hvc::status;
 use salp_hw::boot::{self, Boot};
 use salp_hw::gic::Gic;
-use salp_hw::lock::{Mutex, RwLock, RwLockWriteGuard, relax};
+use salp_hw::lock::{self, Mutex, RwLock, RwLockWriteGuard};
 use salp_hw::own::Own;
 use salp_hw::{cpu, crash, gic, memory, psci};
 use spin::Once;
@@ -534,7 +534,7 @@ fn lock_off(slot: usize, id: u64) -> Result<RwLockWriteGuard<'static, Option<Own
         is_off(VMS[slot].read().as_deref())?;
         match VMS[slot].try_write() {
             Some(guard) => break guard,
-            None => relax(),
+            None => _ = lock::wait(),
         }
     };
     is_off(guard.as_deref())?;
@@ -562,12 +562,7 @@ pub fn be_itself(slot: usize) {
         _ => return,
     }
     // No vCPU of it is on a CPU: who has its slot locked has it only for a moment.
-    let mut guard = loop {
-        match VMS[slot].try_write() {
-            Some(guard) => break guard,
-            None => relax(),
-        }
-    };
+    let mut guard = VMS[slot].write();
     if let Some(vm) = guard.as_mut()
         && let Some((own, _)) = vm.own.take()
     {

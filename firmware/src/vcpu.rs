@@ -171,7 +171,6 @@ impl Cpu {
                 let kicks = machine::get().scheduler.lock().expire(cpu::counter());
                 machine::kick(kicks & !(1 << self.index));
                 net::tick(self.index);
-                handover::fault_running(self.index, resident.map(|(vm, _)| vm));
             }
             gic::MAINTENANCE => {
                 if let Some((vm, index)) = resident {
@@ -184,6 +183,7 @@ impl Cpu {
             gic::KICK => watchdog::answer(self.index),
             _ => {}
         }
+        handover::fault_running(self.index, resident.map(|(vm, _)| vm));
         gic::deactivate(intid);
         if intid == gic::KICK { Taken::Kick } else { Taken::Other }
     }

@@ -251,6 +251,15 @@ impl<'a> Scheduler<'a> {
         }
     }
 
+    /// Tells that to every vCPU that sleeps. No CPU is kicked.
+    pub fn wake_all(&mut self) {
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].state == State::Asleep {
+                let _ = self.wake(VcpuRef(at as u32));
+            }
+        }
+    }
+
     /// Turns a vCPU off that is queued or asleep. Returns the CPU to kick if it is on one: it has to leave by itself.
     pub fn turn_off(&mut self, vcpu: VcpuRef) -> CpuSet {
         let Some(node) = self.nodes.get_mut(vcpu.0 as usize) else { return 0 };
@@ -684,6 +693,18 @@ mod tests {
         assert_eq!(scheduler.turn_on(A), 1 << 1);
         assert_eq!(scheduler.pick(1, 0), Some(A));
         assert_eq!(scheduler.pick(0, 0), None);
+    }
+
+    #[test]
+    fn all_sleepers_wake_and_who_is_off_stays_off() {
+        let mut nodes = nodes();
+        let mut scheduler = Scheduler::new(&mut nodes, 1, SLICE);
+        for (vcpu, deadline) in [(A, None), (B, Some(500))] {
+            let _ = scheduler.begin(vcpu, Activity::Asleep { deadline });
+        }
+        scheduler.wake_all();
+        assert_eq!([scheduler.pick(0, 1), scheduler.pick(0, 1), scheduler.pick(0, 1)], [Some(A), Some(B), None]);
+        assert_eq!(scheduler.next_alarm(0, 1), None);
     }
 
     #[test]

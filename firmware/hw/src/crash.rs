@@ -5,12 +5,17 @@ use crate::sysreg::read;
 use crate::uart::Pl011;
 use crate::{boot, cpu, gic, handover, layout, memory, psci, switch};
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use heapless::Vec;
+use salp_board::facts::MAX_CPUS;
 use salp_core::addr::{PAGE_SIZE, Pa};
 use salp_core::remains::Remains;
 use salp_core::vgic::ListRegisters;
 use salp_hvc::handover::{FAILED_EXCEPTION, FAILED_PANIC};
 use spin::Once;
+
+/// After how many milliseconds a CPU that waits does not believe any more that what it waits for is another one's that goes on.
+const LEAVE_MS: u64 = 10;
 
 static UART: AtomicU64 = AtomicU64::new(0);
 static SYMBOLS: AtomicU64 = AtomicU64::new(0);
@@ -65,14 +70,18 @@ impl Write for Output {
 pub struct Left {
     /// The CPU.
     pub cpu: usize,
-    /// Why: `FAILED_…`.
+    /// What its list registers hold. The registers of a vCPU that it had are saved.
+    pub lrs: ListRegisters,
+}
+
+/// Why a CPU cannot go on.
+pub struct Failure {
+    /// `FAILED_…`.
     pub failed: u32,
     /// ESR, PC, FAR of an exception.
     pub exception: [u64; 3],
     /// As much of what it said as there is room for.
     pub why: heapless::String<160>,
-    /// What its list registers hold. The registers of a vCPU that it had are saved.
-    pub lrs: ListRegisters,
 }
 
 /// What can be done before the machine is reset.
@@ -80,44 +89,74 @@ pub struct Left {
 pub struct Rescue {
     /// Whether it can be done now. The CPU has little of its stack left.
     pub is_possible: fn() -> bool,
-    /// Does it. It comes back if it cannot be done.
-    pub act: fn(Left),
+    /// Does it on a CPU that has left everything behind: the first one, which says why, and those that waited for it. It comes back
+    /// if it cannot be done.
+    pub act: fn(usize, Option<Failure>),
 }
 
 static RESCUE: Once<Rescue> = Once::new();
-static IS_RESCUED: AtomicBool = AtomicBool::new(false);
-static LEFT: Mutex<Option<Left>> = Mutex::new(None);
+/// The CPUs that have left everything behind, one bit each.
+static LEAVERS: AtomicU8 = AtomicU8::new(0);
+/// Since when, by the counter: which CPUs that wait still wait for one of those. 0 if there is none.
+static LEFT_SINCE: AtomicU64 = AtomicU64::new(0);
+/// What they leave.
+static LEFT: Mutex<Vec<Left, MAX_CPUS>> = Mutex::new(Vec::new());
+/// Why the first one did.
+static FAILURE: Mutex<Option<Failure>> = Mutex::new(None);
 
 /// Tells what is to be done before the machine is reset.
 pub fn set_rescue(rescue: Rescue) {
     RESCUE.call_once(|| rescue);
 }
 
-/// Does that, once, if it is possible.
+/// Does that, if it is possible, or takes part in it.
 fn rescue(failed: u32, exception: [u64; 3], why: fmt::Arguments<'_>) {
     let is_possible = RESCUE.get().is_some_and(|rescue| (rescue.is_possible)());
-    if !is_possible || IS_RESCUED.swap(true, Ordering::AcqRel) {
+    if is_left() || is_possible {
+        let mut said = Said(heapless::String::new());
+        let _ = said.write_fmt(why);
+        leave(Some(Failure { failed, exception, why: said.0 }));
+    }
+}
+
+/// Leaves everything behind if what this CPU waits for may be another one's that has done so. It returns if this CPU has left before.
+#[inline]
+pub(crate) fn leave_too() {
+    let since = LEFT_SINCE.load(Ordering::Relaxed);
+    if since != 0 && cpu::counter().wrapping_sub(since) > cpu::counter_frequency() / 1000 * LEAVE_MS {
+        leave(None);
+    }
+}
+
+/// Leaves everything behind, the stack included. It returns if this CPU has done that before.
+fn leave(failure: Option<Failure>) {
+    let cpu = boot::get().board.cpus.iter().position(|&mpidr| mpidr == cpu::affinity()).unwrap_or(0);
+    let before = LEAVERS.fetch_or(1 << cpu, Ordering::AcqRel);
+    if before >> cpu & 1 != 0 {
         return;
     }
-    let cpu = boot::get().board.cpus.iter().position(|&mpidr| mpidr == cpu::affinity()).unwrap_or(0);
-    let mut said = Said(heapless::String::new());
-    let _ = said.write_fmt(why);
+    if before == 0 {
+        LEFT_SINCE.store(cpu::counter(), Ordering::Relaxed);
+    }
     // SAFETY: this CPU does not return to what it did.
     unsafe { switch::abandon(cpu) };
-    *LEFT.lock() = Some(Left { cpu, failed, exception, why: said.0, lrs: gic::abandoned() });
+    let _ = LEFT.lock().push(Left { cpu, lrs: gic::abandoned() });
+    if before == 0 {
+        *FAILURE.lock() = failure;
+    }
     // SAFETY: a mapped stack of this CPU's own; nothing of what is on it is used again.
     unsafe {
         core::arch::asm!(
             "mov sp, {top}", "mov x29, xzr", "mov x30, xzr", "b {to}",
-            top = in(reg) boot::get().stack(cpu).0, to = sym begin_again, options(noreturn)
+            top = in(reg) boot::get().stack(cpu).0, to = sym begin_again, in("x0") cpu, in("x1") u64::from(before == 0), options(noreturn)
         )
     }
 }
 
-extern "C" fn begin_again() -> ! {
-    let left = LEFT.lock().take();
-    if let Some((rescue, left)) = RESCUE.get().zip(left) {
-        (rescue.act)(left);
+extern "C" fn begin_again(cpu: usize, is_first: u64) -> ! {
+    let failure = if is_first != 0 { FAILURE.lock().take() } else { None };
+    if let Some(rescue) = RESCUE.get() {
+        (rescue.act)(cpu, failure);
     }
     report(|out| _ = writeln!(out, "\nsalp| PANIC on CPU {:#x}: there is no way back", cpu::affinity()))
 }
@@ -132,8 +171,13 @@ impl Write for Said {
 }
 
 /// Returns true if a CPU has left everything behind.
-pub(crate) fn is_left() -> bool {
-    IS_RESCUED.load(Ordering::Acquire)
+fn is_left() -> bool {
+    LEAVERS.load(Ordering::Acquire) != 0
+}
+
+/// Returns what CPUs have left behind, once.
+pub(crate) fn take_left() -> Vec<Left, MAX_CPUS> {
+    core::mem::take(&mut *LEFT.lock())
 }
 
 /// Registers at an exception of EL2 itself; laid out by switch.S.

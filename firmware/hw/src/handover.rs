@@ -6,11 +6,14 @@
 //! Until an image that was handed over to [is trusted](trust), its exceptions go to the vectors of the image before, by physical
 //! address, and so does the interrupt of its timer: whatever it does, the one before is back by the deadline.
 
+use crate::crash::{self, Left};
 use crate::sysreg::{dsb, isb, write};
-use crate::{boot, cpu, crash, gic, layout, lock, memory};
+use crate::{boot, cpu, gic, layout, lock, memory};
 use core::fmt::{self, Write};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
+use heapless::Vec;
+use salp_board::facts::MAX_CPUS;
 use salp_core::addr::{PAGE_SIZE, Pa, Va};
 use salp_core::handover::{Sheet, Source};
 use salp_hvc::handover::{CPUS, Door, FAILED_EXCEPTION, FAILED_HANG, Header, IMAGE_ROOM, MAGIC, PAGE};
@@ -223,17 +226,19 @@ impl Write for Text<'_> {
     }
 }
 
-/// Lets this CPU take locks that a CPU holds which has [left](crate::crash::Left) everything behind: the one whose hand-over this
-/// header is of, when all others wait at its doors.
-pub fn take_locks_over(head: Head) {
+/// Returns what CPUs have [left](crate::crash::Left) behind that do not come back to it. If all others wait at the doors of this
+/// header, this CPU takes locks from then on that they hold.
+pub fn take_left(head: Head) -> Vec<Left, MAX_CPUS> {
+    let left = crash::take_left();
     let header = head.get();
     let is_alone = (0..boot::get().board.cpus.len()).all(|index| {
         let is_away = header.doors.get(index).is_some_and(|door| door.is_waiting == 1);
         is_away || boot::get().board.cpus[index] == cpu::affinity()
     });
-    if is_alone && crash::is_left() {
+    if is_alone && !left.is_empty() {
         lock::abandon_all();
     }
+    left
 }
 
 /// Frames of records, for who reads them: `is_frame` says which those are.

@@ -1,5 +1,9 @@
 //! Spin locks that tell the machine that they spin: hardware threads and emulators let the holder run.
+//!
+//! Who holds one may be gone: a CPU that cannot go on [leaves](crate::crash) everything as it was. A CPU that waits while another
+//! one has left leaves too; the last one takes over what is locked.
 
+use crate::crash;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Waits a moment by YIELD.
@@ -29,11 +33,13 @@ pub(crate) fn abandon_all() {
     IS_ABANDONED.store(true, Ordering::Relaxed);
 }
 
-/// Waits a moment. Returns true if nobody is left who could unlock anything.
+/// Waits a moment for another CPU. It does not come back if that may have left: this one leaves too. Returns true if nobody is left
+/// who could unlock anything.
 #[cold]
 #[inline(never)]
-fn wait() -> bool {
+pub fn wait() -> bool {
     relax();
+    crash::leave_too();
     IS_ABANDONED.load(Ordering::Relaxed)
 }
 
@@ -88,7 +94,61 @@ impl<T> Mutex<T> {
 }
 
 /// A lock with one writer or many readers.
-pub type RwLock<T> = spin::rwlock::RwLock<T, Yield>;
+pub struct RwLock<T>(spin::rwlock::RwLock<T, Yield>);
+
+/// What a reader of an [`RwLock`] has.
+pub type RwLockReadGuard<'a, T> = spin::rwlock::RwLockReadGuard<'a, T, Yield>;
 
 /// What a writer of an [`RwLock`] has.
 pub type RwLockWriteGuard<'a, T> = spin::rwlock::RwLockWriteGuard<'a, T, Yield>;
+
+impl<T> RwLock<T> {
+    /// Returns one that is not locked.
+    pub const fn new(value: T) -> Self {
+        Self(spin::rwlock::RwLock::new(value))
+    }
+
+    /// Waits until nobody writes, and locks it to read.
+    #[inline]
+    pub fn read(&self) -> RwLockReadGuard<'_, T> {
+        loop {
+            if let Some(guard) = self.0.try_read() {
+                return guard;
+            }
+            if wait() {
+                self.unlock();
+            }
+        }
+    }
+
+    /// Waits until nobody else uses it, and locks it to write.
+    #[inline]
+    pub fn write(&self) -> RwLockWriteGuard<'_, T> {
+        loop {
+            if let Some(guard) = self.0.try_write() {
+                return guard;
+            }
+            if wait() {
+                self.unlock();
+            }
+        }
+    }
+
+    /// Locks it to write if nobody uses it.
+    #[inline]
+    pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
+        self.0.try_write()
+    }
+
+    /// Takes it from who has it and is gone.
+    #[cold]
+    fn unlock(&self) {
+        // SAFETY: as for a mutex. Who waits to read finds a writer; who waits to write may find readers.
+        unsafe {
+            if self.0.writer_count() != 0 {
+                self.0.force_write_unlock();
+            }
+            (0..self.0.reader_count()).for_each(|_| self.0.force_read_decrement());
+        }
+    }
+}
