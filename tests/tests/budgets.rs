@@ -12,6 +12,8 @@ use std::time::Duration;
 fn the_release_image_is_small() {
     let image = image();
     assert!(image.own_size() <= BUDGET, "\n{}", image.report());
+    let manager = image.size - image.own_size();
+    assert!(manager <= 2 << 20, "the management guest has {manager} bytes");
     assert!(image.size > 64 << 10, "this is not a whole image:\n{}", image.report());
 }
 
