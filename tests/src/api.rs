@@ -6,10 +6,13 @@ use base64ct::{Base64, Encoding};
 use salp_qemu::management::Contact;
 use serde_json::Value;
 use std::io::Read;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use ureq::http::request::Builder;
 use ureq::http::{Method, Request, Response};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{ConnectionDetails, Connector, DefaultConnector, Transport};
 use ureq::{Agent, Body, SendBody};
 
 /// A client that is logged in, as the first administrator if nothing else was said.
@@ -221,9 +224,31 @@ impl Api {
     }
 }
 
+/// Returns once nobody else connects to a machine. QEMU's forwarded ports have room for one connection or two that QEMU has not taken
+/// yet. Of more at once the host drops packets: it sends them again after 1, 3, 7, 15, … seconds, or believes a connection to be
+/// there that ends with a reset.
+pub fn turn_to_connect() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Connects when it is its turn.
+#[derive(Debug)]
+struct InTurn(DefaultConnector);
+
+impl Connector for InTurn {
+    type Out = Box<dyn Transport>;
+
+    fn connect(&self, details: &ConnectionDetails<'_>, chained: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
+        let _turn = turn_to_connect();
+        self.0.connect(details, chained)
+    }
+}
+
 fn agent(tls: TlsConfig, seconds: u64) -> Agent {
     let config = Agent::config_builder().tls_config(tls).http_status_as_error(false).max_redirects(0);
-    config.timeout_global(Some(Duration::from_secs(seconds))).build().into()
+    let config = config.timeout_global(Some(Duration::from_secs(seconds))).build();
+    Agent::with_parts(config, InTurn(DefaultConnector::new()), DefaultResolver::default())
 }
 
 /// Returns the field of basic authentication (RFC 7617).

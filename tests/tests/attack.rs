@@ -5,6 +5,7 @@
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use salp_tests::api::turn_to_connect;
 use salp_tests::{Api, Running, Setup, guest};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -46,6 +47,7 @@ impl Attacker {
 
     /// Connects. Whether there is a place is known when something is read.
     fn connect(&self) -> TcpStream {
+        let _turn = turn_to_connect();
         let stream = TcpStream::connect(&self.address).unwrap_or_else(|error| panic!("{}: {error}", self.address));
         stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a timeout");
         stream.set_write_timeout(Some(Duration::from_secs(120))).expect("a timeout");
