@@ -208,10 +208,12 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
         Action::Manage(request) => {
             let life = this.vm.life.load(Ordering::Relaxed);
             let asker = Asker::Vcpu { vcpu: VcpuRef::new(this.vm.slot, this.index), vm: this.vm.id, life };
+            this.vm.watch.set_calling(true);
             match manage::carry_out(this.vm, request, asker) {
                 Some(done) => answer(this.context, done),
                 None => return Next::Block,
             }
+            this.vm.watch.set_calling(false);
             if matches!(request, manage::Request::Life(_)) {
                 // Something may be due that this CPU's alarm does not cover yet.
                 return Next::Reschedule;

@@ -109,6 +109,7 @@ impl Cpu {
                     let mut context = this.context.lock();
                     if let Some(answer) = this.answer.lock().take() {
                         exits::answer(&mut context, answer);
+                        vm.watch.set_calling(false);
                     }
                     if let Some(entry) = vm.power.lock().started(vcpu.index()) {
                         *context = Context::reset(entry.pc, entry.context);

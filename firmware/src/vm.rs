@@ -125,6 +125,11 @@ impl Vcpu {
         }
     }
 
+    /// Returns true if it would run, and has no CPU.
+    pub fn waits(&self) -> bool {
+        self.left.load(Ordering::Relaxed) != 0
+    }
+
     /// Notes that it leaves a CPU after so many ticks, though it would go on or not.
     pub fn leaves(&self, now: u64, ran: u64, would_go_on: bool) {
         self.ran.fetch_add(ran, Ordering::Relaxed);

@@ -14,9 +14,9 @@ use crate::fork;
 use crate::handover;
 use crate::machine;
 use crate::operation::Answer;
-use crate::vm::{self, Fate, Vm, hold};
+use crate::vm::{self, Fate, Vcpu, Vm, hold};
 use crate::watchdog;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use salp_core::addr::Pa;
 use salp_core::recovery::Failures;
 use salp_hvc::manager::{RECOVERY_CRASH, RECOVERY_HANG};
@@ -48,6 +48,10 @@ pub struct Watch {
     within: AtomicU64,
     /// How many spells have gone by since the last one.
     missed: AtomicU64,
+    /// How often its vCPUs had come back to EL2 when the last spell was over.
+    exits: AtomicU64,
+    /// A call of it is being carried out.
+    is_calling: AtomicBool,
     checkpoint: Mutex<Option<Own<Vm>>>,
     failures: Mutex<Failures>,
 }
@@ -113,6 +117,8 @@ impl Watch {
             release: AtomicU64::new(NEVER),
             within: AtomicU64::new(0),
             missed: AtomicU64::new(0),
+            exits: AtomicU64::new(0),
+            is_calling: AtomicBool::new(false),
             checkpoint: Mutex::new(None),
             failures: Mutex::new(Failures::NONE),
         }
@@ -122,6 +128,11 @@ impl Watch {
     pub fn heartbeat(&self, milliseconds: u64) {
         self.within.store(milliseconds.saturating_mul(cpu::counter_frequency()) / 1000, Ordering::Relaxed);
         self.expect(cpu::counter());
+    }
+
+    /// Takes note that a call of the VM's begins to be carried out, or has its answer.
+    pub fn set_calling(&self, is_calling: bool) {
+        self.is_calling.store(is_calling, Ordering::Relaxed);
     }
 
     /// Expects a heartbeat in time from now on.
@@ -161,6 +172,14 @@ impl Watch {
         if vm.is_held_by(hold::FROZEN | hold::NO_MEMORY) {
             // It cannot beat.
             self.expect(now);
+            return None;
+        }
+        let exits = vm.exits();
+        let has_stood_still = self.exits.swap(exits, Ordering::Relaxed) == exits;
+        let waits = self.is_calling.load(Ordering::Relaxed) || vm.vcpu(0).is_some_and(Vcpu::waits);
+        if has_stood_still && waits {
+            // For one and the same call, or for a CPU, all the time: the slow one is not the VM.
+            self.begin_spell(now);
             return None;
         }
         if self.missed.fetch_add(1, Ordering::Relaxed) + 1 < SPELLS {

@@ -95,6 +95,18 @@ fn a_manager_that_is_frozen_is_not_missed() {
 }
 
 #[test]
+fn a_manager_is_not_missed_while_the_hypervisor_carries_out_its_call() {
+    // A tick is an instruction: 1,000 clones take 8 ms and more.
+    let manager = guest("manager").manager().append("do=clone_many count=1000 within=3");
+    let source = guest("clone").named("source").append("role=frozen").mib(16);
+    let mut machine = Setup::of(manager).vm(source).mib(2048).icount().start();
+    machine.expect("manager| DONE passed=1 failed=0");
+    let text = machine.text();
+    assert!(!text.contains("does not answer"), "{text}");
+    machine.stop();
+}
+
+#[test]
 fn a_manager_that_fails_again_and_again_is_brought_back_each_time() {
     let times = if long() { 20 } else { 3 };
     let kinds = ["storm", "crash", "blocked", "hang", "sleep", "off"];

@@ -4,7 +4,7 @@
 //! | `do=` | with | what it does |
 //! |---|---|---|
 //! | `clone_frozen` | `frozen then=off` | clones it `times=` times, one after the other |
-//! | `clone_many` | `frozen then=wait brief` | makes `count=` clones by one call, and destroys them |
+//! | `clone_many` | `frozen then=wait brief` | makes `count=` clones by one call, and destroys them; with heartbeats due `within=` milliseconds |
 //! | `chain` | `frozen` | clones it, then its clone, `times=` deep; each is destroyed when its clone is there |
 //! | `clone_running` | `spin` | clones it `times=` times while it runs, and destroys each |
 //! | `dirty` | `dirty` | what clones pay for shared memory, and how much of their own they have |
