@@ -367,6 +367,12 @@ pub fn get() -> &'static Boot {
 }
 
 impl Boot {
+    /// Returns which of the board's CPUs this one is.
+    pub(crate) fn cpu(&self) -> usize {
+        let affinity = cpu::affinity();
+        self.board.cpus.iter().position(|&mpidr| mpidr == affinity).unwrap_or(0)
+    }
+
     /// Returns where the boot set is: the boot loader's, else the packed one.
     pub fn boot_set(&self) -> Option<Range<u64>> {
         self.board.boot_set.clone().or(self.loaded.boot_set.clone())

@@ -130,7 +130,7 @@ pub(crate) fn leave_too() {
 
 /// Leaves everything behind, the stack included. It returns if this CPU has done that before.
 fn leave(failure: Option<Failure>) {
-    let cpu = boot::get().board.cpus.iter().position(|&mpidr| mpidr == cpu::affinity()).unwrap_or(0);
+    let cpu = boot::get().cpu();
     let before = LEAVERS.fetch_or(1 << cpu, Ordering::AcqRel);
     if before >> cpu & 1 != 0 {
         return;

@@ -193,7 +193,7 @@ pub fn go_back(failed: u32, why: fmt::Arguments<'_>) {
     let mut header = head.get();
     header.failed = failed;
     say(&mut header, why);
-    let index = boot::get().board.cpus.iter().position(|&mpidr| mpidr == cpu::affinity()).unwrap_or(0);
+    let index = boot::get().cpu();
     if index != 0 {
         head.put(&header);
         head.wait(index);
@@ -230,12 +230,8 @@ impl Write for Text<'_> {
 /// header, this CPU takes locks from then on that they hold.
 pub fn take_left(head: Head) -> Vec<Left, MAX_CPUS> {
     let left = crash::take_left();
-    let header = head.get();
-    let is_alone = (0..boot::get().board.cpus.len()).all(|index| {
-        let is_away = header.doors.get(index).is_some_and(|door| door.is_waiting == 1);
-        is_away || boot::get().board.cpus[index] == cpu::affinity()
-    });
-    if is_alone && !left.is_empty() {
+    let (this, count) = (boot::get().cpu(), boot::get().board.cpus.len());
+    if !left.is_empty() && (0..count).all(|index| index == this || head.is_waiting(index)) {
         lock::abandon_all();
     }
     left
