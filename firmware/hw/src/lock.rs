@@ -43,6 +43,19 @@ pub fn wait() -> bool {
     IS_ABANDONED.load(Ordering::Relaxed)
 }
 
+/// Tries until it locks. When nobody is left who could unlock, it is unlocked by force.
+#[inline(always)]
+fn until_locked<G>(try_lock: impl Fn() -> Option<G>, unlock: impl Fn()) -> G {
+    loop {
+        if let Some(guard) = try_lock() {
+            return guard;
+        }
+        if wait() {
+            unlock();
+        }
+    }
+}
+
 /// A mutex. Each lock is a CPU's, for a moment.
 pub struct Mutex<T>(spin::mutex::SpinMutex<T, Yield>);
 
@@ -58,15 +71,8 @@ impl<T> Mutex<T> {
     /// Waits until it is not locked, and locks it.
     #[inline]
     pub fn lock(&self) -> MutexGuard<'_, T> {
-        loop {
-            if let Some(guard) = self.0.try_lock_weak() {
-                return guard;
-            }
-            if wait() {
-                // SAFETY: this is the only CPU, and does not come back to where it has a guard of this one: there is no other borrow.
-                unsafe { self.0.force_unlock() };
-            }
-        }
+        // SAFETY: this is the only CPU, and does not come back to where it has a guard of this one: there is no other borrow.
+        until_locked(|| self.0.try_lock_weak(), || unsafe { self.0.force_unlock() })
     }
 
     /// Locks it if it is not locked.
@@ -111,27 +117,13 @@ impl<T> RwLock<T> {
     /// Waits until nobody writes, and locks it to read.
     #[inline]
     pub fn read(&self) -> RwLockReadGuard<'_, T> {
-        loop {
-            if let Some(guard) = self.0.try_read() {
-                return guard;
-            }
-            if wait() {
-                self.unlock();
-            }
-        }
+        until_locked(|| self.0.try_read(), || self.unlock())
     }
 
     /// Waits until nobody else uses it, and locks it to write.
     #[inline]
     pub fn write(&self) -> RwLockWriteGuard<'_, T> {
-        loop {
-            if let Some(guard) = self.0.try_write() {
-                return guard;
-            }
-            if wait() {
-                self.unlock();
-            }
-        }
+        until_locked(|| self.0.try_write(), || self.unlock())
     }
 
     /// Locks it to write if nobody uses it.
