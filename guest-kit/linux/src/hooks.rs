@@ -102,16 +102,19 @@ fn run(name: &str, command: &mut Command) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use tempfile::TempDir;
 
     /// A directory with hooks that write what they know to the file `log` beside them.
-    fn directory(hooks: &[(&str, u32, &str)]) -> TempDir {
+    ///
+    /// Another process writes them: a program that this one has open, a child that another test starts meanwhile has
+    /// open too, and what is open for writing cannot be run (`ETXTBSY`).
+    fn directory(hooks: &[(&str, &str, &str)]) -> TempDir {
         let directory = tempfile::tempdir().expect("a directory");
         for (name, mode, script) in hooks {
-            let path = directory.path().join(name);
-            fs::write(&path, format!("#!/bin/sh\ncd {}\n{script}\n", directory.path().display())).expect("written");
-            fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).expect("permissions");
+            let script = format!("#!/bin/sh\ncd {}\n{script}\n", directory.path().display());
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", r#"printf %s "$1" > "$2" && chmod "$3" "$2""#, "sh", &script]);
+            assert!(shell.arg(directory.path().join(name)).arg(mode).status().expect("a shell").success());
         }
         directory
     }
@@ -127,7 +130,7 @@ mod tests {
     #[test]
     fn hooks_run_by_name_and_commands_behind_them() {
         let directory =
-            directory(&[("20-b", 0o755, "echo b $1 >> log"), ("10-a", 0o755, "echo a $1 $SALP_NAME >> log")]);
+            directory(&[("20-b", "755", "echo b $1 >> log"), ("10-a", "755", "echo a $1 $SALP_NAME >> log")]);
         let mut hooks = hooks(&directory);
         let to_log = |word: &str| format!("echo {word} $SALP_NAME >> {}/log", directory.path().display());
         hooks.before = vec![to_log("first"), to_log("second")];
@@ -140,7 +143,7 @@ mod tests {
     #[test]
     fn what_is_no_program_is_no_hook() {
         let log_it = "echo $0 >> log";
-        let directory = directory(&[("README", 0o644, log_it), (".hidden", 0o755, log_it)]);
+        let directory = directory(&[("README", "644", log_it), (".hidden", "755", log_it)]);
         fs::create_dir(directory.path().join("directory")).expect("made");
         hooks(&directory).before().expect("nothing to do");
         assert_eq!(log(&directory), "");
@@ -148,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_first_hook_that_fails_ends_those_before_a_freeze() {
-        let directory = directory(&[("10-a", 0o755, "exit 7"), ("20-b", 0o755, "echo b >> log")]);
+        let directory = directory(&[("10-a", "755", "exit 7"), ("20-b", "755", "echo b >> log")]);
         let error = hooks(&directory).before().expect_err("a failure").to_string();
         assert!(error.contains("10-a before failed: exit status: 7"), "{error}");
         assert_eq!(log(&directory), "");
@@ -156,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_hook_that_fails_afterwards_does_not_stop_the_others() {
-        let directory = directory(&[("10-a", 0o755, "exit 7"), ("20-b", 0o755, "echo b >> log")]);
+        let directory = directory(&[("10-a", "755", "exit 7"), ("20-b", "755", "echo b >> log")]);
         assert_eq!(hooks(&directory).after(&[]).len(), 1);
         assert_eq!(log(&directory), "b\n");
     }
