@@ -57,13 +57,7 @@ fn clippy_finds_nothing_in_what_runs_in_linux_guests() {
     succeed(cargo().args(arguments).args(["--", "-D", "warnings"]));
 }
 
-/// It is no default member, as `cargo run` would not know which program is meant.
-#[test]
-fn the_tests_of_the_program_for_linux_guests_pass() {
-    succeed(cargo().args(["test", "--quiet", "--package", "salp-guest"]));
-}
-
-/// Nor is this one, for the same reason.
+/// Apart: together with the runner it would have the features of its libraries, and JSON in another order.
 #[test]
 fn the_tests_of_the_management_guest_pass() {
     succeed(cargo().args(["test", "--quiet", "--package", "salp-mgmt"]));
