@@ -23,6 +23,9 @@ use zerocopy::IntoBytes;
 /// The target that the image and the guests are built for.
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 
+/// The target that the management guest is built for: it has the floating point and vector registers to itself.
+pub const MANAGEMENT_TARGET: &str = "aarch64-unknown-none";
+
 /// The target that programs for Linux guests are built for: static, without a C library of the guest's.
 pub const LINUX_TARGET: &str = "aarch64-unknown-linux-musl";
 
@@ -195,8 +198,8 @@ pub fn build_management() -> Result<PathBuf> {
     static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     if built.is_none() {
-        setup::ensure_target(TARGET)?;
-        *built = Some(cargo_build("salp-mgmt", "mgmt", TARGET, "release")?);
+        setup::ensure_target(MANAGEMENT_TARGET)?;
+        *built = Some(cargo_build("salp-mgmt", "mgmt", MANAGEMENT_TARGET, "release")?);
     }
     built.clone().context("a guest")
 }

@@ -1,6 +1,6 @@
 //! Rules for the source: format, lints, and where `unsafe` may be.
 
-use salp_qemu::image::{LINUX_TARGET, TARGET};
+use salp_qemu::image::{LINUX_TARGET, MANAGEMENT_TARGET, TARGET};
 use salp_qemu::paths;
 use salp_tests::tools::{cargo, succeed};
 use std::fs;
@@ -26,12 +26,12 @@ fn clippy_finds_nothing_on_the_host() {
 fn clippy_finds_nothing_in_what_runs_on_the_machine() {
     // Apart: together they would have each other's features, and EL2 has no heap.
     let machine = ["salp-firmware", "salp-stage", "salp-hw", "salp-core"];
-    let guests = ["guest-kit", "salp-mgmt"];
-    for packages in [&machine[..], &guests[..]] {
+    let parts = [(TARGET, &machine[..]), (TARGET, &["guest-kit"]), (MANAGEMENT_TARGET, &["salp-mgmt"])];
+    for (target, packages) in parts {
         let packages = packages.iter().flat_map(|package| ["--package", package]);
         succeed(
             cargo()
-                .args(["clippy", "--quiet", "--release", "--target", TARGET])
+                .args(["clippy", "--quiet", "--release", "--target", target])
                 .args(packages)
                 .args(["--", "-D", "warnings"]),
         );
@@ -60,12 +60,12 @@ fn clippy_finds_nothing_in_what_runs_in_linux_guests() {
 /// Apart: together with the runner it would have the features of its libraries, and JSON in another order.
 #[test]
 fn the_tests_of_the_management_guest_pass() {
-    succeed(cargo().args(["test", "--quiet", "--package", "salp-mgmt"]));
+    succeed(cargo().args(["test", "--quiet", "--package", "salp-mgmt", "--package", "salp-provider"]));
 }
 
 #[test]
 fn clippy_finds_nothing_in_the_management_guest() {
-    let arguments = ["clippy", "--quiet", "--all-targets", "--package", "salp-mgmt"];
+    let arguments = ["clippy", "--quiet", "--all-targets", "--package", "salp-mgmt", "--package", "salp-provider"];
     succeed(cargo().args(arguments).args(["--", "-D", "warnings"]));
 }
 

@@ -4,7 +4,6 @@
 //! One loop moves the bytes of all connections, as the guest's does.
 
 use salp_mgmt::auth::{ADMINISTRATOR, Role};
-use salp_mgmt::entropy::Entropy;
 use salp_mgmt::fake::Fake;
 use salp_mgmt::http::Connection;
 use salp_mgmt::media::fetch::{Link, Wire};
@@ -12,6 +11,7 @@ use salp_mgmt::media::jobs;
 use salp_mgmt::media::url::Url;
 use salp_mgmt::service::{Facts, Service};
 use salp_mgmt::tls::certificate::Identity;
+use salp_provider::entropy::Entropy;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::{TcpListener, TcpStream};

@@ -13,8 +13,8 @@ use base64ct::{Base64, Base64UrlUnpadded, Encoding};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::entropy::Entropy;
 use crate::state::{self, KeptAccount, KeptSession};
+use salp_provider::entropy::Entropy;
 
 /// The name of the account that is made at first start.
 pub const ADMINISTRATOR: &str = "admin";

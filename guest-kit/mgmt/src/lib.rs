@@ -6,7 +6,7 @@
 //! [`systems`], [`media`], [`console`]) → [`hypervisor`]; refusals are [`message`]s. Besides: [`auth`]
 //! (accounts and sessions), [`audit`] (who changed what), [`events`] (what has happened, and who is told), [`agent`] (what
 //! guests tell), [`client`] (requests to others), [`tasks`] (what takes long), [`telemetry`] (figures), [`flow`] (bodies and
-//! answers that are streamed), [`tls`], [`entropy`], [`state`] (what outlives this
+//! answers that are streamed), [`tls`], [`state`] (what outlives this
 //! guest), [`appliance`] and [`sntp`] (names, addresses and the clock), [`updates`] (of the machine's image), [`peers`] (who had a connection then), [`dhcp`] (for
 //! segments without a server), and [`fake`], the hypervisor of tests and plain QEMU.
 #![no_std]
@@ -23,7 +23,6 @@ pub mod auth;
 pub mod client;
 pub mod console;
 pub mod dhcp;
-pub mod entropy;
 pub mod events;
 pub mod fake;
 pub mod flow;

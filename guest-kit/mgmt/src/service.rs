@@ -13,7 +13,6 @@ use serde_json::Value;
 use crate::appliance::Appliance;
 use crate::audit::Audit;
 use crate::auth::{Auth, Right, Stranger, Who};
-use crate::entropy::Entropy;
 use crate::events::Events;
 use crate::events::journal::News;
 use crate::events::subscription::Delivery;
@@ -37,6 +36,7 @@ use crate::telemetry::Telemetry;
 use crate::tls::certificate::Identity;
 use crate::tls::keys::Keys;
 use crate::updates::{Updates, Verdict, install};
+use salp_provider::entropy::Entropy;
 
 /// The realm that strangers are asked for.
 const REALM: &str = "Basic realm=\"salp\", charset=\"UTF-8\"";

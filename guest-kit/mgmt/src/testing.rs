@@ -9,7 +9,6 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use serde_json::Value;
 
 use crate::auth::Role;
-use crate::entropy::Entropy;
 use crate::fake::Fake;
 use crate::fake::flash::Flash;
 use crate::flow::{Live, Sink, Then};
@@ -19,6 +18,7 @@ use crate::media::url::Url;
 use crate::service::{Facts, Service};
 use crate::table::Route;
 use crate::tls::certificate::Identity;
+use salp_provider::entropy::Entropy;
 
 /// Words that are never the same twice, and nothing more.
 #[derive(Debug)]

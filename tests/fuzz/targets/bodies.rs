@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::{arbitrary, fuzz_target};
 use salp_mgmt::auth::Role;
-use salp_mgmt::entropy::Entropy;
+use salp_provider::entropy::Entropy;
 use salp_mgmt::fake::Fake;
 use salp_mgmt::flow::Then;
 use salp_mgmt::http::{Method, Request, Response, Serve};

@@ -31,12 +31,12 @@ use life::Begin;
 use salp_hvc::calls::FEATURE_MANAGEMENT;
 use salp_hvc::manager::RECOVERY_HANG;
 use salp_mgmt::auth::{ADMINISTRATOR, Role};
-use salp_mgmt::entropy::Entropy;
 use salp_mgmt::fake::Fake;
 use salp_mgmt::hypervisor::Hypervisor;
 use salp_mgmt::service::{Facts, Service};
 use salp_mgmt::tls::certificate::Identity;
 use salp_mgmt::{state, tls};
+use salp_provider::entropy::Entropy;
 
 /// Serves for good.
 ///

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use guest_kit::rt::sysreg;
 use guest_kit::{machine, println, psci, salp};
-use salp_mgmt::entropy::Entropy;
+use salp_provider::entropy::Entropy;
 use sha2::{Digest, Sha256};
 
 const TRNG_VERSION: u32 = 0x8400_0050;

@@ -5,9 +5,9 @@ use alloc::vec;
 use core::net::IpAddr;
 
 use guest_kit::println;
-use salp_mgmt::entropy::Entropy;
 use salp_mgmt::service::Service;
 use salp_mgmt::sntp::{PORT, Sntp};
+use salp_provider::entropy::Entropy;
 use smoltcp::iface::{Interface, SocketHandle, SocketSet};
 use smoltcp::socket::udp;
 use smoltcp::wire::{IpAddress, IpEndpoint};

@@ -239,7 +239,8 @@ pub fn of_vm(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Value {
 impl Figure {
     /// Returns the name of the property that it is.
     fn name(&self) -> &'static str {
-        self.id.trim_start_matches("Machine").trim_start_matches("System")
+        let id = self.id;
+        id.strip_prefix("Machine").or_else(|| id.strip_prefix("System")).unwrap_or(id)
     }
 
     /// Returns the figure with this identifier.

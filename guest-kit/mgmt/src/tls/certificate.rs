@@ -12,8 +12,8 @@ use p256::ecdsa::{Signature, SigningKey};
 use sha2::{Digest, Sha256};
 
 use super::x509;
-use crate::entropy::Entropy;
 use crate::resources::time;
+use salp_provider::entropy::Entropy;
 
 /// A key and the certificate of it.
 #[derive(Clone)]

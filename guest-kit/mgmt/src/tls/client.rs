@@ -15,8 +15,7 @@ use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use sha2::Digest;
 
-use super::provider;
-use crate::entropy::Entropy;
+use salp_provider::entropy::Entropy;
 
 /// What is believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,7 +43,7 @@ impl TimeProvider for At {
 impl Tls {
     /// Returns what makes connections. What it allocates stays for good: call it once.
     pub fn new(entropy: &'static dyn Entropy) -> Self {
-        Self(Arc::new(CryptoProvider { signature_verification_algorithms: ALGORITHMS, ..provider::new(entropy) }))
+        Self(Arc::new(CryptoProvider { signature_verification_algorithms: ALGORITHMS, ..salp_provider::new(entropy) }))
     }
 
     /// Returns how a client speaks to a server that it believes so.

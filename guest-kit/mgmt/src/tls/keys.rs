@@ -5,7 +5,7 @@ use p256::ecdsa::SigningKey;
 
 use super::certificate::{Identity, Subject, new_key, request};
 use super::x509;
-use crate::entropy::Entropy;
+use salp_provider::entropy::Entropy;
 
 /// Keys and certificates of the server.
 pub struct Keys {

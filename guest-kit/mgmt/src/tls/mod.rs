@@ -1,13 +1,12 @@
 //! TLS 1.3 by rustls, on byte streams that somebody else moves. Before: TCP. After: [`http`](crate::http).
 //!
-//! [`provider`] is the cryptography, made of RustCrypto's crates; [`certificate`] makes the server's key and its
+//! [`salp_provider`] is the cryptography, made of RustCrypto's crates; [`certificate`] makes the server's key and its
 //! self-signed certificate, [`client`] is what is believed of others, [`x509`] reads their certificates, [`keys`] holds them;
 //! [`secure`] joins TLS with an HTTP connection. [`stream`] is the client's side, for media that are fetched.
 
 pub mod certificate;
 pub mod client;
 pub mod keys;
-pub mod provider;
 pub mod secure;
 pub mod stream;
 pub mod x509;
@@ -21,8 +20,8 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
 
-use crate::entropy::Entropy;
 use certificate::Identity;
+use salp_provider::entropy::Entropy;
 
 /// No certificate of a client is checked, and no ticket is given out: nobody asks for the time.
 #[derive(Debug)]
@@ -51,8 +50,8 @@ impl ResolvesServerCert for Only {
 pub fn server(identity: &Identity, entropy: &'static dyn Entropy) -> Result<Arc<ServerConfig>, rustls::Error> {
     let all = x509::split(&identity.certificate).unwrap_or_default();
     let chain = all.iter().map(|certificate| CertificateDer::from(certificate.to_vec())).collect();
-    let key = CertifiedKey::new(chain, Arc::new(provider::Key::new(identity.key.clone())));
-    let builder = ServerConfig::builder_with_details(Arc::new(provider::new(entropy)), Arc::new(NoTime));
+    let key = CertifiedKey::new(chain, Arc::new(salp_provider::Key::new(identity.key.clone())));
+    let builder = ServerConfig::builder_with_details(Arc::new(salp_provider::new(entropy)), Arc::new(NoTime));
     let builder = builder.with_protocol_versions(&[&rustls::version::TLS13])?.with_no_client_auth();
     let mut config = builder.with_cert_resolver(Arc::new(Only(Arc::new(key))));
     config.ignore_client_order = true;

@@ -253,7 +253,7 @@ mod tests {
     use crate::http::{Request, Response};
     use crate::testing::{Answering, Counting};
     use crate::tls::certificate::Identity;
-    use crate::tls::{provider, server};
+    use crate::tls::server;
     use alloc::string::String;
     use proptest::prelude::*;
     use rustls::client::UnbufferedClientConnection;
@@ -335,7 +335,7 @@ mod tests {
 
     impl Client {
         fn new() -> Self {
-            let builder = ClientConfig::builder_with_details(Arc::new(provider::new(&Counting)), Arc::new(Epoch));
+            let builder = ClientConfig::builder_with_details(Arc::new(salp_provider::new(&Counting)), Arc::new(Epoch));
             let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
             let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Trusting)).with_no_client_auth();
             let tls = UnbufferedClientConnection::new(Arc::new(config), ServerName::try_from("salp").unwrap()).unwrap();

@@ -1,7 +1,16 @@
 //! The cryptography of TLS: two cipher suites, one key exchange, one kind of signature. Before: rustls. After:
 //! RustCrypto's crates.
 //!
-//! ChaCha20 is preferred: this target has no vector instructions, and AES without its own is the slower one.
+//! AES is there where the CPU has instructions for it, and is preferred then; a CPU without them is left to ChaCha20, as tables in
+//! memory tell about keys what they should not. Which code of AES there is, its crate knows when it is built
+//! (`.cargo/config.toml`).
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod entropy;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -33,14 +42,33 @@ use rustls::{
 use sha2::{Digest, Sha256};
 use x25519_dalek::{PublicKey, StaticSecret};
 
-use crate::entropy::Entropy;
+use entropy::Entropy;
 
 const TAG: usize = 16;
+
+/// Returns true if the CPU has instructions for AES, and for what its records are authenticated with (Arm ARM, ID_AA64ISAR0_EL1,
+/// FEAT_AES and FEAT_PMULL).
+#[cfg(target_os = "none")]
+fn has_aes() -> bool {
+    guest_kit::rt::sysreg::id_aa64isar0() >> 4 & 0xf >= 2
+}
+
+/// On a host it makes no difference.
+#[cfg(not(target_os = "none"))]
+fn has_aes() -> bool {
+    true
+}
+
+/// Returns what there is on such a CPU, the preferred first.
+fn suites(has_aes: bool) -> Vec<SupportedCipherSuite> {
+    let aes = has_aes.then_some(SupportedCipherSuite::Tls13(&AES128));
+    aes.into_iter().chain([SupportedCipherSuite::Tls13(&CHACHA20)]).collect()
+}
 
 /// Returns the provider. What it allocates stays for good: call it once.
 pub fn new(entropy: &'static dyn Entropy) -> CryptoProvider {
     CryptoProvider {
-        cipher_suites: Vec::from([SupportedCipherSuite::Tls13(&CHACHA20), SupportedCipherSuite::Tls13(&AES128)]),
+        cipher_suites: suites(has_aes()),
         kx_groups: Vec::from([&*Box::leak(Box::new(X25519(entropy))) as &dyn SupportedKxGroup]),
         // Clients show no certificates.
         signature_verification_algorithms: WebPkiSupportedAlgorithms { all: &[], mapping: &[] },
@@ -328,5 +356,18 @@ impl sign::Signer for Key {
 
     fn scheme(&self) -> SignatureScheme {
         SignatureScheme::ECDSA_NISTP256_SHA256
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cpu_without_aes_is_left_to_chacha20() {
+        let names = |has_aes| suites(has_aes).iter().map(SupportedCipherSuite::suite).collect::<Vec<_>>();
+        let (aes, chacha) = (CipherSuite::TLS13_AES_128_GCM_SHA256, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
+        assert_eq!(names(true), [aes, chacha]);
+        assert_eq!(names(false), [chacha]);
     }
 }
