@@ -13,6 +13,7 @@ use salp_qemu::paths;
 use salp_tests::{Api, Setup, Vm, vm};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,14 +54,16 @@ fn nginx(address: Ipv4Addr, file: Vec<u8>, certificate: &str, key: &str) -> Vm {
 
 /// Asks for a path on so many connections at once.
 fn ask(api: &Api, path: &str, connections: usize) -> Value {
-    let end = Instant::now() + Duration::from_secs(SECONDS);
+    let all_are_there = Arc::new(Barrier::new(connections));
     let threads: Vec<_> = (0..connections)
         .map(|_| {
-            let (api, path) = (api.with_own_connections(120), path.to_string());
+            let (api, path, all_are_there) = (api.with_own_connections(120), path.to_string(), all_are_there.clone());
             thread::spawn(move || {
                 let mut times = Vec::new();
                 // The first one is the handshake's.
                 drop(api.get(&path).is(200));
+                all_are_there.wait();
+                let end = Instant::now() + Duration::from_secs(SECONDS);
                 while Instant::now() < end {
                     let start = Instant::now();
                     drop(api.get(&path).is(200));
