@@ -579,7 +579,10 @@ fn mix(hash: &mut u64, bytes: &[u8]) {
     let mut add = |word: u64| *hash = (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     let (words, rest) = bytes.as_chunks::<8>();
     words.iter().for_each(|word| add(u64::from_le_bytes(*word)));
-    add(rest.iter().fold(bytes.len() as u64, |word, byte| word << 8 | u64::from(*byte)));
+    // What is left over, or the last eight bytes, some of them once more.
+    let last = bytes.last_chunk::<8>().map(|last| u64::from_le_bytes(*last));
+    let last = last.unwrap_or_else(|| rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
+    add(last ^ (bytes.len() as u64) << 56);
 }
 
 fn mix_value(hash: &mut u64, value: &Value) {
@@ -598,7 +601,13 @@ fn mix_value(hash: &mut u64, value: &Value) {
             mix(hash, b"]");
         }
         Value::String(text) => mix(hash, text.as_bytes()),
-        other => mix(hash, other.to_string().as_bytes()),
+        Value::Bool(true) => mix(hash, b"true"),
+        Value::Bool(false) => mix(hash, b"false"),
+        Value::Null => mix(hash, b"null"),
+        Value::Number(number) => match number.as_u64() {
+            Some(number) => mix(hash, &number.to_le_bytes()),
+            None => mix(hash, number.to_string().as_bytes()),
+        },
     }
 }
 
