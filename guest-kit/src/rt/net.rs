@@ -21,12 +21,21 @@ type Buffer = Box<[u8]>;
 
 /// A network device, with so many packets under way in each direction.
 pub struct Nic<const QUEUE: usize> {
-    // Dropped first: then the device lets go of the buffers.
-    raw: VirtIONetRaw<Machine, MmioTransport<'static>, QUEUE>,
+    // Dropped first: then the device lets go of the buffers. In the heap: its queues are many kilobytes, which would go through
+    // the stack as often as this moves.
+    raw: Box<VirtIONetRaw<Machine, MmioTransport<'static>, QUEUE>>,
     receiving: Vec<Option<Buffer>>,
     /// With how many bytes of each are sent.
     sending: Vec<Option<(Buffer, usize)>>,
     spare: Vec<Buffer>,
+}
+
+/// Apart, so that the stack has them no longer than they take to be made.
+#[inline(never)]
+fn queues<const QUEUE: usize>(
+    transport: MmioTransport<'static>,
+) -> Result<Box<VirtIONetRaw<Machine, MmioTransport<'static>, QUEUE>>> {
+    VirtIONetRaw::new(transport).map(Box::new)
 }
 
 fn buffer() -> Buffer {
@@ -42,7 +51,7 @@ impl<const QUEUE: usize> Nic<QUEUE> {
     pub fn new(transport: MmioTransport<'static>) -> Result<Self> {
         let none = || (0..QUEUE).map(|_| None).collect::<Vec<_>>();
         let mut nic = Self {
-            raw: VirtIONetRaw::new(transport)?,
+            raw: queues(transport)?,
             receiving: none(),
             sending: (0..QUEUE).map(|_| None).collect(),
             spare: (0..QUEUE).map(|_| buffer()).collect(),
