@@ -20,6 +20,6 @@ fn main() {
         println!("cargo:rustc-link-arg-bins=-T{here}/../guest.ld");
         println!("cargo:rustc-link-arg-bins=-nmagic");
         println!("cargo:rustc-link-arg-bins=--icf=all");
-        println!("cargo:rustc-link-arg-bins=--defsym=__first_stack=0x20000");
+        println!("cargo:rustc-link-arg-bins=--defsym=__first_stack=0x40000");
     }
 }
