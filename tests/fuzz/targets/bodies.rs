@@ -4,13 +4,13 @@
 
 use libfuzzer_sys::{arbitrary, fuzz_target};
 use salp_mgmt::auth::Role;
-use salp_provider::entropy::Entropy;
 use salp_mgmt::fake::Fake;
 use salp_mgmt::flow::Then;
 use salp_mgmt::http::{Method, Request, Response, Serve};
 use salp_mgmt::service::{Facts, Service};
 use salp_mgmt::state::{KeptAccount, KeptSession};
 use salp_mgmt::tls::certificate::Identity;
+use salp_provider::entropy::Entropy;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
