@@ -191,20 +191,25 @@ impl Cpu {
 
     /// Changes the VM's interrupt state while vCPU `index` is resident: folds, changes, fills, and tells the others.
     pub fn with_vgic(&mut self, vm: &Vm, index: usize, change: impl FnOnce(&mut Vgic) -> VcpuSet) {
-        let others = {
+        self.read_back();
+        let (others, control) = {
             let mut vgic = vm.vgic.lock();
-            let folded = self.fold(&mut vgic, index);
+            let folded = vgic.fold(index, &mut self.lrs);
+            let control = self.lrs.hcr;
             retract_stopped_timers(&mut vgic, index);
             let changed = change(&mut vgic);
-            self.fill(&mut vgic, index);
-            folded.union(changed).without(index)
+            vgic.fill(index, &mut self.lrs);
+            (folded.union(changed).without(index), control)
         };
+        self.write_out(control);
         if !others.is_empty() {
             vm.notify(others);
         }
     }
 
-    fn fold(&mut self, vgic: &mut Vgic, index: usize) -> VcpuSet {
+    /// Reads what the guest may have changed in hardware. Like [`write_out`](Self::write_out) to be called without the vGIC's
+    /// lock, for which other CPUs wait: an emulator, or a hypervisor below, may take long for each of these registers.
+    fn read_back(&mut self) {
         let mut used = self.lrs.used;
         while used != 0 {
             let slot = used.trailing_zeros() as usize & 15;
@@ -212,20 +217,19 @@ impl Cpu {
             used &= used - 1;
         }
         self.lrs.eoi_count = gic::eoi_count();
-        vgic.fold(index, &mut self.lrs)
+        self.lrs.vmcr = gic::vmcr();
     }
 
-    fn fill(&mut self, vgic: &mut Vgic, index: usize) {
-        let before = self.lrs.hcr;
-        self.lrs.vmcr = gic::vmcr();
-        vgic.fill(index, &mut self.lrs);
+    /// Writes what the vGIC has filled, where it is not what hardware holds. `control` is what ICH_HCR_EL2 holds, as it was
+    /// folded.
+    fn write_out(&mut self, control: u64) {
         let mut dirty = core::mem::take(&mut self.lrs.dirty);
         while dirty != 0 {
             let slot = dirty.trailing_zeros() as usize & 15;
             gic::write_list_register(slot, self.lrs.lr[slot]);
             dirty &= dirty - 1;
         }
-        if self.lrs.hcr != before || self.lrs.eoi_count != 0 {
+        if self.lrs.hcr != control || self.lrs.eoi_count != 0 {
             gic::set_control(self.lrs.hcr);
             self.lrs.eoi_count = 0;
         }
@@ -253,15 +257,16 @@ impl Resident<'_> {
         cpu::set_vm(vm.vttbr(), 1 << 31 | self.index as u64, vm.counter_offset());
         cpu::open_debug(self.context.debug_used);
         cpu::set_virtual_serror(self.context.serror_pending);
+        gic::load_vmcr(&self.context.gic);
+        (self.cpu.lrs.hcr, self.cpu.lrs.vmcr) = (0, gic::vmcr());
         let in_flight = {
             let mut vgic = vm.vgic.lock();
             // Before the timers: what the guest holds must not fire again.
             let in_flight = vgic.hw_in_flight(self.index);
-            self.cpu.lrs.hcr = 0;
-            gic::load_vmcr(&self.context.gic);
-            self.cpu.fill(&mut vgic, self.index);
+            vgic.fill(self.index, &mut self.cpu.lrs);
             in_flight
         };
+        self.cpu.write_out(0);
         for timer in [gic::VIRTUAL_TIMER, gic::PHYSICAL_TIMER] {
             self.cpu.redistributor.set_active(timer, in_flight >> timer & 1 != 0);
         }
@@ -274,10 +279,8 @@ impl Resident<'_> {
         self.context.serror_pending = cpu::virtual_serror_pending();
         switch::save(self.context, &self.cpu.features);
         switch::note(self.cpu.index, None);
-        let others = {
-            let mut vgic = self.vm.vgic.lock();
-            self.cpu.fold(&mut vgic, self.index)
-        };
+        self.cpu.read_back();
+        let others = self.vm.vgic.lock().fold(self.index, &mut self.cpu.lrs);
         gic::clear_list_registers(&mut self.cpu.lrs);
         for timer in [gic::VIRTUAL_TIMER, gic::PHYSICAL_TIMER] {
             self.cpu.redistributor.set_active(timer, false);
@@ -448,13 +451,16 @@ impl Resident<'_> {
             // Everything that is pending and enabled is listed when there is room.
             return false;
         }
-        let mut vgic = self.vm.vgic.lock();
-        let others = self.cpu.fold(&mut vgic, self.index);
-        retract_stopped_timers(&mut vgic, self.index);
+        self.cpu.read_back();
         let running = running_priority(&gic::active_priorities());
-        let pending = vgic.has_pending(self.index, gic::vmcr(), running);
-        self.cpu.fill(&mut vgic, self.index);
+        let mut vgic = self.vm.vgic.lock();
+        let others = vgic.fold(self.index, &mut self.cpu.lrs);
+        let control = self.cpu.lrs.hcr;
+        retract_stopped_timers(&mut vgic, self.index);
+        let pending = vgic.has_pending(self.index, self.cpu.lrs.vmcr, running);
+        vgic.fill(self.index, &mut self.cpu.lrs);
         drop(vgic);
+        self.cpu.write_out(control);
         self.vm.notify(others.without(self.index));
         pending
     }

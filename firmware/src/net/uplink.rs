@@ -16,9 +16,8 @@ use salp_core::net::packet::{Addresses, HEADER, MAX_PLAIN, Packet, tag};
 use salp_core::net::switch::{SegmentName, Switch};
 use salp_hvc::bootset::UPLINK as SEGMENT;
 use salp_hw::cpu;
-use salp_hw::lock::Mutex;
 use salp_hw::own::Own;
-use salp_hw::virtio::net::Ethernet;
+use salp_hw::virtio::net::{Ethernet, Incoming, Outgoing};
 use salp_hw::virtio::{Broken, QUEUE};
 use spin::Once;
 
@@ -30,14 +29,7 @@ const PAUSE: u64 = 100;
 /// this one has stopped, or an emulator.
 const PATIENCE: u64 = 20_000;
 
-struct Uplink {
-    /// The INTID of the device.
-    interrupt: u32,
-    /// `None` once the device was given up.
-    device: Mutex<Option<Own<Ethernet>>>,
-}
-
-static UPLINK: Once<Uplink> = Once::new();
+static NIC: Once<Own<Ethernet>> = Once::new();
 /// A frame has found no room, and somebody waits for it: an interrupt tells of room.
 static IS_FULL: AtomicBool = AtomicBool::new(false);
 /// When the next batch is due, by the counter; 0 if an interrupt will tell.
@@ -64,26 +56,25 @@ pub fn init(machine: &Machine) {
         Ok(None) => return,
         Err(error) => return log!("there is no uplink: the virtio NIC is unusable: {error}"),
     };
-    let interrupt = device.interrupt();
     let Some(frame) = frame() else { return log!("there is no uplink: no frame is free") };
-    let device = Mutex::new(Some(Own::new(frame, device)));
-    UPLINK.call_once(|| Uplink { interrupt: interrupt.id, device });
+    let nic = NIC.call_once(|| Own::new(frame, device));
+    checked(nic, nic.incoming(&mut Incoming::lend_all));
     switch().lock().set_trunk(&segment());
-    machine.gic.lock().enable_shared(interrupt);
+    machine.gic.lock().enable_shared(nic.interrupt());
     // An edge before that told nobody, and none comes while what it told of is not acknowledged.
     DUE.store(1, Ordering::Relaxed);
 }
 
 /// Says that there is none, once, because a NIC is there for it.
 pub fn expect() {
-    if UPLINK.get().is_none() && !IS_MISSED.swap(true, Ordering::Relaxed) {
+    if NIC.get().is_none() && !IS_MISSED.swap(true, Ordering::Relaxed) {
         log!("the segment {SEGMENT} leads nowhere: the machine has no virtio NIC");
     }
 }
 
 /// Returns true if `intid` is its interrupt.
 pub fn is_interrupt(intid: u32) -> bool {
-    UPLINK.get().is_some_and(|uplink| uplink.interrupt == intid)
+    NIC.get().is_some_and(|nic| nic.interrupt().id == intid)
 }
 
 /// Returns when this CPU must have a moment for it.
@@ -97,12 +88,13 @@ pub fn receive(cpu: usize) {
     if now < DUE.load(Ordering::Relaxed) {
         return;
     }
+    let Some(nic) = nic() else { return DUE.store(0, Ordering::Relaxed) };
     let packet = &mut packet_of(cpu).lock();
     // Taken before the first look: what comes later interrupts anew.
-    with_device(&mut |device| device.acknowledge());
+    checked(nic, nic.acknowledge());
     if IS_FULL.swap(false, Ordering::Relaxed) {
-        with_device(&mut |device| {
-            device.tell_of_room(false);
+        leave(&mut |outgoing| {
+            outgoing.tell_of_room(false);
             Ok(())
         });
         wait::end_for(Switch::is_trunk);
@@ -111,10 +103,11 @@ pub fn receive(cpu: usize) {
     let mut count = 0;
     while count < BATCH {
         let mut is_there = false;
-        with_device(&mut |device| {
-            is_there = next(device, packet, held != 0)?;
+        let looked = nic.incoming(&mut |incoming| {
+            is_there = next(incoming, packet, held != 0)?;
             Ok(())
         });
+        checked(nic, looked);
         if !is_there {
             break;
         }
@@ -127,7 +120,7 @@ pub fn receive(cpu: usize) {
         held = 0;
         count += 1;
     }
-    with_device(&mut |device| device.lend_all());
+    checked(nic, nic.incoming(&mut Incoming::lend_all));
     let due = if count == BATCH { cpu::counter() + ticks(PAUSE) } else { 0 };
     DUE.store(due, Ordering::Relaxed);
 }
@@ -139,11 +132,11 @@ fn ticks(microseconds: u64) -> u64 {
 
 /// Copies the next frame that has arrived, or the last one again; one that makes no sense is empty. Returns false if there is
 /// none.
-fn next(device: &mut Ethernet, packet: &mut Packet, is_last: bool) -> Result<bool, Broken> {
+fn next(incoming: &mut Incoming, packet: &mut Packet, is_last: bool) -> Result<bool, Broken> {
     let Some((header, room)) = packet.room().split_first_chunk_mut::<HEADER>() else { return Ok(false) };
     header.fill(0);
     let room = room.get_mut(..=MAX_PLAIN).unwrap_or_default();
-    let length = if is_last { device.repeat(room) } else { device.receive(room)? };
+    let length = if is_last { incoming.repeat(room) } else { incoming.receive(room)? };
     let Some(length) = length else { return Ok(false) };
     let _ = packet.fill(HEADER + length) || packet.fill(0);
     Ok(true)
@@ -162,10 +155,10 @@ pub fn send(vlan: u16, packet: &mut Packet, may_wait: bool) -> Delivery {
     let tag = tag(vlan);
     let tag = if vlan == 0 { &[] } else { &tag[..] };
     let mut delivery = Delivery::Over;
-    with_device(&mut |device| {
-        if device.room()? < packet.count().min(QUEUE) {
+    leave(&mut |outgoing| {
+        if outgoing.room()? < packet.count().min(QUEUE) {
             if may_wait {
-                device.tell_of_room(true);
+                outgoing.tell_of_room(true);
                 IS_FULL.store(true, Ordering::Relaxed);
                 delivery = Delivery::Full;
             }
@@ -174,7 +167,7 @@ pub fn send(vlan: u16, packet: &mut Packet, may_wait: bool) -> Delivery {
         packet.plain(|first, rest| {
             let frame = first.get(HEADER..).and_then(|frame| frame.split_at_checked(12));
             let (addresses, body) = frame.unwrap_or_default();
-            device.send(&[addresses, tag, body, rest])
+            outgoing.send(&[addresses, tag, body, rest])
         })?;
         Ok(())
     });
@@ -184,21 +177,31 @@ pub fn send(vlan: u16, packet: &mut Packet, may_wait: bool) -> Delivery {
 /// Returns true if no frame is on its way out any more: none will tell of room.
 pub fn has_all_room() -> bool {
     let mut room = QUEUE;
-    with_device(&mut |device| {
-        room = device.room()?;
+    leave(&mut |outgoing| {
+        room = outgoing.room()?;
         Ok(())
     });
     room == QUEUE
 }
 
-/// Does something with the device, if it is there. It is given up if it breaks the rules.
+/// Does something with what leaves, if the device is there.
 #[inline(never)] // Not once for each thing that is done.
-fn with_device(act: &mut dyn FnMut(&mut Ethernet) -> Result<(), Broken>) {
-    let Some(mut place) = UPLINK.get().map(|uplink| uplink.device.lock()) else { return };
-    if let Some(device) = place.as_deref_mut()
-        && let Err(error) = act(device)
+fn leave(act: &mut dyn FnMut(&mut Outgoing) -> Result<(), Broken>) {
+    if let Some(nic) = nic() {
+        checked(nic, nic.outgoing(act));
+    }
+}
+
+/// Returns the device, if there is one that was not given up.
+fn nic() -> Option<&'static Ethernet> {
+    NIC.get().map(|nic| &**nic).filter(|nic| !nic.is_given_up())
+}
+
+/// Gives the device up if it breaks the rules.
+fn checked(nic: &Ethernet, result: Result<(), Broken>) {
+    if let Err(error) = result
+        && nic.give_up()
     {
         log!("the uplink is given up: {error}");
-        *place = None;
     }
 }
