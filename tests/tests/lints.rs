@@ -61,12 +61,31 @@ fn clippy_finds_nothing_in_what_runs_in_linux_guests() {
 /// Apart: together with the runner it would have the features of its libraries, and JSON in another order.
 #[test]
 fn the_tests_of_the_management_guest_pass() {
-    succeed(cargo().args(["test", "--quiet", "--package", "salp-mgmt", "--package", "salp-provider"]));
+    succeed(cargo().args([
+        "test",
+        "--quiet",
+        "--package",
+        "salp-mgmt",
+        "--package",
+        "salp-json",
+        "--package",
+        "salp-provider",
+    ]));
 }
 
 #[test]
 fn clippy_finds_nothing_in_the_management_guest() {
-    let arguments = ["clippy", "--quiet", "--all-targets", "--package", "salp-mgmt", "--package", "salp-provider"];
+    let arguments = [
+        "clippy",
+        "--quiet",
+        "--all-targets",
+        "--package",
+        "salp-mgmt",
+        "--package",
+        "salp-json",
+        "--package",
+        "salp-provider",
+    ];
     succeed(cargo().args(arguments).args(["--", "-D", "warnings"]));
 }
 

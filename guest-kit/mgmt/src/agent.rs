@@ -7,7 +7,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use salp_hvc::agent::{AGENT_APPLICATION, AGENT_WATCHES, AgentInfo, AgentReport};
 use salp_hvc::calls::{STATE_ENDING, STATE_OFF, STATE_SNAPSHOT, VmInfo};
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use crate::hypervisor::{Hypervisor, name_text};
 
@@ -68,7 +68,7 @@ pub fn value(told: &AgentInfo) -> Value {
     all.extend(six);
     let mut value = json!({
         "GuestState": if life.guest { "Up" } else { "Silent" },
-        "HostName": host_name(&told.report),
+        "HostName": host_name(&told.report).to_string(),
         "Addresses": all,
         "Statistics": {
             "Heartbeats": told.heartbeats.get(),

@@ -10,7 +10,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use salp_hvc::calls::{STATE_OFF, STATE_SNAPSHOT};
 use salp_hvc::status;
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 
 use crate::hypervisor::{self, Answer, Hypervisor, MachinePower, Refused, Signal};
 use crate::state;
@@ -72,8 +72,8 @@ impl Default for Settings {
     }
 }
 
-fn set<A: core::str::FromStr>(value: &Value) -> Option<Set<A>> {
-    let address = |value: &Value| value.as_str()?.parse().ok();
+fn set<A: core::str::FromStr>(value: &Parsed) -> Option<Set<A>> {
+    let address = |value: &Parsed| value.as_str()?.parse().ok();
     let prefix = value["Prefix"].as_u64().and_then(|prefix| u8::try_from(prefix).ok())?;
     Some(Set { address: address(&value["Address"])?, prefix, gateway: address(&value["Gateway"]) })
 }
@@ -88,7 +88,7 @@ impl Settings {
     /// Returns what is kept.
     pub fn recall(hypervisor: &dyn Hypervisor) -> Self {
         let kept = state::recall(hypervisor, state::SETTINGS).and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let Some(kept): Option<Value> = kept else { return Self::default() };
+        let Some(kept): Option<Parsed> = kept else { return Self::default() };
         let text = |name: &str| kept[name].as_str().unwrap_or_default().to_string();
         let texts = |name: &str| {
             let items = kept[name].as_array().map(|items| &items[..]).unwrap_or_default();
@@ -110,14 +110,14 @@ impl Settings {
     fn keep(&self, hypervisor: &mut dyn Hypervisor) -> Answer<()> {
         let servers: Vec<String> = self.name_servers.iter().map(ToString::to_string).collect();
         let kept = json!({
-            "HostName": self.host_name,
-            "Domain": self.domain,
+            "HostName": &self.host_name,
+            "Domain": &self.domain,
             "Dhcp": self.dhcp,
             "IPv4": kept(&self.ipv4),
             "IPv6": kept(&self.ipv6),
             "NameServers": servers,
             "AsksTime": self.asks_time,
-            "TimeServers": self.time_servers,
+            "TimeServers": &self.time_servers,
             "Cleared": self.cleared,
         });
         hypervisor.keep(state::SETTINGS, kept.to_string().as_bytes())

@@ -7,11 +7,10 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::{Value, json};
-
 use crate::http::Request;
 use crate::message::Failure;
 use filter::Filter;
+use salp_json::{Map, Value, json};
 
 /// How many members a page has, if the client does not say.
 pub const PAGE: usize = 200;
@@ -126,7 +125,7 @@ impl Query {
 /// Returns the properties of a resource with these names, and what says which resource it is.
 fn pick(value: &Value, names: &[String]) -> Value {
     let Some(members) = value.as_object() else { return value.clone() };
-    let mut picked = serde_json::Map::new();
+    let mut picked = Map::default();
     for (name, inner) in members {
         let (property, annotation) = name.split_once('@').unwrap_or((name, ""));
         if property.is_empty() && annotation.starts_with("odata.") || names.iter().any(|wanted| wanted == property) {

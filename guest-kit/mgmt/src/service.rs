@@ -8,8 +8,6 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::Value;
-
 use crate::appliance::Appliance;
 use crate::audit::Audit;
 use crate::auth::{Auth, Right, Stranger, Who};
@@ -36,6 +34,7 @@ use crate::telemetry::Telemetry;
 use crate::tls::certificate::Identity;
 use crate::tls::keys::Keys;
 use crate::updates::{Updates, Verdict, install};
+use salp_json::Value;
 use salp_provider::entropy::Entropy;
 
 /// The realm that strangers are asked for.
@@ -378,15 +377,16 @@ impl Service {
             self.filter(&mut value, filter, reading)?;
         }
         query.page(request, &mut value);
-        let tag = etag_of(&value);
-        let fresh = request.if_none_match.as_deref().is_some_and(|known| lists(known, &tag));
-        if fresh && query.expand.is_none() {
-            return Ok(plain(304).field("ETag", tag));
+        match query.expand {
+            Some(expand) => self.expand(&mut value, expand, true, reading),
+            None => {
+                let known = request.if_none_match.as_deref();
+                if let Some(tag) = tag(&mut value).filter(|tag| known.is_some_and(|known| lists(known, tag))) {
+                    return Ok(plain(304).field("ETag", tag));
+                }
+            }
         }
-        if let Some(expand) = query.expand {
-            self.expand(&mut value, expand, true, reading);
-        }
-        self::tag(&mut value);
+        tag(&mut value);
         query.select(&mut value);
         Ok(resource(200, value))
     }
@@ -540,8 +540,7 @@ pub fn resource(status: u16, mut value: Value) -> Response {
     if let Some(schema) = value["@odata.type"].as_str().and_then(schema_of) {
         response = response.field("Link", format!("<{schema}>; rel=describedby"));
     }
-    // A value of JSON can always be written.
-    response.content("application/json", serde_json::to_vec(&value).unwrap_or_default())
+    response.content("application/json", value.to_vec())
 }
 
 /// Gives a resource its tag.
@@ -569,46 +568,8 @@ fn etag_of(value: &Value) -> String {
 
 /// Returns the tag of a resource: a hash of all that does not change by itself.
 fn etag(value: &Value) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325;
-    mix_value(&mut hash, value);
+    let hash = value.hash(&|name| !matches!(name, "DateTime" | "Statistics" | "@odata.etag"));
     format!("W/\"{hash:016x}\"")
-}
-
-fn mix(hash: &mut u64, bytes: &[u8]) {
-    // FxHash, eight bytes at a time: who can choose what is hashed can only fool itself.
-    let mut add = |word: u64| *hash = (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
-    let (words, rest) = bytes.as_chunks::<8>();
-    words.iter().for_each(|word| add(u64::from_le_bytes(*word)));
-    // What is left over, or the last eight bytes, some of them once more.
-    let last = bytes.last_chunk::<8>().map(|last| u64::from_le_bytes(*last));
-    let last = last.unwrap_or_else(|| rest.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)));
-    add(last ^ (bytes.len() as u64) << 56);
-}
-
-fn mix_value(hash: &mut u64, value: &Value) {
-    match value {
-        Value::Object(map) => {
-            for (key, inner) in
-                map.iter().filter(|(key, _)| !matches!(&***key, "DateTime" | "Statistics" | "@odata.etag"))
-            {
-                mix(hash, key.as_bytes());
-                mix_value(hash, inner);
-            }
-            mix(hash, b"}");
-        }
-        Value::Array(items) => {
-            items.iter().for_each(|item| mix_value(hash, item));
-            mix(hash, b"]");
-        }
-        Value::String(text) => mix(hash, text.as_bytes()),
-        Value::Bool(true) => mix(hash, b"true"),
-        Value::Bool(false) => mix(hash, b"false"),
-        Value::Null => mix(hash, b"null"),
-        Value::Number(number) => match number.as_u64() {
-            Some(number) => mix(hash, &number.to_le_bytes()),
-            None => mix(hash, number.to_string().as_bytes()),
-        },
-    }
 }
 
 /// Returns whether a list of tags has this one.

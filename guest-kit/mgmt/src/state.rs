@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use p256::ecdsa::SigningKey;
 use salp_hvc::manager::MAX_RECORD;
 use salp_hvc::status::NO_MEMORY;
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -204,7 +204,7 @@ pub fn recall_audit(hypervisor: &dyn Hypervisor, audit: &mut Audit) {
 }
 
 /// Returns a list that was kept; an empty one if there is none that makes sense.
-pub fn recall_list(hypervisor: &dyn Hypervisor, record: u64) -> Vec<Value> {
+pub fn recall_list(hypervisor: &dyn Hypervisor, record: u64) -> Vec<Parsed> {
     recall(hypervisor, record).and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
@@ -254,7 +254,7 @@ pub fn fits(events: &Events, telemetry: &Telemetry) -> bool {
 
 /// Puts what has happened, tasks, listeners and reports in place that were kept.
 pub fn recall_events(hypervisor: &dyn Hypervisor, events: &mut Events, tasks: &mut Tasks, telemetry: &mut Telemetry) {
-    let read = |record| recall(hypervisor, record).and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+    let read = |record| recall(hypervisor, record).and_then(|bytes| serde_json::from_slice::<Parsed>(&bytes).ok());
     if let Some(kept) = recall(hypervisor, AGENTS) {
         events.agents.put_back(&kept);
     }

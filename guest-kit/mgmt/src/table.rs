@@ -993,7 +993,15 @@ pub fn find(path: &str) -> Option<(&'static Route, Variables<'_>)> {
     ROUTES.iter().find_map(|route| matches(route.pattern, path).map(|variables| (route, variables)))
 }
 
+/// What nearly all paths begin with; no pattern has a variable in it.
+const ROOT: &str = "/redfish/v1/";
+
 fn matches<'a>(pattern: &str, path: &'a str) -> Option<Variables<'a>> {
+    // Most differ in the first letter below the root already.
+    let (expected, byte) = (pattern.as_bytes().get(ROOT.len()), path.as_bytes().get(ROOT.len()));
+    if expected.is_some_and(|&expected| expected != b'{') && expected != byte {
+        return None;
+    }
     // Nearly all differ before the first variable.
     let difference = pattern.bytes().zip(path.bytes()).find(|(expected, byte)| expected != byte);
     if difference.is_some_and(|(expected, _)| expected != b'{') {
@@ -1087,6 +1095,12 @@ mod tests {
     use serde_json::Value;
 
     const METHODS: [Method; 7] = [Get, Method::Head, Post, Patch, Put, Delete, Method::Other];
+
+    #[test]
+    fn no_variable_is_so_early_that_paths_are_compared_wrongly() {
+        assert!(ROUTES.iter().all(|route| route.pattern.find('{').is_none_or(|at| at >= ROOT.len())));
+        assert!(ROUTES.iter().all(|route| find(&route.pattern.replace("{}", "x")).is_some()));
+    }
 
     #[test]
     fn a_fixed_path_comes_before_one_with_a_variable() {

@@ -1,10 +1,10 @@
 //! Which events somebody wants: what a subscription says, or the `$filter` of a stream (DSP0266). Before:
 //! [`subscription`](super::subscription), [`stream`](super::stream). After: [`filter`](crate::query::filter).
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use serde_json::{Map, Value, json};
+use salp_json::{Map, Parsed, Value, json};
 
 use super::journal::Event;
 use super::registry;
@@ -103,13 +103,12 @@ impl Choice {
 
     /// Returns it as it is kept.
     pub fn kept(&self) -> Value {
-        let lists: Map<String, Value> =
-            LISTS.iter().zip(&self.lists).map(|(name, list)| (name.to_string(), json!(list))).collect();
-        json!({ "lists": lists, "below": self.subordinate, "reports": self.reports, "format": self.wants_reports })
+        let lists: Map = LISTS.into_iter().zip(&self.lists).map(|(name, list)| (name, json!(list))).collect();
+        json!({ "lists": lists, "below": self.subordinate, "reports": &self.reports, "format": self.wants_reports })
     }
 
     /// Reads what was kept.
-    pub fn put_back(kept: &Value) -> Self {
+    pub fn put_back(kept: &Parsed) -> Self {
         Self {
             lists: LISTS.map(|name| super::texts(&kept["lists"][name])),
             subordinate: kept["below"] == true,
@@ -127,7 +126,7 @@ pub fn takes(filter: &Filter, event: &Event) -> bool {
         "EventType": if report.is_some() { "MetricReport" } else { "Other" },
         "MessageId": event.entry.id(),
         "MetricReportDefinition": report,
-        "OriginResource": event.origin,
+        "OriginResource": &event.origin,
         "RegistryPrefix": event.entry.registry.prefix,
         "ResourceType": registry::type_of(&event.origin),
     }))
@@ -146,6 +145,7 @@ pub fn unknown(filter: &Filter) -> Option<&str> {
 mod tests {
     use super::*;
     use crate::events::journal::{Journal, News};
+    use alloc::string::ToString;
 
     fn journal() -> Journal {
         let mut journal = Journal::default();
@@ -212,7 +212,7 @@ mod tests {
     fn what_is_wanted_is_kept() {
         let mut choice = Choice { subordinate: true, ..Choice::default() };
         choice.lists[3].push("a".into());
-        let later = Choice::put_back(&choice.kept());
+        let later = Choice::put_back(&serde_json::from_str(&choice.kept().to_string()).unwrap());
         assert_eq!((later.lists, later.subordinate), (choice.lists, true));
     }
 }

@@ -7,7 +7,7 @@ use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 
 use super::registry::{self, Entry};
 use crate::resources::time;
@@ -67,7 +67,7 @@ impl Event {
     ) -> Self {
         let mut record = record(number, time, entry, &arguments, &origin);
         for (name, value) in said.as_object().into_iter().flatten() {
-            record[name] = value.clone();
+            *record.member(name.clone()) = value.clone();
         }
         Self { number, time, entry, arguments, origin, record: record.to_string(), said }
     }
@@ -86,14 +86,14 @@ impl Event {
     }
 
     fn kept(&self) -> Value {
-        json!([self.number, self.time, self.entry.key, self.origin, self.arguments, self.said])
+        json!([self.number, self.time, self.entry.key, &self.origin, &self.arguments, &self.said])
     }
 
-    fn put_back(kept: &Value) -> Option<Self> {
+    fn put_back(kept: &Parsed) -> Option<Self> {
         let entry = Entry::find(kept[2].as_str()?)?;
         let origin = kept[3].as_str()?.to_string();
         let when = (kept[0].as_u64()?, kept[1].as_u64()?);
-        Some(Self::new(when, entry, super::texts(&kept[4]), origin, kept[5].clone()))
+        Some(Self::new(when, entry, super::texts(&kept[4]), origin, kept[5].clone().into()))
     }
 }
 
@@ -117,7 +117,7 @@ pub fn record(number: u64, when: u64, entry: &Entry, arguments: &[String], origi
         "MessageSeverity": entry.severity,
     });
     if !origin.is_empty() {
-        value["OriginOfCondition"] = json!({ "@odata.id": origin });
+        value["OriginOfCondition"] = json!({ "@odata.id": origin.to_string() });
     }
     value
 }
@@ -209,7 +209,7 @@ impl Journal {
     }
 
     /// Puts what was kept in place of what is here, as far as it can be read.
-    pub fn put_back(&mut self, kept: &Value) {
+    pub fn put_back(&mut self, kept: &Parsed) {
         *self = Self::default();
         kept["events"].as_array().into_iter().flatten().filter_map(Event::put_back).for_each(|event| self.push(event));
         self.next = kept["next"].as_u64().unwrap_or(self.next).max(self.next);

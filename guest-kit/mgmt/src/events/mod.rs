@@ -14,14 +14,13 @@ pub mod stream;
 pub mod subscription;
 
 use alloc::collections::BTreeMap;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-
-use serde_json::Value;
 
 use crate::http::{Method, Request};
 use crate::hypervisor::{self, Hypervisor};
 use journal::{Journal, News};
+use salp_json::{Parsed, Value};
 use stream::Streams;
 use subscription::Subscriptions;
 
@@ -88,7 +87,8 @@ fn change<'a>(request: &'a Request, location: Option<&'a str>) -> Option<(&'stat
 
 /// Returns what is sent to a listener: events as they are, and what it said when it subscribed.
 pub fn payload(number: u64, context: Option<&str>, records: &[&str]) -> String {
-    let context = context.map_or(String::new(), |context| alloc::format!(r#""Context":{},"#, Value::from(context)));
+    let context =
+        context.map_or(String::new(), |context| alloc::format!(r#""Context":{},"#, Value::from(context.to_string())));
     let records = records.join(",");
     alloc::format!(
         r##"{{"@odata.type":"#{}","Id":"{number}","Name":"Events",{context}"Events":[{records}]}}"##,
@@ -103,6 +103,6 @@ pub fn above(path: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Returns texts of a list.
-pub fn texts(value: &Value) -> Vec<String> {
+pub fn texts(value: &Parsed) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(|item| Some(item.as_str()?.into())).collect()
 }

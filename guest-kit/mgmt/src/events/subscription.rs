@@ -9,7 +9,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use base64ct::{Base64, Encoding};
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 
 use super::choice::Choice;
 use super::journal::{Event, Journal, News, record};
@@ -109,17 +109,17 @@ impl Subscription {
         let certificates: Vec<Value> =
             wish.certificates.iter().map(|(id, der)| json!([id, Base64::encode_string(der)])).collect();
         json!({
-            "user": self.user, "url": wish.url.text, "context": wish.context, "choice": wish.choice.kept(),
-            "origin": wish.includes_origin, "policy": wish.policy.name(), "headers": wish.headers, "verify": wish.verify,
+            "user": &self.user, "url": &wish.url.text, "context": &wish.context, "choice": wish.choice.kept(),
+            "origin": wish.includes_origin, "policy": wish.policy.name(), "headers": &wish.headers, "verify": wish.verify,
             "certificates": certificates, "suspended": self.is_suspended, "lost": self.lost, "next": self.next,
         })
     }
 
-    fn put_back(kept: &Value) -> Option<Self> {
+    fn put_back(kept: &Parsed) -> Option<Self> {
         let text = |name: &str| kept[name].as_str().map(ToString::to_string);
         let items = |name: &str| kept[name].as_array().into_iter().flatten();
-        let pair = |pair: &Value| Some((pair[0].as_str()?.to_string(), pair[1].as_str()?.to_string()));
-        let certificate = |pair: &Value| Some((pair[0].as_u64()?, Base64::decode_vec(pair[1].as_str()?).ok()?));
+        let pair = |pair: &Parsed| Some((pair[0].as_str()?.to_string(), pair[1].as_str()?.to_string()));
+        let certificate = |pair: &Parsed| Some((pair[0].as_u64()?, Base64::decode_vec(pair[1].as_str()?).ok()?));
         let wish = Wish {
             url: Url::new(kept["url"].as_str()?)?,
             context: text("context")?,
@@ -329,12 +329,12 @@ impl Subscriptions {
     }
 
     /// Puts what was kept in place of what is here. What was under way is sent again.
-    pub fn put_back(&mut self, kept: &Value) {
+    pub fn put_back(&mut self, kept: &Parsed) {
         *self = Self::default();
         let number = |name: &str, usual| kept[name].as_u64().unwrap_or(usual);
         (self.last, self.attempts, self.interval) =
             (number("last", 0), number("attempts", self.attempts), number("interval", self.interval));
-        let one = |pair: &Value| Some((pair[0].as_u64()?, Subscription::put_back(&pair[1])?));
+        let one = |pair: &Parsed| Some((pair[0].as_u64()?, Subscription::put_back(&pair[1])?));
         self.all = kept["all"].as_array().into_iter().flatten().filter_map(one).collect();
     }
 }
@@ -359,7 +359,7 @@ fn batch(subscription: &mut Subscription, heard: &Heard<'_>, show: Show<'_>) -> 
     }
     let context = Some(&*subscription.wish.context);
     if let Some(report) = wanted.first().and_then(|event| event.report()) {
-        match heard.report(report).and_then(|report| serde_json::from_str::<Value>(report).ok()) {
+        match heard.report(report).and_then(|report| serde_json::from_str::<Parsed>(report).ok()) {
             Some(mut report) => {
                 report["Context"] = context.into();
                 return Some((report.to_string(), upto, lost));
@@ -390,8 +390,9 @@ fn batch(subscription: &mut Subscription, heard: &Heard<'_>, show: Show<'_>) -> 
 /// Returns an event with the resource that it is about, as it is now.
 fn with_origin(event: &Event, user: &str, show: Show<'_>) -> String {
     let origin = if event.origin.is_empty() { None } else { show(user, &event.origin) };
-    match (origin, serde_json::from_str::<Value>(&event.record)) {
-        (Some(origin), Ok(mut record)) => {
+    match (origin, serde_json::from_str::<Parsed>(&event.record)) {
+        (Some(origin), Ok(record)) => {
+            let mut record = Value::from(record);
             record["OriginOfCondition"] = origin;
             record.to_string()
         }
@@ -402,6 +403,7 @@ fn with_origin(event: &Event, user: &str, show: Show<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn wish(policy: Policy) -> Wish {
         Wish {
@@ -445,12 +447,12 @@ mod tests {
     }
 
     /// Returns the numbers of the events in a request, and its body.
-    fn events(delivery: &Delivery) -> (Vec<String>, Value) {
+    fn events(delivery: &Delivery) -> (Vec<String>, Parsed) {
         let text = str::from_utf8(&delivery.request).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("POST /events HTTP/1.1\r\nHost: listener:8443\r\nAuthorization: Bearer secret\r\n"));
         assert!(head.contains(&alloc::format!("\r\nContent-Length: {}", body.len())));
-        let body: Value = serde_json::from_str(body).unwrap();
+        let body: Parsed = serde_json::from_str(body).unwrap();
         let numbers = body["Events"].as_array().unwrap().iter();
         (numbers.map(|event| event["EventId"].as_str().unwrap().to_string()).collect(), body)
     }

@@ -31,7 +31,7 @@ use super::leases::{self, Segment};
 use super::names::Names;
 use super::nic::{self, Nic};
 use super::outbound::Outbound;
-use super::place::{Place, Progress};
+use super::place::{self, Place, Progress, Socket};
 use super::time::Time;
 use super::wire::{Line, Working};
 use super::{calls, clock, life};
@@ -40,6 +40,9 @@ use super::{calls, clock, life};
 const SPARE: usize = 8;
 /// How many packets are looked at before it is seen to that there are: each can take one.
 const BATCH: usize = SPARE;
+/// How many connections move before packets do: each look at all sockets costs the more the more there are, and what
+/// connections have to send meanwhile fits their buffers.
+const TOGETHER: usize = 8;
 /// How many are looked at before it is the connections' turn.
 const PACKETS: usize = 128;
 /// The longest sleep, in milliseconds: the heart beats meanwhile.
@@ -57,11 +60,11 @@ fn now() -> Instant {
     Instant::from_millis(clock::milliseconds() as i64)
 }
 
-/// Takes packets that have come, but only so many: they may come faster than they are looked at. Returns true if there may be
-/// more.
-fn take(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>, count: usize) -> bool {
+/// Takes packets that have come, but only so many: they may come faster than they are looked at. Returns how many there were.
+fn take(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>, most: usize) -> usize {
     let now = now();
-    (0..count).all(|_| interface.poll_ingress_single(now, nic, sockets) != PollIngressSingleResult::None)
+    let is_there = |_: &usize| interface.poll_ingress_single(now, nic, sockets) != PollIngressSingleResult::None;
+    (0..most).take_while(is_there).count()
 }
 
 /// Sends what there is to send.
@@ -73,9 +76,9 @@ fn send(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>) {
 /// Moves packets, but only so many. Returns true if there may be more.
 pub fn poll(interface: &mut Interface, nic: &mut Nic, sockets: &mut SocketSet<'_>) -> bool {
     interface.poll_maintenance(now());
-    let has_more = take(interface, nic, sockets, PACKETS);
+    let count = take(interface, nic, sockets, PACKETS);
     send(interface, nic, sockets);
-    has_more
+    count == PACKETS
 }
 
 /// This guest's own end of the network.
@@ -83,7 +86,10 @@ struct Endpoint {
     interface: Interface,
     nic: Nic,
     sockets: SocketSet<'static>,
+    /// Places for connections, and few more.
     places: Vec<Place>,
+    /// Where else there could be some: each socket that smoltcp knows costs every look at all of them.
+    spare: Vec<Socket>,
     farewell: Farewell,
     /// Who has a connection is not as it was kept.
     has_changed: bool,
@@ -93,22 +99,34 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    /// Moves packets, but only so many. Returns true if there may be more.
-    fn poll(&mut self) -> bool {
+    /// Moves packets, but only so many. Returns how many have come.
+    fn poll(&mut self) -> usize {
         self.interface.poll_maintenance(now());
-        let has_more = (0..PACKETS / BATCH).all(|_| {
-            let has_more = take(&mut self.interface, &mut self.nic, &mut self.sockets, BATCH);
-            self.make_room();
-            has_more
-        });
+        let mut count = 0;
+        while count < PACKETS {
+            let taken = take(&mut self.interface, &mut self.nic, &mut self.sockets, BATCH);
+            count += taken;
+            if taken > 0 {
+                self.make_room();
+            }
+            if taken < BATCH {
+                break;
+            }
+        }
         send(&mut self.interface, &mut self.nic, &mut self.sockets);
         self.farewell.finish(&mut self.sockets);
-        has_more
+        count
     }
 
     /// Sees to it that there are free places, as long as somebody has less to show for one than to be served now.
     fn make_room(&mut self) {
-        let free = self.places.iter().filter(|place| place.is_free(&self.sockets)).count();
+        let mut free = self.places.iter().filter(|place| place.is_free(&self.sockets)).count();
+        while free < SPARE
+            && let Some(socket) = self.spare.pop()
+        {
+            self.places.push(Place::new(&mut self.sockets, socket));
+            free += 1;
+        }
         for _ in free..SPARE {
             let taken = self.places.iter_mut().filter(|place| !place.is_free(&self.sockets));
             let least = taken.map(|place| (place.claim(&self.sockets), place)).min_by_key(|&(claim, _)| claim);
@@ -121,13 +139,23 @@ impl Endpoint {
         }
     }
 
+    /// Gives up places that nobody needs any more.
+    fn tidy(&mut self) {
+        let free = self.places.iter().filter(|place| place.is_free(&self.sockets)).count();
+        for _ in 2 * SPARE..free {
+            if let Some(index) = self.places.iter().position(|place| place.is_free(&self.sockets)) {
+                self.spare.push(self.places.swap_remove(index).leave(&mut self.sockets));
+            }
+        }
+    }
+
     /// Moves bytes of each connection. Returns true if one goes on though nothing comes.
     fn drive(&mut self, config: &Arc<ServerConfig>, service: &mut Service) -> bool {
         // A turn may take long when many come at once: that is not the slowness of those who wait for it.
         let now = clock::milliseconds();
         self.time += now.saturating_sub(self.seen).min(NAP);
         self.seen = now;
-        let mut is_busy = false;
+        let (mut is_busy, mut moved) = (false, 0);
         for index in 0..self.places.len() {
             // Most are free, and to look at more of them than that costs each request.
             let Some(place) = self.places.get_mut(index).filter(|place| !place.is_free(&self.sockets)) else {
@@ -138,8 +166,17 @@ impl Endpoint {
             self.has_changed |= place.peer() != before;
             if progress != Progress::Nothing {
                 life::beat();
-                is_busy |= self.poll() || progress == Progress::More;
+                is_busy |= progress == Progress::More;
+                moved += 1;
             }
+            // What comes meanwhile may be for one whose turn is over.
+            if moved == TOGETHER {
+                is_busy |= self.poll() > 0;
+                moved = 0;
+            }
+        }
+        if moved > 0 {
+            is_busy |= self.poll() > 0;
         }
         if core::mem::take(&mut self.has_changed) {
             let peers = self.places.iter().filter_map(Place::peer);
@@ -209,15 +246,19 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let mut outbound = Outbound::new(&mut sockets, tls, seed);
     let mut time = Time::new(&mut sockets);
     let (mut version, mut due, mut looked) = (0, None, 0);
-    let places = (0..CONNECTIONS + SPARE).map(|_| Place::new(&mut sockets)).collect();
+    // All that there can ever be: nobody finds none later.
+    let spare = (0..CONNECTIONS + SPARE).map(|_| place::socket()).collect();
     let farewell = Farewell::new(service.recall_peers(), clock::milliseconds());
     let seen = clock::milliseconds();
-    let mut endpoint = Endpoint { interface, nic, sockets, places, farewell, has_changed: false, time: seen, seen };
+    let mut endpoint =
+        Endpoint { interface, nic, sockets, places: Vec::new(), spare, farewell, has_changed: false, time: seen, seen };
+    endpoint.make_room();
     let (mut tidied, mut announced) = (seen, None);
     loop {
         life::beat();
         let rest = endpoint.farewell.prepare(&endpoint.interface, &mut endpoint.sockets, clock::milliseconds());
-        let mut is_busy = endpoint.poll();
+        let mut is_busy = endpoint.poll() >= PACKETS;
+        endpoint.tidy();
         addresses.poll(&mut endpoint.interface, &mut endpoint.sockets);
         // What has happened is told in this turn.
         is_busy |= service.work(clock::seconds());

@@ -37,6 +37,23 @@ pub enum Progress {
     More,
 }
 
+/// What a connection is for smoltcp.
+pub type Socket = tcp::Socket<'static>;
+
+/// Returns a socket for a [`Place`].
+pub fn socket() -> Socket {
+    let buffer = |size| tcp::SocketBuffer::new(vec![0; size]);
+    let mut socket = tcp::Socket::new(buffer(RECEIVE), buffer(SEND));
+    // Answers are whole when they are sent.
+    socket.set_nagle_enabled(false);
+    // Uploads wait for no acknowledgement.
+    socket.set_ack_delay(None);
+    // A console may be silent for hours; a peer that is gone is found out all the same.
+    socket.set_keep_alive(Some(KEEP_ALIVE));
+    socket.set_timeout(Some(TIMEOUT));
+    socket
+}
+
 /// Where one connection at a time is.
 pub struct Place {
     handle: SocketHandle,
@@ -50,19 +67,20 @@ pub struct Place {
 impl Place {
     /// Adds a place to `sockets`, where a peer can come: the first packets may be here already, and a port without one who
     /// listens refuses them.
-    pub fn new(sockets: &mut SocketSet<'_>) -> Self {
-        let buffer = |size| tcp::SocketBuffer::new(vec![0; size]);
-        let mut socket = tcp::Socket::new(buffer(RECEIVE), buffer(SEND));
-        // Answers are whole when they are sent.
-        socket.set_nagle_enabled(false);
-        // Uploads wait for no acknowledgement.
-        socket.set_ack_delay(None);
-        // A console may be silent for hours; a peer that is gone is found out all the same.
-        socket.set_keep_alive(Some(KEEP_ALIVE));
-        socket.set_timeout(Some(TIMEOUT));
+    pub fn new(sockets: &mut SocketSet<'static>, socket: Socket) -> Self {
         let mut place = Self { handle: sockets.add(socket), secure: None, peer: None, since: None };
         place.listen(sockets);
         place
+    }
+
+    /// Takes the place out of `sockets` again. Nobody is there.
+    pub fn leave(mut self, sockets: &mut SocketSet<'static>) -> Socket {
+        self.abort(sockets);
+        match sockets.remove(self.handle) {
+            smoltcp::socket::Socket::Tcp(socket) => socket,
+            // The handle is that of a TCP socket.
+            _ => socket(),
+        }
     }
 
     /// Returns who is there.

@@ -12,7 +12,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use salp_hvc::bootset::NicRecord;
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 use zerocopy::FromZeros;
 
 use crate::hypervisor::{self, Answer, Hypervisor, padded};
@@ -25,7 +25,7 @@ pub fn some_nic() -> NicRecord {
 
 fn kept(hypervisor: &dyn Hypervisor) -> Vec<(u64, String)> {
     let kept = state::recall(hypervisor, state::MEDIA).and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let kept: Vec<Value> = kept.unwrap_or_default();
+    let kept: Vec<Parsed> = kept.unwrap_or_default();
     kept.iter().filter_map(|value| Some((value[0].as_u64()?, value[1].as_str()?.to_string()))).collect()
 }
 

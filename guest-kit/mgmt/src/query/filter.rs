@@ -3,12 +3,12 @@
 //! Grammar: `or` binds less than `and`, that less than `not`; parentheses; comparisons of a property, a path with slashes, with
 //! a text in quotes, a number, `true`, `false` or `null`.
 
+use salp_json::{Parsed, Value};
+
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cmp::Ordering;
-
-use serde_json::Value;
 
 /// How deep parentheses and `not` may be: what reads them calls itself.
 const DEEPEST: usize = 16;
@@ -83,8 +83,8 @@ fn tokens(text: &str) -> Option<Vec<Token>> {
                 let word = &rest[..end];
                 let is_number = first.is_ascii_digit() || first == '-';
                 tokens.push(match word {
-                    "true" | "false" | "null" => Token::Literal(serde_json::from_str(word).ok()?),
-                    _ if is_number => Token::Literal(serde_json::from_str(word).ok()?),
+                    "true" | "false" | "null" => Token::Literal(serde_json::from_str::<Parsed>(word).ok()?.into()),
+                    _ if is_number => Token::Literal(serde_json::from_str::<Parsed>(word).ok()?.into()),
                     _ => Token::Word(word.to_string()),
                 });
                 end
@@ -155,10 +155,10 @@ impl Reader {
 /// Compares what can be compared.
 fn order(left: &Value, right: &Value) -> Option<Ordering> {
     match (left, right) {
-        (Value::Number(left), Value::Number(right)) => match (left.as_u64(), right.as_u64()) {
-            (Some(left), Some(right)) => Some(left.cmp(&right)),
-            _ => left.as_f64()?.partial_cmp(&right.as_f64()?),
-        },
+        (Value::Number(left), Value::Number(right)) => Some(left.cmp(right)),
+        (Value::Number(_) | Value::Other(_), Value::Number(_) | Value::Other(_)) => {
+            left.as_f64()?.partial_cmp(&right.as_f64()?)
+        }
         (Value::String(left), Value::String(right)) => Some(left.cmp(right)),
         (Value::Bool(left), Value::Bool(right)) => Some(left.cmp(right)),
         (Value::Null, Value::Null) => Some(Ordering::Equal),
@@ -197,7 +197,7 @@ impl Filter {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::json;
+    use salp_json::json;
 
     #[test]
     fn a_condition_is_what_it_says() {

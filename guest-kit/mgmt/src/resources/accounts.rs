@@ -1,10 +1,10 @@
 //! Accounts and roles. Before: [`table`](crate::table). After: [`auth`](crate::auth).
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::body::Body;
 use super::fields::{Field, LINE, Shape, field, needed};
@@ -117,9 +117,9 @@ fn value(call: &Call<'_>, user: &str) -> Result<Value, Failure> {
         "@odata.type": "#ManagerAccount.v1_14_1.ManagerAccount",
         // The password is not shown, and yet changes the account.
         "@odata.etag": format!("W/\"{:016x}\"", account.version(call.now)),
-        "Id": user,
+        "Id": user.to_string(),
         "Name": "Account",
-        "UserName": user,
+        "UserName": user.to_string(),
         "Password": null,
         "PasswordChangeRequired": account.must_change,
         "RoleId": role,
@@ -265,8 +265,7 @@ pub fn roles(_: &mut Call<'_>) -> Result<Outcome, Failure> {
 
 /// Answers a role.
 pub fn role(call: &mut Call<'_>) -> Result<Outcome, Failure> {
-    let id = call.variables[0];
-    let &(_, role) = Role::ALL.iter().find(|(name, _)| *name == id).ok_or_else(|| call.missing())?;
+    let &(id, role) = Role::ALL.iter().find(|(name, _)| *name == call.variables[0]).ok_or_else(|| call.missing())?;
     let rights = [
         ("Login", Right::Login),
         ("ConfigureSelf", Right::ConfigureSelf),
@@ -293,6 +292,7 @@ mod tests {
     use crate::http::Method;
     use crate::testing::Client;
     use alloc::string::ToString;
+    use serde_json::json;
 
     const ADMIN: &str = "/redfish/v1/AccountService/Accounts/admin";
 

@@ -7,7 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use salp_hvc::calls::{MAX_CLONES, STATE_SNAPSHOT};
-use serde_json::json;
+use salp_json::json;
 
 use super::body::Body;
 use super::fields::{Field, Shape, field, needed};
@@ -47,11 +47,11 @@ pub fn service(_: &mut Call<'_>) -> Result<Outcome, Failure> {
         "ServiceEnabled": true,
         "Status": { "State": "Enabled", "Health": "OK" },
         "Actions": {
-            format!("#{RESET}"): {
+            (format!("#{RESET}")): {
                 "target": format!("{SERVICE}/Actions/{RESET}"),
                 "ResetType@Redfish.AllowableValues": RESET_TYPES,
             },
-            "Oem": { format!("#{DELETE}"): { "target": format!("{SERVICE}/Actions/Oem/{DELETE}") } },
+            "Oem": { (format!("#{DELETE}")): { "target": format!("{SERVICE}/Actions/Oem/{DELETE}") } },
         },
         "Oem": { "Salp": {
             "@odata.type": "#SalpAggregationService.v1_0_0.SalpAggregationService",

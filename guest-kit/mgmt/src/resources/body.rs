@@ -407,9 +407,10 @@ impl Ignored {
             let (place, name) = message.property().rsplit_once('/').unwrap_or(("", message.property()));
             let steps = place.split('/').filter(|step| !step.is_empty());
             let pointer: String = steps.flat_map(|step| ["/", step]).collect();
-            let place = if value.pointer(&pointer).is_some_and(Value::is_object) { &*pointer } else { "" };
+            let place = if value.pointer_mut(&pointer).is_some_and(|place| place.is_object()) { &*pointer } else { "" };
             if let Some(object) = value.pointer_mut(place) {
-                object[alloc::format!("{name}@Message.ExtendedInfo")] = Value::from(Vec::from([message.value()]));
+                let name = alloc::format!("{name}@Message.ExtendedInfo");
+                *object.member(name.into()) = Vec::from([message.value()]).into();
             }
         }
         if !self.0.is_empty() {

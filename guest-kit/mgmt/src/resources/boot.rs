@@ -4,7 +4,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::body::Body;
 use super::fields::{Field, Shape, field, names};
@@ -56,7 +56,7 @@ pub fn value(id: u64, boot: &Boot) -> Value {
         "BootSourceOverrideTarget@Redfish.AllowableValues": names(&Target::ALL),
         "BootSourceOverrideMode": MODES[0],
         "BootSourceOverrideMode@Redfish.AllowableValues": MODES,
-        "HttpBootUri": boot.address,
+        "HttpBootUri": &boot.address,
     })
 }
 

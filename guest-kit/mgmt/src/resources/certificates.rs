@@ -1,10 +1,10 @@
 //! The server's certificate: shown, asked for, replaced. Before: [`table`](crate::table). After: [`keys`](crate::tls::keys).
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::{Value, json};
+use salp_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::body::Body;
@@ -114,12 +114,12 @@ pub fn value(path: &str, id: &str, chain: &[u8]) -> Value {
     // What is kept was read before.
     let facts = x509::read(first).unwrap_or_default();
     let name = |attributes: &[(&str, String)]| {
-        attributes.iter().map(|(name, text)| ((*name).into(), json!(text))).collect::<serde_json::Map<_, _>>()
+        attributes.iter().map(|(name, text)| (name.to_string(), json!(text))).collect::<Map>()
     };
     json!({
-        "@odata.id": path,
+        "@odata.id": path.to_string(),
         "@odata.type": "#Certificate.v1_11_0.Certificate",
-        "Id": id,
+        "Id": id.to_string(),
         "Name": "Certificate",
         "CertificateString": all.iter().map(|certificate| pem("CERTIFICATE", certificate)).collect::<String>(),
         "CertificateType": TYPES[usize::from(all.len() > 1)],
@@ -197,6 +197,7 @@ mod tests {
     use crate::auth::Role;
     use crate::testing::{Client, Counting, json as body_of};
     use crate::tls::certificate::Identity;
+    use serde_json::{Value, json};
 
     fn action(client: &mut Client, name: &str, body: &Value) -> crate::http::Response {
         client.post(&format!("{SERVICE}/Actions/CertificateService.{name}"), &format!("{body}"))

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 
 use salp_hvc::bootset::MAX_NICS;
 use salp_hvc::calls::{MAX_CLONES, MAX_CONFIG};
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::body::Body;
 use super::fields::{Field, NAME, RATE, SEGMENT, Shape, VLAN, field, needed, needed_link};

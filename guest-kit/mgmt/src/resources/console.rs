@@ -6,7 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use salp_hvc::manager::CONSOLE_SIZE;
-use serde_json::json;
+use salp_json::json;
 
 use super::fields::{Field, Shape, field};
 use super::systems::{self, find};

@@ -6,7 +6,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::body::Body;
 use super::fields::{Field, LINE, SHORT, Shape, field, names, needed};
@@ -129,9 +129,9 @@ pub fn service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "ExcludeMessageId": true,
         "SSEFilterPropertiesSupported": { "SubordinateResources": false },
         "Subscriptions": { "@odata.id": SUBSCRIPTIONS },
-        "Actions": { format!("#{TEST}"): { "target": format!("{SERVICE}/Actions/{TEST}") } },
+        "Actions": { (format!("#{TEST}")): { "target": format!("{SERVICE}/Actions/{TEST}") } },
     });
-    filters.for_each(|name| value["SSEFilterPropertiesSupported"][name] = true.into());
+    filters.for_each(|name| value["SSEFilterPropertiesSupported"][*name] = true.into());
     Ok(Outcome::Resource(value))
 }
 
@@ -186,11 +186,11 @@ fn stream_id(seat: &Seat) -> String {
     format!("SSE{}", seat.number)
 }
 
-fn head(id: &str, kind: &str) -> Value {
+fn head(id: &str, kind: &'static str) -> Value {
     json!({
         "@odata.id": path(id),
         "@odata.type": "#EventDestination.v1_16_0.EventDestination",
-        "Id": id,
+        "Id": id.to_string(),
         "Name": "Listener",
         "SubscriptionType": kind,
         "Protocol": "Redfish",
@@ -202,8 +202,8 @@ fn value(id: &str, subscription: &Subscription) -> Value {
     let path = path(id);
     let mut value = head(id, "RedfishEvent");
     wish.choice.show(&mut value);
-    value["Destination"] = wish.url.text.as_str().into();
-    value["Context"] = wish.context.as_str().into();
+    value["Destination"] = (&wish.url.text).into();
+    value["Context"] = (&wish.context).into();
     value["DeliveryRetryPolicy"] = wish.policy.name().into();
     value["IncludeOriginOfCondition"] = wish.includes_origin.into();
     value["VerifyCertificate"] = wish.verify.into();
@@ -214,7 +214,7 @@ fn value(id: &str, subscription: &Subscription) -> Value {
     value["Status"] = json!({ "State": state, "Health": if *is_suspended { "Warning" } else { "OK" } });
     value["Oem"] = json!({ "Salp": {
         "@odata.type": "#SalpEventDestination.v1_0_0.SalpEventDestination",
-        "UserName": subscription.user,
+        "UserName": &subscription.user,
         "LostEvents": lost,
     } });
     let action = |name: &str| json!({ "target": format!("{path}/Actions/EventDestination.{name}") });
@@ -232,10 +232,10 @@ fn stream_value(seat: &Seat) -> Value {
     value["Status"] = json!({ "State": "Enabled", "Health": "OK" });
     value["Oem"] = json!({ "Salp": {
         "@odata.type": "#SalpEventDestination.v1_0_0.SalpEventDestination",
-        "UserName": seat.user,
+        "UserName": &seat.user,
     } });
     if let Some(filter) = &seat.filter {
-        value["Oem"]["Salp"]["Filter"] = filter.as_str().into();
+        value["Oem"]["Salp"]["Filter"] = filter.into();
     }
     value
 }
@@ -473,6 +473,7 @@ mod tests {
     use crate::auth::Role;
     use crate::http::Method;
     use crate::testing::{Client, keys};
+    use serde_json::{Value, json};
 
     fn subscribe(client: &mut Client, body: &str) -> String {
         let answer = client.post(SUBSCRIPTIONS, body);

@@ -4,7 +4,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use serde_json::json;
+use salp_json::json;
 
 use super::managers::SALP;
 use super::systems::{self, find, path};

@@ -6,7 +6,7 @@ use alloc::string::ToString;
 
 use salp_hvc::manager::{ImageInfo, MAX_IMAGE};
 use salp_hvc::status;
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::body::Body;
 use super::fields::{Field, Shape, field, names, needed};
@@ -78,8 +78,8 @@ pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &ImageInfo, l
     let mut value = json!({
         "@odata.id": images::path(label),
         "@odata.type": "#SalpImage.v1_0_0.SalpImage",
-        "Id": label.name(),
-        "Name": label.name(),
+        "Id": label.name().to_string(),
+        "Name": label.name().to_string(),
         "Kind": label.kind().name(),
         "State": if is_finished { "Ready" } else { "Uploading" },
         "Status": { "State": if is_finished { "Enabled" } else { "Updating" }, "Health": "OK" },
@@ -216,6 +216,7 @@ mod tests {
     use crate::testing::{Client, json};
     use alloc::string::String;
     use alloc::vec::Vec;
+    use serde_json::json;
     use sha2::{Digest, Sha256};
 
     fn upload(client: &Client, name: &str, body: &[u8], fields: &[(&'static str, &str)]) -> Request {

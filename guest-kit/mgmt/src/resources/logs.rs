@@ -7,7 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use salp_hvc::manager::CONSOLE_SIZE;
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::body::Body;
 use super::managers::SALP;
@@ -31,10 +31,10 @@ fn services(owner: &str, logs: &[&str]) -> Outcome {
     Outcome::Resource(collection(&path, "LogServiceCollection", "Logs", members))
 }
 
-fn service(owner: &str, log: &str, name: &str, kind: &str) -> Outcome {
+fn service(owner: &str, log: &'static str, name: &'static str, kind: &'static str) -> Outcome {
     let path = format!("{}/{log}", path(owner));
     Outcome::Resource(json!({
-        "@odata.id": path,
+        "@odata.id": &path,
         "@odata.type": "#LogService.v1_9_0.LogService",
         "Id": log,
         "Name": name,
@@ -55,7 +55,7 @@ fn entries(owner: &str, log: &str, members: Vec<Value>) -> Outcome {
 }
 
 /// Returns an entry with what all of them have.
-fn entry(owner: &str, log: &str, id: u64, kind: &str, key: &str, message: &str) -> Value {
+fn entry(owner: &str, log: &str, id: u64, kind: &'static str, key: &str, message: &str) -> Value {
     json!({
         "@odata.id": format!("{}/{log}/Entries/{id}", path(owner)),
         "@odata.type": "#LogEntry.v1_21_0.LogEntry",
@@ -63,8 +63,8 @@ fn entry(owner: &str, log: &str, id: u64, kind: &str, key: &str, message: &str) 
         "Name": "Entry",
         "EntryType": kind,
         "Severity": "OK",
-        "Message": message,
-        "MessageId": key,
+        "Message": message.to_string(),
+        "MessageId": key.to_string(),
     })
 }
 
@@ -134,7 +134,7 @@ fn changes(call: &Call<'_>) -> Result<(String, Vec<Value>), Failure> {
         let mut entry = entry(&owner, "Events", event.number, "Event", &key, &message);
         entry["Created"] = time(event.time).into();
         entry["Severity"] = event.entry.severity.into();
-        entry["MessageArgs"] = json!(event.arguments);
+        entry["MessageArgs"] = json!(&event.arguments);
         entry
     };
     let members = call.events.journal.of(&owner).map(change).collect();
@@ -237,7 +237,7 @@ fn deeds(call: &Call<'_>) -> Vec<Value> {
         let message = format!("{user}: {method} {path}: {status}");
         let mut entry = entry(SALP, "Audit", *number, "Event", &format!("{REGISTRY}.{key}"), &message);
         entry["Created"] = time(deed.time).into();
-        entry["Originator"] = user.as_str().into();
+        entry["Originator"] = user.into();
         entry["OriginatorType"] = "Client".into();
         if *status >= 400 {
             entry["Severity"] = "Warning".into();

@@ -3,7 +3,7 @@
 use alloc::format;
 
 use salp_hvc::calls::{WATCHDOG_ARMED, WATCHDOG_EXPIRED};
-use serde_json::json;
+use salp_json::json;
 
 use super::body::Body;
 use super::fields::{Field, Shape, field, needed};
@@ -145,6 +145,7 @@ mod tests {
     use crate::auth::Role;
     use crate::http::Method;
     use crate::testing::{Client, json};
+    use serde_json::json;
 
     #[test]
     fn whether_there_is_a_watchdog_and_what_it_did_is_told() {

@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use base64ct::{Base64, Encoding};
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::body::Body;
 use super::fields::{Field, Shape, field, needed};
@@ -71,7 +71,7 @@ pub fn drive(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let path = format!("{}/{DRIVE}", collection_path(id));
     let action = |name: &str| format!("{path}/Actions/VirtualMedia.{name}");
     let mut value = json!({
-        "@odata.id": path,
+        "@odata.id": &path,
         "@odata.type": "#VirtualMedia.v1_6_5.VirtualMedia",
         "Id": DRIVE,
         "Name": "Drive",

@@ -11,7 +11,7 @@ use salp_hvc::calls::{STATE_SNAPSHOT, VmInfo, state_word};
 use super::{Call, Outcome};
 use crate::hypervisor::{self, name_text};
 use crate::message::Failure;
-use crate::telemetry::figures::{FIGURES, Figure, NANOSECONDS, Read};
+use crate::telemetry::figures::{FIGURES, Figure, NANOSECONDS, Read, Vm};
 
 /// The media type of OpenMetrics.
 pub const OPEN_METRICS: &str = "application/openmetrics-text";
@@ -95,11 +95,13 @@ pub fn metrics(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     }
     // To count memory is to look at all tables of it: too much for who asks again and again.
     let is_quick = |figure: &Figure| figure.is_of_vm() && !matches!(figure.read, Read::Memory(_));
+    let all: Vec<(&String, Vm<'_>)> =
+        vms.iter().map(|(labels, info)| (labels, Vm::new(&*call.hypervisor, info))).collect();
     for figures in families.filter(|figures| is_quick(&figures[0])) {
         let samples = text.figures(&figures[0]);
-        for (labels, info) in &vms {
+        for (labels, vm) in &all {
             // One that has just gone has no NICs.
-            if let Ok(value) = figures[0].of_vm(call.hypervisor, info) {
+            if let Ok(value) = figures[0].of_vm(vm) {
                 text.figure(&samples, &format!("{{{labels}}}"), &figures[0], value);
             }
         }

@@ -33,10 +33,10 @@ pub mod updates;
 
 use alloc::boxed::Box;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use crate::appliance::Appliance;
 use crate::audit::Audit;
@@ -147,10 +147,10 @@ impl Call<'_> {
 }
 
 /// Returns a collection.
-pub fn collection(path: &str, kind: &str, name: &str, members: impl Iterator<Item = String>) -> Value {
+pub fn collection(path: &str, kind: &str, name: &'static str, members: impl Iterator<Item = String>) -> Value {
     let members: Vec<Value> = members.map(|path| json!({ "@odata.id": path })).collect();
     json!({
-        "@odata.id": path,
+        "@odata.id": path.to_string(),
         "@odata.type": format!("#{kind}.{kind}"),
         "Name": name,
         "Members@odata.count": members.len(),

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use salp_hvc::calls::VmInfo;
-use serde_json::json;
+use salp_json::json;
 
 use super::body::Body;
 use super::fields::{Field, Shape, field, needed};
@@ -66,7 +66,7 @@ pub fn protocol(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "Id": "NetworkProtocol",
         "Name": "What is spoken",
         "Status": { "State": "Enabled", "Health": "OK" },
-        "HostName": settings.host_name,
+        "HostName": &settings.host_name,
         "FQDN": settings.full_name(),
         "HTTP": { "ProtocolEnabled": false },
         "HTTPS": {
@@ -74,7 +74,7 @@ pub fn protocol(call: &mut Call<'_>) -> Result<Outcome, Failure> {
             "Port": 443,
             "Certificates": { "@odata.id": certificates::collection_path() },
         },
-        "NTP": { "ProtocolEnabled": settings.asks_time, "Port": sntp::PORT, "NTPServers": settings.time_servers },
+        "NTP": { "ProtocolEnabled": settings.asks_time, "Port": sntp::PORT, "NTPServers": &settings.time_servers },
     })))
 }
 

@@ -7,7 +7,7 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 
 use salp_hvc::agent::AgentReport;
 use salp_hvc::manager::{LINK_DISCONNECTED, LINK_QUARANTINED, LINK_UP, NicChange, NicInfo};
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::body::Body;
 use super::fields::{Field, RATE, SEGMENT, Shape, VLAN, field};
@@ -80,7 +80,7 @@ pub fn value(place: &str, index: u64, nic: &NicInfo, told: Option<&AgentReport>)
         "VLAN": { "VLANEnable": nic.vlan.get() != 0 },
         "Oem": { "Salp": {
             "@odata.type": "#SalpEthernetInterface.v1_0_0.SalpEthernetInterface",
-            "Segment": name_text(&nic.segment),
+            "Segment": name_text(&nic.segment).to_string(),
             "Quarantined": has(LINK_QUARANTINED),
             "RateBytesPerSecond": nic.rate.get(),
             "Statistics": {

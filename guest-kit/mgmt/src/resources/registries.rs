@@ -3,7 +3,7 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use serde_json::{Map, Value, json};
+use salp_json::{Map, json};
 
 use super::root::SCHEMAS;
 use super::{Call, Outcome, collection};
@@ -42,7 +42,7 @@ pub fn registry(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     Ok(Outcome::Resource(json!({
         "@odata.id": format!("{PATH}/{id}"),
         "@odata.type": "#MessageRegistryFile.v1_1_5.MessageRegistryFile",
-        "Id": id,
+        "Id": &id,
         "Name": "Messages",
         "Registry": id,
         "Languages": ["en"],
@@ -81,7 +81,7 @@ pub fn messages(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "RegistryPrefix": SALP.prefix,
         "RegistryVersion": SALP.whole,
         "OwningEntity": "Salp",
-        "Messages": ours.map(message).collect::<Map<String, Value>>(),
+        "Messages": ours.map(message).collect::<Map>(),
     });
     Ok(Outcome::Resource(body))
 }

@@ -1,8 +1,9 @@
 //! Sessions. Before: [`table`](crate::table). After: [`auth`](crate::auth).
 
 use alloc::format;
+use alloc::string::ToString;
 
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::body::Body;
 use super::fields::{Field, Shape, field, needed};
@@ -53,9 +54,9 @@ fn value(id: &str, session: &Session) -> Value {
     json!({
         "@odata.id": format!("{SESSIONS}/{id}"),
         "@odata.type": "#Session.v1_8_0.Session",
-        "Id": id,
+        "Id": id.to_string(),
         "Name": "Session",
-        "UserName": session.user,
+        "UserName": &session.user,
         "SessionType": "Redfish",
         "CreatedTime": time(session.created),
     })

@@ -2,10 +2,10 @@
 //! [`hypervisor`](crate::hypervisor).
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 
 use salp_hvc::calls::{STATE_SNAPSHOT, VmInfo};
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::{Call, Outcome, clones, collection};
 use crate::hypervisor::{self, name_text};
@@ -38,10 +38,10 @@ fn find(call: &Call<'_>) -> Result<VmInfo, Failure> {
 pub fn value(info: &VmInfo) -> Value {
     let path = path(info.id.get());
     json!({
-        "@odata.id": path,
+        "@odata.id": &path,
         "@odata.type": "#SalpSnapshot.v1_0_0.SalpSnapshot",
         "Id": format!("{}", info.id.get()),
-        "Name": name_text(&info.name),
+        "Name": name_text(&info.name).to_string(),
         "SourceId": format!("{}", info.source.get()),
         "FamilyId": format!("{}", info.family.get()),
         "MemoryBytes": info.memory.get(),

@@ -2,13 +2,13 @@
 //! [`updates`](crate::updates).
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use salp_hvc::update::{
     NO_SLOT, STANDBY_FAILED, STANDBY_PREVIOUS, STANDBY_STAGED, STANDBY_TRIAL, STANDBY_WRITING, SlotInfo, UpdateInfo,
 };
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::managers::SALP;
 use super::{Call, Outcome, collection};
@@ -64,13 +64,13 @@ pub fn software(_: &mut Call<'_>) -> Result<Outcome, Failure> {
 /// Returns what all of them say.
 fn inventory(path: &str, name: &str, version: &str) -> Value {
     json!({
-        "@odata.id": path,
+        "@odata.id": path.to_string(),
         "@odata.type": "#SoftwareInventory.v1_13_0.SoftwareInventory",
-        "Id": path.rsplit('/').next(),
-        "Name": name,
+        "Id": path.rsplit('/').next().map(ToString::to_string),
+        "Name": name.to_string(),
         "Manufacturer": "Salp",
         "SoftwareId": SALP_ID,
-        "Version": version,
+        "Version": version.to_string(),
         "Status": { "State": "Enabled", "Health": "OK" },
         "RelatedItem": [{ "@odata.id": MANAGER }],
     })
@@ -174,6 +174,7 @@ mod tests {
     use crate::testing::{Client, json};
     use crate::updates::WELL;
     use alloc::string::ToString;
+    use serde_json::json;
 
     /// Resets the machine, and looks at it for so long as a trial takes.
     fn reset(client: &mut Client) {

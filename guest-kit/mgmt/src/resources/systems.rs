@@ -3,14 +3,14 @@
 //! [`hypervisor`](crate::hypervisor).
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use salp_hvc::calls::{
     STATE_ENDING, STATE_FROZEN, STATE_NO_MEMORY, STATE_OFF, STATE_RUNNING, STATE_SNAPSHOT, VmInfo, state_word,
 };
 use salp_hvc::manager::ImageInfo;
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::managers::SALP;
 use super::power::RESET_TYPES;
@@ -68,10 +68,10 @@ pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &VmInfo) -> V
         _ => ("PoweringOff", "Enabled", "OK"),
     };
     let mut value = json!({
-        "@odata.id": path,
+        "@odata.id": &path,
         "@odata.type": "#ComputerSystem.v1_27_0.ComputerSystem",
         "Id": format!("{id}"),
-        "Name": name_text(&info.name),
+        "Name": name_text(&info.name).to_string(),
         "SystemType": "Virtual",
         "Manufacturer": "Salp",
         "Model": "Virtual machine",
@@ -130,7 +130,7 @@ pub fn value(hypervisor: &dyn Hypervisor, library: &Library, info: &VmInfo) -> V
         value["Oem"]["Salp"]["CloneIndex"] = info.index.get().into();
     }
     if let Some(told) = agent::find(hypervisor, info) {
-        value["HostName"] = agent::host_name(&told.report).into();
+        value["HostName"] = agent::host_name(&told.report).to_string().into();
         value["Oem"]["Salp"]["Agent"] = agent::value(&told);
     }
     if let Some(definition) = systems::definition(hypervisor, library, info) {

@@ -5,7 +5,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 
-use serde_json::{Value, json};
+use salp_json::{Value, json};
 
 use super::fields::{Field, Shape, field};
 use super::{Call, Outcome, clones, collection, time};
@@ -142,7 +142,7 @@ fn value(number: u64, task: &Task) -> Value {
         "@odata.id": path(number),
         "@odata.type": "#Task.v1_7_4.Task",
         "Id": number.to_string(),
-        "Name": task.name,
+        "Name": &task.name,
         "TaskState": task.state.name(),
         "TaskStatus": task.health(),
         "PercentComplete": task.percent,
@@ -156,7 +156,7 @@ fn value(number: u64, task: &Task) -> Value {
     });
     if let Some(body) = &task.body {
         value["Payload"] =
-            json!({ "HttpHeaders": [], "HttpOperation": "POST", "JsonBody": body, "TargetUri": task.target });
+            json!({ "HttpHeaders": [], "HttpOperation": "POST", "JsonBody": body, "TargetUri": &task.target });
     }
     if let Some(ended) = task.ended {
         value["EndTime"] = time(ended).into();

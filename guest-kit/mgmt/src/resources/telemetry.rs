@@ -4,7 +4,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 
 use super::body::Body;
 use super::fields::{Field, SHORT, Shape, field, needed};
@@ -120,7 +120,7 @@ pub fn service(_: &mut Call<'_>) -> Result<Outcome, Failure> {
         "MetricReportDefinitions": { "@odata.id": DEFINITIONS },
         "MetricReports": { "@odata.id": REPORTS },
         "Triggers": { "@odata.id": TRIGGERS },
-        "Actions": { format!("#{TEST}"): { "target": format!("{SERVICE}/Actions/{TEST}") } },
+        "Actions": { (format!("#{TEST}")): { "target": format!("{SERVICE}/Actions/{TEST}") } },
     })))
 }
 
@@ -173,7 +173,7 @@ fn value(id: &str, definition: &Definition) -> Value {
     let mut value = json!({
         "@odata.id": format!("{DEFINITIONS}/{id}"),
         "@odata.type": "#MetricReportDefinition.v1_4_7.MetricReportDefinition",
-        "Id": id,
+        "Id": id.to_string(),
         "Name": name,
         "MetricReportDefinitionType": match when {
             When::Every(_) => WHENS[0],
@@ -354,8 +354,8 @@ pub fn one_report(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     let id = call.variables[0];
     let definition = call.telemetry.definitions().get(id).ok_or_else(|| call.missing())?;
     let last = call.events.reports.get(&format!("{REPORTS}/{id}")).filter(|_| definition.when != When::Request);
-    if let Some(value) = last.and_then(|report| serde_json::from_str(report).ok()) {
-        return Ok(Outcome::Resource(value));
+    if let Some(value) = last.and_then(|report| serde_json::from_str::<Parsed>(report).ok()) {
+        return Ok(Outcome::Resource(value.into()));
     }
     let made = call.telemetry.make(id, call.hypervisor, call.now);
     made.map(Outcome::Resource).ok_or_else(|| call.missing())
@@ -371,8 +371,8 @@ fn trigger_value(id: &str, trigger: &Trigger) -> Value {
     let mut value = json!({
         "@odata.id": format!("{TRIGGERS}/{id}"),
         "@odata.type": "#Triggers.v1_4_0.Triggers",
-        "Id": id,
-        "Name": trigger.name,
+        "Id": id.to_string(),
+        "Name": &trigger.name,
         "MetricType": "Numeric",
         "TriggerActions": if trigger.is_told { json!([SEND]) } else { json!([]) },
         "TriggerEnabled": trigger.is_enabled,
@@ -382,7 +382,7 @@ fn trigger_value(id: &str, trigger: &Trigger) -> Value {
     for ((name, is_upper), reading) in LEVELS.iter().zip(trigger.readings) {
         if let Some(reading) = reading {
             let activation = if *is_upper { "Increasing" } else { "Decreasing" };
-            value["NumericThresholds"][name] = json!({ "Reading": reading, "Activation": activation });
+            value["NumericThresholds"][*name] = json!({ "Reading": reading, "Activation": activation });
         }
     }
     show_scope(&trigger.scope, &mut value);
@@ -499,6 +499,7 @@ mod tests {
     use crate::auth::Role;
     use crate::http::Method;
     use crate::testing::{Client, json, keys};
+    use serde_json::{Value, json};
 
     fn values(client: &mut Client, report: &str) -> Vec<(Value, Value)> {
         let report = client.read(report);

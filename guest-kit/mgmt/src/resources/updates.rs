@@ -8,7 +8,7 @@ use alloc::string::{String, ToString};
 use base64ct::{Base64, Encoding};
 use salp_hvc::update::STANDBY_STAGED;
 use salp_hvc::update::layout::SLOT_SIZE;
-use serde_json::{Value, json};
+use salp_json::{Parsed, json};
 
 use super::body::Body;
 use super::fields::{Field, Shape, field, needed};
@@ -66,17 +66,17 @@ pub fn service(call: &mut Call<'_>) -> Result<Outcome, Failure> {
         "Status": { "State": if is_enabled { "Enabled" } else { "Disabled" }, "Health": "OK" },
         "MaxImageSizeBytes": SLOT_SIZE,
         "MultipartHttpPushUri": PUSH,
-        "MultipartHttpPushUri@Redfish.OperationApplyTimeSupport": times,
+        "MultipartHttpPushUri@Redfish.OperationApplyTimeSupport": &times,
         "FirmwareInventory": { "@odata.id": software::FIRMWARE },
         "SoftwareInventory": { "@odata.id": format!("{SERVICE}/SoftwareInventory") },
         "Actions": {
-            format!("#{SIMPLE}"): {
+            (format!("#{SIMPLE}")): {
                 "target": action(SIMPLE),
                 "TransferProtocol@Redfish.AllowableValues": PROTOCOLS,
                 "@Redfish.OperationApplyTimeSupport": times,
             },
-            format!("#{START}"): { "target": action(START) },
-            format!("#{ACTIVATE}"): { "target": action(ACTIVATE) },
+            (format!("#{START}")): { "target": action(START) },
+            (format!("#{ACTIVATE}")): { "target": action(ACTIVATE) },
         },
     })))
 }
@@ -132,7 +132,7 @@ pub fn simple(call: &mut Call<'_>) -> Result<Outcome, Failure> {
     });
     let from = fetch::Order { url, authorization, digest: None, image: None };
     // What people read of the request later has no password in it.
-    let mut said: Value = serde_json::from_slice(&call.request.body).unwrap_or_default();
+    let mut said: Parsed = serde_json::from_slice(&call.request.body).unwrap_or_default();
     said.as_object_mut().map(|said| said.remove("Password"));
     let order = order(call, Some(said.to_string()));
     let when = if stages { When::OnRequest } else { when };
@@ -173,6 +173,7 @@ pub(super) mod tests {
     use crate::testing::{Client, Server, json, keys};
     use crate::updates::WELL;
     use alloc::vec::Vec;
+    use serde_json::{Value, json};
 
     /// A bundle, as the flash of tests knows them.
     pub const BUNDLE: &[u8] = b"salp 2.0\nwhat is in it is of no interest, but there is more than one judges at once.";

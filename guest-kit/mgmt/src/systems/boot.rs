@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use salp_board::kernel::FlatPlace;
 use salp_hvc::calls::{STATE_OFF, VmInfo};
-use serde_json::{Value, json};
+use salp_json::{Parsed, json};
 
 use super::build;
 use super::definition::Definition;
@@ -92,7 +92,7 @@ pub struct Boots(Vec<(u64, Boot)>);
 impl Boots {
     /// Returns what is kept.
     pub fn recall(hypervisor: &dyn Hypervisor) -> Self {
-        let entry = |value: &Value| {
+        let entry = |value: &Parsed| {
             let text = |name: &str| value[name].as_str().unwrap_or_default();
             let boot = Boot {
                 target: named(&Target::ALL, text("Target")).unwrap_or_default(),
@@ -124,7 +124,7 @@ impl Boots {
         }
         let entry = |(id, boot): &(u64, Boot)| {
             let (target, enabled) = (name_of(&Target::ALL, &boot.target), name_of(&Enabled::ALL, &boot.enabled));
-            json!({ "Id": id, "Target": target, "Enabled": enabled, "Address": boot.address,
+            json!({ "Id": id, "Target": target, "Enabled": enabled, "Address": &boot.address,
                 "CdFirst": boot.is_cd_first, "Waits": boot.waits, "Elsewhere": boot.is_elsewhere })
         };
         state::keep_list(hypervisor, state::BOOTS, self.0.iter().map(entry).collect())

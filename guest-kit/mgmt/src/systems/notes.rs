@@ -4,7 +4,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::{Value, json};
+use salp_json::{Parsed, json};
 
 use crate::hypervisor::{Answer, Hypervisor};
 use crate::state;
@@ -25,9 +25,9 @@ pub struct Notes(Vec<(u64, Note)>);
 impl Notes {
     /// Returns what is kept.
     pub fn recall(hypervisor: &dyn Hypervisor) -> Self {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let text = |value: &Parsed| value.as_str().unwrap_or_default().to_string();
         let entry =
-            |value: &Value| Some((value[0].as_u64()?, Note { tag: text(&value[1]), description: text(&value[2]) }));
+            |value: &Parsed| Some((value[0].as_u64()?, Note { tag: text(&value[1]), description: text(&value[2]) }));
         Self(state::recall_list(hypervisor, state::NOTES).iter().filter_map(entry).collect())
     }
 
@@ -54,6 +54,6 @@ pub fn change(hypervisor: &mut dyn Hypervisor, id: u64, change: impl FnOnce(&mut
     if note != Note::default() {
         all.push((id, note));
     }
-    let entry = |(id, note): &(u64, Note)| json!([id, note.tag, note.description]);
+    let entry = |(id, note): &(u64, Note)| json!([id, &note.tag, &note.description]);
     state::keep_list(hypervisor, state::NOTES, all.iter().map(entry).collect())
 }

@@ -6,7 +6,7 @@
 
 use alloc::boxed::Box;
 
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 
 use super::{End, Job, Step, Tools, interrupted};
 use crate::message::Failure;
@@ -116,14 +116,14 @@ impl Job for Clones {
             Phase::Begin => json!(["begin"]),
             Phase::Make | Phase::Unknown => json!(["make"]),
             Phase::Plug { first, last, at } => json!(["plug", first, last, at]),
-            Phase::Undo { last, at, end } => json!(["undo", last, at, end.status, end.value]),
+            Phase::Undo { last, at, end } => json!(["undo", last, at, end.status, &end.value]),
         };
-        json!({ "target": self.plan.target, "action": self.plan.action, "body": self.plan.body, "source": self.plan.source, "phase": phase })
+        json!({ "target": &self.plan.target, "action": self.plan.action, "body": &self.plan.body, "source": self.plan.source, "phase": phase })
     }
 }
 
 /// Goes on with what was kept of a job.
-pub fn revive(kept: &Value) -> Option<Box<dyn Job>> {
+pub fn revive(kept: &Parsed) -> Option<Box<dyn Job>> {
     let phase = &kept["phase"];
     let number = |index: usize| phase[index].as_u64();
     let phase = match phase[0].as_str()? {
@@ -131,7 +131,7 @@ pub fn revive(kept: &Value) -> Option<Box<dyn Job>> {
         "make" => Phase::Unknown,
         "plug" => Phase::Plug { first: number(1)?, last: number(2)?, at: number(3)? },
         _ => {
-            let value = Some(phase[4].clone()).filter(|value| !value.is_null());
+            let value = Some(Value::from(phase[4].clone())).filter(|value| !value.is_null());
             let end = End { status: number(3)? as u16, value, ..End::default() };
             Phase::Undo { last: number(1)?, at: number(2)?, end }
         }

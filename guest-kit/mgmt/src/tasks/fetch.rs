@@ -7,7 +7,7 @@
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 
 use super::{End, Job, Step, Tools};
 use crate::auth::hex;
@@ -87,12 +87,12 @@ impl Job for Fetching {
             return Value::Null;
         }
         let image = self.order.image.as_ref().map(|(name, kind)| (name, kind.name()));
-        json!({ "address": self.address, "digest": self.order.digest.map(|digest| hex(&digest)), "image": image, "then": then })
+        json!({ "address": &self.address, "digest": self.order.digest.map(|digest| hex(&digest)), "image": image, "then": then })
     }
 }
 
 /// Goes on with what was kept of a job: from its beginning.
-pub fn revive(kept: &Value) -> Option<Box<dyn Job>> {
+pub fn revive(kept: &Parsed) -> Option<Box<dyn Job>> {
     let address = kept["address"].as_str()?;
     let then = match (kept["then"][0].as_str()?, kept["then"][1].as_u64()) {
         ("keep", _) => Then::Keep,

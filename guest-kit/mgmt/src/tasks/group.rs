@@ -5,14 +5,13 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use serde_json::{Value, json};
-
 use super::{End, Job, Step, Tools};
 use crate::hypervisor::{self, Refused};
 use crate::images;
 use crate::message::Failure;
 use crate::resources::{power, systems};
 use salp_hvc::status;
+use salp_json::{Parsed, Value, json};
 
 /// The kind of these jobs.
 pub const KIND: &str = "Group";
@@ -113,7 +112,7 @@ impl Job for Group {
     fn kept(&self) -> Value {
         let (deed, batch) = (if let Deed::Reset(kind) = &self.deed { &**kind } else { "" }, self.batch as u64);
         json!({
-            "deed": deed, "left": spans(&self.left), "total": self.total, "failed": self.failed, "failures": self.failures,
+            "deed": deed.to_string(), "left": spans(&self.left), "total": self.total, "failed": &self.failed, "failures": self.failures,
             "batch": batch, "delay": self.delay,
         })
     }
@@ -145,14 +144,14 @@ fn read_spans(text: &str) -> Option<Vec<u64>> {
 }
 
 /// Goes on with what was kept of a job.
-pub fn revive(kept: &Value) -> Option<Box<dyn Job>> {
+pub fn revive(kept: &Parsed) -> Option<Box<dyn Job>> {
     let number = |name: &str| kept[name].as_u64();
     let deed = kept["deed"].as_str()?;
     Some(Box::new(Group {
         deed: if deed.is_empty() { Deed::Delete } else { Deed::Reset(deed.to_string()) },
         left: read_spans(kept["left"].as_str()?)?,
         total: number("total")? as usize,
-        failed: kept["failed"].as_array()?.clone(),
+        failed: kept["failed"].as_array()?.iter().cloned().map(Value::from).collect(),
         failures: number("failures")? as usize,
         batch: number("batch")? as usize,
         delay: number("delay")?,
@@ -173,6 +172,6 @@ mod tests {
         let group = Group::new(Deed::Reset("On".into()), (2..=1001).collect(), Some(3), 9);
         let kept = group.kept();
         assert!(kept.to_string().len() < 200);
-        assert_eq!(revive(&kept).unwrap().kept(), kept);
+        assert_eq!(revive(&serde_json::from_str(&kept.to_string()).unwrap()).unwrap().kept(), kept);
     }
 }

@@ -14,7 +14,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt::Debug;
 
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 
 use crate::events::journal::{Journal, News};
 use crate::events::registry::Entry;
@@ -97,12 +97,16 @@ pub struct End {
 impl From<Failure> for End {
     fn from(failure: Failure) -> Self {
         let response = failure.response();
-        Self { status: response.status, value: serde_json::from_slice(&response.body).ok(), ..Self::default() }
+        Self {
+            status: response.status,
+            value: serde_json::from_slice::<Parsed>(&response.body).ok().map(Value::from),
+            ..Self::default()
+        }
     }
 }
 
 /// Makes a job of what was kept of it.
-pub type Reviver = fn(&Value) -> Option<Box<dyn Job>>;
+pub type Reviver = fn(&Parsed) -> Option<Box<dyn Job>>;
 
 /// Kinds of jobs that go on after a failure of this guest.
 pub const REVIVERS: [(&str, Reviver); 4] = [
@@ -192,16 +196,16 @@ impl Task {
         let end = self.end.as_ref().map(|end| {
             // A refusal is short; what was made is two numbers.
             let value = end.value.as_ref().filter(|value| value.to_string().len() < 1024);
-            json!([end.status, end.location, end.made, value, end.messages.get(..4).unwrap_or(&end.messages)])
+            json!([end.status, &end.location, end.made, value, end.messages.get(..4).unwrap_or(&end.messages)])
         });
         json!({
-            "name": self.name, "kind": self.kind, "user": self.user, "target": self.target, "body": self.body,
+            "name": &self.name, "kind": &self.kind, "user": &self.user, "target": &self.target, "body": &self.body,
             "state": self.state.name(), "percent": self.percent, "started": self.started, "ended": self.ended, "end": end,
             "job": self.job.as_ref().map(|job| job.kept()),
         })
     }
 
-    fn put_back(kept: &Value) -> Option<Self> {
+    fn put_back(kept: &Parsed) -> Option<Self> {
         let text = |name: &str| kept[name].as_str().map(ToString::to_string);
         let end = &kept["end"];
         let revive = |kind: &str| REVIVERS.iter().find(|(known, _)| *known == kind)?.1(&kept["job"]);
@@ -219,8 +223,8 @@ impl Task {
                 status: status as u16,
                 location: end[1].as_str().map(ToString::to_string),
                 made: end[2][0].as_u64().zip(end[2][1].as_u64()),
-                value: Some(end[3].clone()).filter(|value| !value.is_null()),
-                messages: end[4].as_array().cloned().unwrap_or_default(),
+                value: Some(end[3].clone().into()).filter(|value: &Value| !value.is_null()),
+                messages: end[4].as_array().into_iter().flatten().cloned().map(Value::from).collect(),
             }),
             job: revive(kept["kind"].as_str()?),
             due: 0,
@@ -404,8 +408,8 @@ impl Tasks {
     }
 
     /// Puts what was kept in place of what is here.
-    pub fn put_back(&mut self, kept: &Value) {
-        let one = |pair: &Value| Some((pair[0].as_u64()?, Task::put_back(&pair[1])?));
+    pub fn put_back(&mut self, kept: &Parsed) {
+        let one = |pair: &Parsed| Some((pair[0].as_u64()?, Task::put_back(&pair[1])?));
         self.all = kept["all"].as_array().into_iter().flatten().filter_map(one).collect();
         self.last = kept["last"].as_u64().unwrap_or(0);
         self.is_changed = false;
@@ -415,8 +419,7 @@ impl Tasks {
 /// Returns how a task ends that cannot go on after a failure of this guest.
 pub fn interrupted(what: &str) -> End {
     let message = Entry::find("TaskInterrupted").map(|entry| message(entry, &[what.into()]));
-    let value =
-        json!({ "error": { "code": "Salp.1.0.TaskInterrupted", "message": what, "@Message.ExtendedInfo": message } });
+    let value = json!({ "error": { "code": "Salp.1.0.TaskInterrupted", "message": what.to_string(), "@Message.ExtendedInfo": &message } });
     End { status: 500, value: Some(value), messages: message.into_iter().collect(), ..End::default() }
 }
 

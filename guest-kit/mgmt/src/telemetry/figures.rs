@@ -2,11 +2,12 @@
 //! [`metrics`](crate::resources::metrics), [`report`](super::report). After: [`hypervisor`](crate::hypervisor).
 
 use alloc::string::String;
+use alloc::vec::Vec;
+use core::cell::OnceCell;
 
 use salp_hvc::calls::{MachineInfo, VmInfo, VmMemory};
 use salp_hvc::manager::NicInfo;
-
-use serde_json::Value;
+use salp_json::Value;
 
 use crate::hypervisor::{Answer, Hypervisor, Usage};
 use crate::resources::managers::SALP;
@@ -225,15 +226,48 @@ pub const FIGURES: &[Figure] = &[
 
 /// Returns what is counted of the machine, as the host shows it.
 pub fn of_machine(info: &MachineInfo) -> Value {
-    let one = |figure: &Figure| Some((figure.name().into(), figure.of_machine(info)?.into()));
+    let one = |figure: &Figure| Some((figure.name(), figure.of_machine(info)?.into()));
     Value::Object(FIGURES.iter().filter_map(one).collect())
 }
 
 /// Returns what is counted of a VM without looking at its memory, as the VM shows it.
 pub fn of_vm(hypervisor: &dyn Hypervisor, info: &VmInfo) -> Value {
+    let vm = Vm::new(hypervisor, info);
     let own = FIGURES.iter().filter(|figure| !matches!(figure.read, Read::Machine(_) | Read::Memory(_)));
-    let one = |figure: &Figure| Some((figure.name().into(), figure.of_vm(hypervisor, info).ok()?.into()));
+    let one = |figure: &Figure| Some((figure.name(), figure.of_vm(&vm).ok()?.into()));
     Value::Object(own.filter_map(one).collect())
+}
+
+/// A VM whose figures are read: each thing that has to be asked for is asked for once.
+pub struct Vm<'a> {
+    hypervisor: &'a dyn Hypervisor,
+    info: &'a VmInfo,
+    usage: OnceCell<Answer<Usage>>,
+    memory: OnceCell<Answer<VmMemory>>,
+    nics: OnceCell<Answer<Vec<NicInfo>>>,
+}
+
+impl<'a> Vm<'a> {
+    /// Returns a VM of which nothing is known but `info`.
+    pub fn new(hypervisor: &'a dyn Hypervisor, info: &'a VmInfo) -> Self {
+        Self { hypervisor, info, usage: OnceCell::new(), memory: OnceCell::new(), nics: OnceCell::new() }
+    }
+
+    fn usage(&self) -> Answer<Usage> {
+        *self.usage.get_or_init(|| self.hypervisor.usage(self.info.id.get()))
+    }
+
+    fn memory(&self) -> Answer<VmMemory> {
+        *self.memory.get_or_init(|| self.hypervisor.memory(self.info.id.get()))
+    }
+
+    fn nics(&self) -> Answer<&[NicInfo]> {
+        let ask = || {
+            let nic = |index| self.hypervisor.nic(self.info.id.get(), index);
+            (0..u64::from(self.info.nics.get())).map(nic).collect()
+        };
+        self.nics.get_or_init(ask).as_deref().map_err(|refused| *refused)
+    }
 }
 
 impl Figure {
@@ -272,15 +306,13 @@ impl Figure {
     }
 
     /// Reads it of a VM.
-    pub fn of_vm(&self, hypervisor: &dyn Hypervisor, info: &VmInfo) -> Answer<u64> {
-        let id = info.id.get();
+    pub fn of_vm(&self, vm: &Vm<'_>) -> Answer<u64> {
         match self.read {
             Read::Machine(_) => Ok(0),
-            Read::Vm(read) => Ok(read(info)),
-            Read::Usage(read) => hypervisor.usage(id).map(|usage| read(&usage)),
-            Read::Memory(read) => hypervisor.memory(id).map(|memory| read(&memory)),
-            Read::Nics(read) => (0..u64::from(info.nics.get()))
-                .try_fold(0u64, |sum, index| Ok(sum.wrapping_add(read(&hypervisor.nic(id, index)?)))),
+            Read::Vm(read) => Ok(read(vm.info)),
+            Read::Usage(read) => vm.usage().map(|usage| read(&usage)),
+            Read::Memory(read) => vm.memory().map(|memory| read(&memory)),
+            Read::Nics(read) => Ok(vm.nics()?.iter().fold(0, |sum, nic| sum.wrapping_add(read(nic)))),
         }
     }
 }
@@ -291,6 +323,7 @@ mod tests {
     use crate::auth::Role;
     use crate::testing::Client;
     use alloc::string::ToString;
+    use serde_json::Value;
 
     #[test]
     fn every_property_is_there() {

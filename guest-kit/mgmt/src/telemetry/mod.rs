@@ -8,13 +8,13 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use salp_hvc::calls::{STATE_SNAPSHOT, VmInfo};
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 
 use crate::events::Events;
 use crate::events::journal::News;
 use crate::hypervisor::{self, Hypervisor};
 use crate::resources::time;
-use figures::{FIGURES, Figure};
+use figures::{FIGURES, Figure, Vm};
 
 /// The most definitions of reports, and the most triggers.
 pub const MOST: usize = 16;
@@ -37,10 +37,10 @@ pub struct Scope {
 
 impl Scope {
     fn kept(&self) -> Value {
-        json!([self.metrics, self.systems])
+        json!([&self.metrics, &self.systems])
     }
 
-    fn put_back(kept: &Value) -> Self {
+    fn put_back(kept: &Parsed) -> Self {
         Self { metrics: crate::events::texts(&kept[0]), systems: crate::events::texts(&kept[1]) }
     }
 
@@ -66,9 +66,10 @@ impl Scope {
             info.state.get() != STATE_SNAPSHOT && (self.systems.is_empty() || self.systems.contains(&id))
         };
         for info in hypervisor::all(hypervisor).filter(is_wanted) {
+            let vm = Vm::new(hypervisor, &info);
             for figure in self.figures().filter(|figure| figure.is_of_vm()) {
                 // One that has just gone has no figures.
-                if let Ok(value) = figure.of_vm(hypervisor, &info) {
+                if let Ok(value) = figure.of_vm(&vm) {
                     take(figure, figure.property(&info.id.get().to_string()), value);
                 }
             }
@@ -96,9 +97,9 @@ impl When {
         }
     }
 
-    fn put_back(kept: &Value) -> Self {
+    fn put_back(kept: &Parsed) -> Self {
         match kept {
-            Value::Bool(true) => Self::Change,
+            Parsed::Bool(true) => Self::Change,
             kept => kept.as_u64().map_or(Self::Request, Self::Every),
         }
     }
@@ -212,8 +213,10 @@ impl Telemetry {
             if let (Some(definition), Some(report)) = (self.definitions.get_mut(&id), report) {
                 definition.due = now + if let When::Every(seconds) = definition.when { seconds } else { COMPARE };
                 let path = alloc::format!("{REPORTS}/{id}");
-                let last = events.reports.get(&path).and_then(|last| serde_json::from_str::<Value>(last).ok());
-                if definition.when != When::Change || last.is_none_or(|last| figures_of(&last) != figures_of(&report)) {
+                let last = events.reports.get(&path).and_then(|last| serde_json::from_str::<Parsed>(last).ok());
+                if definition.when != When::Change
+                    || last.is_none_or(|last| figures_of(&last.into()) != figures_of(&report))
+                {
                     if definition.is_sent {
                         events.journal.tell(News::new("ResourceChanged", &[], &path), now);
                     }
@@ -282,10 +285,10 @@ impl Telemetry {
     /// Returns what somebody has made, as it is kept.
     pub fn kept(&self) -> Value {
         let definition = |(id, one): (&String, &Definition)| {
-            json!([id, one.name, one.scope.kept(), one.when.kept(), one.is_sent, one.is_enabled])
+            json!([id, &one.name, one.scope.kept(), one.when.kept(), one.is_sent, one.is_enabled])
         };
         let trigger = |(id, one): (&String, &Trigger)| {
-            json!([id, one.name, one.scope.kept(), one.readings, one.is_told, one.is_enabled])
+            json!([id, &one.name, one.scope.kept(), one.readings, one.is_told, one.is_enabled])
         };
         let definitions: Vec<Value> =
             self.definitions.iter().filter(|(_, one)| !one.is_built_in).map(definition).collect();
@@ -293,7 +296,7 @@ impl Telemetry {
     }
 
     /// Puts what was kept in place of what is here.
-    pub fn put_back(&mut self, kept: &Value) {
+    pub fn put_back(&mut self, kept: &Parsed) {
         *self = Self::default();
         let items = |name: &str| kept[name].as_array().into_iter().flatten();
         for one in items("definitions") {
@@ -326,12 +329,12 @@ pub fn report(id: &str, name: &str, values: Vec<Value>, left_out: u64, now: u64)
     json!({
         "@odata.id": alloc::format!("{REPORTS}/{id}"),
         "@odata.type": "#MetricReport.v1_5_2.MetricReport",
-        "Id": id,
-        "Name": name,
+        "Id": id.to_string(),
+        "Name": name.to_string(),
         "Timestamp": time(now),
         "MetricReportDefinition": { "@odata.id": alloc::format!("/redfish/v1/TelemetryService/MetricReportDefinitions/{id}") },
-        "MetricValues": values,
         "MetricValues@odata.count": values.len(),
+        "MetricValues": values,
         "Oem": { "Salp": {
             "@odata.type": "#SalpMetricReport.v1_0_0.SalpMetricReport",
             "LeftOutValues": left_out,

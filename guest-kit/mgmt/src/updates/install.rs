@@ -12,7 +12,7 @@ use salp_hvc::calls::{MachineInfo, WATCHDOG_EXPIRED};
 use salp_hvc::handover::failure;
 use salp_hvc::status;
 use salp_hvc::update::{PHASE_IDLE, STANDBY_PREVIOUS, STANDBY_STAGED, STANDBY_TRIAL, UpdateInfo};
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 
 use super::stream::{Stream, refused};
 use super::when::When;
@@ -294,7 +294,7 @@ impl Job for Install {
     fn kept(&self) -> Value {
         let Some(stage) = self.stage.name() else { return Value::Null };
         json!({
-            "stage": stage, "when": self.when.kept(), "version": self.version, "cancelled": self.is_cancelled,
+            "stage": stage, "when": self.when.kept(), "version": &self.version, "cancelled": self.is_cancelled,
             "before": self.before,
         })
     }
@@ -310,7 +310,7 @@ impl Job for Install {
 }
 
 /// Goes on with what was kept of a job.
-pub fn revive(kept: &Value) -> Option<Box<dyn Job>> {
+pub fn revive(kept: &Parsed) -> Option<Box<dyn Job>> {
     let name = kept["stage"].as_str()?;
     let stage = Stage::NAMES.into_iter().find(|(known, _)| *known == name)?.1;
     let (when, version) = (When::put_back(&kept["when"])?, kept["version"].as_str()?.to_string());

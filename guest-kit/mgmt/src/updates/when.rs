@@ -1,7 +1,7 @@
 //! When an image is to be started. Before: bodies of requests ([`push`](super::push),
 //! [`resources::updates`](crate::resources::updates)). After: [`install`](super::install).
 
-use serde_json::{Value, json};
+use salp_json::{Parsed, Value, json};
 
 use crate::resources::body::Body;
 use crate::resources::fields::{Field, Shape, field, needed};
@@ -77,7 +77,7 @@ impl When {
     }
 
     /// Returns what was kept.
-    pub fn put_back(kept: &Value) -> Option<Self> {
+    pub fn put_back(kept: &Parsed) -> Option<Self> {
         Some(match kept[0].as_u64()? {
             0 => Self::Immediate,
             1 => Self::OnReset,
