@@ -222,6 +222,13 @@ fn cargo_build(package: &str, program: &str, target: &str, profile: &str) -> Res
 /// The variable with the public keys that are compiled in.
 const KEYS: &str = "SALP_KEYS";
 
+/// Returns what keeps rustc from telling of each crate that it does not vouch for `strict-align` (`.cargo/config.toml`). The lints
+/// see what else there is to tell.
+fn quieting(target: &str) -> Vec<String> {
+    let is_told = target != MANAGEMENT_TARGET;
+    if is_told { Vec::new() } else { vec!["--config".into(), format!("target.{target}.rustflags=['-Awarnings']")] }
+}
+
 fn cargo_build_with(
     package: &str,
     program: &str,
@@ -238,6 +245,7 @@ fn cargo_build_with(
         .args(words)
         .args(["--target-dir".as_ref(), paths::target().as_os_str()])
         .args(["--config", &remap::setting(target)?])
+        .args(quieting(target))
         .arg("--message-format=json-render-diagnostics")
         // A person sees what is being compiled; a log need not.
         .args((!std::io::stderr().is_terminal()).then_some("--quiet"))

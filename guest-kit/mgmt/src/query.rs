@@ -110,6 +110,11 @@ impl Query {
         }
     }
 
+    /// Returns whether not all properties are asked for.
+    pub fn selects(&self) -> bool {
+        self.select.is_some()
+    }
+
     /// Leaves the properties that are asked for: of a resource, or of each member that is there as a whole.
     pub fn select(&self, value: &mut Value) {
         let Some(names) = &self.select else { return };

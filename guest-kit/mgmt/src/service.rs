@@ -377,18 +377,18 @@ impl Service {
             self.filter(&mut value, filter, reading)?;
         }
         query.page(request, &mut value);
-        match query.expand {
-            Some(expand) => self.expand(&mut value, expand, true, reading),
-            None => {
-                let known = request.if_none_match.as_deref();
-                if let Some(tag) = tag(&mut value).filter(|tag| known.is_some_and(|known| lists(known, tag))) {
-                    return Ok(plain(304).field("ETag", tag));
-                }
-            }
+        if let Some(expand) = query.expand {
+            self.expand(&mut value, expand, true, reading);
         }
-        tag(&mut value);
-        query.select(&mut value);
-        Ok(resource(200, value))
+        if query.selects() {
+            tag(&mut value);
+            query.select(&mut value);
+        }
+        let response = resource(200, value);
+        match (response.get("ETag"), &request.if_none_match, query.expand) {
+            (Some(tag), Some(known), None) if lists(known, tag) => Ok(plain(304).field("ETag", tag)),
+            _ => Ok(response),
+        }
     }
 
     /// Returns the resource at a path, if `who` may read it.
@@ -532,24 +532,28 @@ pub fn plain(status: u16) -> Response {
 }
 
 /// Returns the answer with a resource, its tag and its schema.
-pub fn resource(status: u16, mut value: Value) -> Response {
+pub fn resource(status: u16, value: Value) -> Response {
     let mut response = plain(status);
-    if let Some(tag) = tag(&mut value) {
+    let (mut text, hash) = value.to_hashed_vec(&stays);
+    if let Some(own) = value["@odata.etag"].as_str() {
+        response = response.field("ETag", own);
+    } else if value.get("@odata.id").is_some() {
+        let tag = tag_of(hash);
+        text.pop();
+        text.extend_from_slice(format!(",\"@odata.etag\":{}}}", Value::from(&tag)).as_bytes());
         response = response.field("ETag", tag);
     }
     if let Some(schema) = value["@odata.type"].as_str().and_then(schema_of) {
         response = response.field("Link", format!("<{schema}>; rel=describedby"));
     }
-    response.content("application/json", value.to_vec())
+    response.content("application/json", text)
 }
 
 /// Gives a resource its tag.
-pub fn tag(value: &mut Value) -> Option<String> {
-    value.get("@odata.id")?;
-    if value.get("@odata.etag").is_none() {
-        value["@odata.etag"] = etag(value).into();
+pub fn tag(value: &mut Value) {
+    if value.get("@odata.id").is_some() && value.get("@odata.etag").is_none() {
+        value["@odata.etag"] = etag_of(value).into();
     }
-    value["@odata.etag"].as_str().map(ToString::to_string)
 }
 
 /// Returns where the schema of a type is: of the version if the type has one.
@@ -563,13 +567,17 @@ fn schema_of(kind: &str) -> Option<String> {
 
 /// Returns the tag that a resource has given itself, or that it gets.
 fn etag_of(value: &Value) -> String {
-    value["@odata.etag"].as_str().map_or_else(|| etag(value), ToString::to_string)
+    value["@odata.etag"].as_str().map_or_else(|| tag_of(value.to_hashed_vec(&stays).1), ToString::to_string)
 }
 
-/// Returns the tag of a resource: a hash of all that does not change by itself.
-fn etag(value: &Value) -> String {
-    let hash = value.hash(&|name| !matches!(name, "DateTime" | "Statistics" | "@odata.etag"));
+/// Returns the tag of a resource with this hash.
+fn tag_of(hash: u64) -> String {
     format!("W/\"{hash:016x}\"")
+}
+
+/// Returns whether a property of this name is part of what a tag stands for: it does not change by itself.
+fn stays(name: &str) -> bool {
+    !matches!(name, "DateTime" | "Statistics" | "@odata.etag")
 }
 
 /// Returns whether a list of tags has this one.

@@ -7,11 +7,15 @@
 
 extern crate alloc;
 
+mod text;
+
 use alloc::borrow::Cow;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::{Index, IndexMut};
+
+use text::Writer;
 
 /// What was read: see [`serde_json::Value`].
 pub use serde_json::Value as Parsed;
@@ -197,88 +201,16 @@ impl Value {
 
     /// Returns its text.
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(4096);
-        write(self, &mut out, &|_| true);
-        out
+        self.to_hashed_vec(&|_| true).0
     }
 
-    /// Returns a hash of its text without the members of objects whose names are not `wanted`. Who can choose what is hashed
-    /// can make two that are the same.
-    pub fn hash(&self, wanted: &dyn Fn(&str) -> bool) -> u64 {
-        let mut text = Vec::with_capacity(4096);
-        write(self, &mut text, wanted);
-        text.resize(text.len().next_multiple_of(8), 0);
-        // FxHash, eight bytes at a time.
-        let mix = |hash: u64, word: &[u8; 8]| {
-            (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x517c_c1b7_2722_0a95)
-        };
-        text.as_chunks::<8>().0.iter().fold(0xcbf2_9ce4_8422_2325, mix)
+    /// Returns its text, and a hash of it that is the same whatever is said in members of objects whose names do not stay. Who can
+    /// choose what is hashed can make two that are the same.
+    pub fn to_hashed_vec(&self, stays: &dyn Fn(&str) -> bool) -> (Vec<u8>, u64) {
+        let mut writer = Writer::new(stays);
+        writer.value(self);
+        writer.finish()
     }
-}
-
-/// Appends the text of a value, but for the members of objects whose names are not `wanted`.
-fn write(value: &Value, out: &mut Vec<u8>, wanted: &dyn Fn(&str) -> bool) {
-    match value {
-        Value::Null => out.extend_from_slice(b"null"),
-        Value::Bool(is_true) => out.extend_from_slice(if *is_true { b"true" } else { b"false" }),
-        Value::Number(number) => out.extend_from_slice(itoa::Buffer::new().format(*number).as_bytes()),
-        Value::Other(number) => out.extend_from_slice(alloc::format!("{number}").as_bytes()),
-        Value::String(text) => write_text(text, out),
-        Value::Array(items) => {
-            let mut before = b'[';
-            for item in items {
-                out.push(core::mem::replace(&mut before, b','));
-                write(item, out, wanted);
-            }
-            out.extend_from_slice(if before == b'[' { b"[]" } else { b"]" });
-        }
-        Value::Object(map) => {
-            let mut before = b'{';
-            for (name, value) in map.iter().filter(|(name, _)| wanted(name)) {
-                out.push(core::mem::replace(&mut before, b','));
-                write_text(name, out);
-                out.push(b':');
-                write(value, out, wanted);
-            }
-            out.extend_from_slice(if before == b'{' { b"{}" } else { b"}" });
-        }
-    }
-}
-
-/// Appends a text with what RFC 8259, section 7, has escaped.
-fn write_text(text: &str, out: &mut Vec<u8>) {
-    out.push(b'"');
-    if has_nothing_to_escape(text.as_bytes()) {
-        out.extend_from_slice(text.as_bytes());
-    } else {
-        for &byte in text.as_bytes() {
-            match byte {
-                b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
-                b'\n' => out.extend_from_slice(b"\\n"),
-                b'\r' => out.extend_from_slice(b"\\r"),
-                b'\t' => out.extend_from_slice(b"\\t"),
-                0..0x20 => out.extend_from_slice(alloc::format!("\\u{byte:04x}").as_bytes()),
-                _ => out.push(byte),
-            }
-        }
-    }
-    out.push(b'"');
-}
-
-/// Returns whether no byte is a control character, a quotation mark or a backslash.
-fn has_nothing_to_escape(bytes: &[u8]) -> bool {
-    const ONES: u64 = u64::MAX / 255;
-    const HIGHS: u64 = ONES << 7;
-    // Eight bytes at a time: the highest bit of each is set where it is less than a bound, and where it is zero.
-    let is_less = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound)) & !word & HIGHS;
-    let is = |word: u64, byte: u8| is_less(word ^ ONES * u64::from(byte), 1);
-    let escapes = |word: u64| is_less(word, 0x20) | is(word, b'"') | is(word, b'\\');
-    let (words, rest) = bytes.as_chunks::<8>();
-    let found = words.iter().fold(0, |found, word| found | escapes(u64::from_le_bytes(*word)));
-    // What is left over, as the last of the eight bytes that end there, or with spaces before it.
-    let last = bytes.last_chunk::<8>().map(|last| u64::from_le_bytes(*last));
-    let last = last.unwrap_or_else(|| rest.iter().fold(ONES * u64::from(b' '), |word, byte| word << 8 | u64::from(*byte)));
-    found | escapes(last) == 0
 }
 
 impl fmt::Display for Value {
@@ -533,10 +465,14 @@ mod tests {
     }
 
     #[test]
-    fn members_that_are_not_wanted_are_left_out_at_any_depth() {
-        let mut out = Vec::new();
-        write(&json!({ "a": 1, "b": { "a": 2, "c": 3 }, "d": [{ "a": 4 }] }), &mut out, &|name| name != "a");
-        assert_eq!(out, br#"{"b":{"c":3},"d":[{}]}"#);
+    fn a_hash_is_of_what_stays_at_any_depth() {
+        let tree = |changes: u64, stays: u64| json!({ "a": changes, "b": { "a": { "c": changes, "b": [changes] }, "c": stays }, "d": [{ "a": [changes] }], "e": stays });
+        let hash = |value: &Value| value.to_hashed_vec(&|name| name != "a").1;
+        let all =
+            [(1, 1), (123_456_789_012, 1), (1, 2), (1, 123_456_789_012)].map(|(one, other)| hash(&tree(one, other)));
+        assert_eq!(all[0], all[1]);
+        assert!(all[0] != all[2] && all[0] != all[3] && all[2] != all[3]);
+        assert_ne!(hash(&json!({ "b": ["x", ""] })), hash(&json!({ "b": ["", "x"] })));
     }
 
     #[test]
