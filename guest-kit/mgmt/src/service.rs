@@ -266,7 +266,7 @@ impl Service {
         if request.has_parts() && !route.media.contains(&MULTIPART) {
             return Err(Failure::because(415, "Send the body as application/json."));
         }
-        let is_read = matches!(request.method, Method::Get | Method::Head);
+        let is_read = request.is_read();
         let query = if is_read { Query::new(request)? } else { Query::default() };
         let (library, later) = (&Library::default(), &Library::default());
         let mut call = Call {
@@ -483,7 +483,10 @@ impl Serve for Serving<'_> {
         let mut response = answer.unwrap_or_else(|failure| failure.response());
         if (200..300).contains(&response.status) && response.status != 202 {
             self.service.events.note(request, response.get("Location"), self.now);
-            self.service.events.look(&*self.service.hypervisor, self.now);
+            // What was read has changed nothing, and the next turn looks anyway.
+            if !request.is_read() {
+                self.service.events.look(&*self.service.hypervisor, self.now);
+            }
         }
         // Who logs in is somebody from then on.
         if let Some(user) = user.or_else(|| self.service.user_of(response.get("X-Auth-Token")?, self.now)) {

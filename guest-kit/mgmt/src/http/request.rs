@@ -104,6 +104,11 @@ const OTHERS: [&str; 16] = [
 ];
 
 impl Request {
+    /// Returns whether it only asks.
+    pub fn is_read(&self) -> bool {
+        matches!(self.method, Method::Get | Method::Head)
+    }
+
     /// Returns a request without fields and body.
     pub fn new(method: Method, path: &str) -> Self {
         Self {

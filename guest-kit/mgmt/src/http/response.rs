@@ -61,13 +61,13 @@ impl Response {
 
     /// Appends the bytes of this answer, head and body in one piece: two writes would cost a delayed acknowledgement.
     pub(super) fn write(&self, with_body: bool, framing: Framing, close: bool, out: &mut Vec<u8>) {
-        let mut head = String::with_capacity(512);
+        let mut head = String::with_capacity(1024);
         // A string takes everything.
         let _ = write!(head, "HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         for (name, value) in &self.fields {
             // What came from a peer must not start a field of its own.
-            let value = value.split(['\r', '\n', '\0']).next().unwrap_or_default();
-            let _ = write!(head, "{name}: {value}\r\n");
+            let end = value.bytes().position(|byte| matches!(byte, b'\r' | b'\n' | 0)).unwrap_or(value.len());
+            [name, ": ", &value[..end], "\r\n"].into_iter().for_each(|part| head.push_str(part));
         }
         match framing {
             Framing::Length if !matches!(self.status, 204 | 304) => {
