@@ -1,9 +1,8 @@
 //! The cryptography of TLS: two cipher suites, one key exchange, one kind of signature. Before: rustls. After:
 //! RustCrypto's crates.
 //!
-//! AES is there where the CPU has instructions for it, and is preferred then; a CPU without them is left to ChaCha20, as tables in
-//! memory tell about keys what they should not. Which code of AES there is, its crate knows when it is built
-//! (`.cargo/config.toml`).
+//! Records, hashes and signatures use the CPU's instructions for AES and SHA where it has them. Where it has none for AES, ChaCha20 is
+//! preferred.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -46,29 +45,19 @@ use entropy::Entropy;
 
 const TAG: usize = 16;
 
-/// Returns true if the CPU has instructions for AES, and for what its records are authenticated with (Arm ARM, ID_AA64ISAR0_EL1,
-/// FEAT_AES and FEAT_PMULL).
-#[cfg(target_os = "none")]
-fn has_aes() -> bool {
-    guest_kit::rt::sysreg::id_aa64isar0() >> 4 & 0xf >= 2
-}
-
-/// On a host it makes no difference.
-#[cfg(not(target_os = "none"))]
-fn has_aes() -> bool {
-    true
-}
-
-/// Returns what there is on such a CPU, the preferred first.
+/// Returns the suites for a CPU with instructions for AES or without, the preferred first.
 fn suites(has_aes: bool) -> Vec<SupportedCipherSuite> {
-    let aes = has_aes.then_some(SupportedCipherSuite::Tls13(&AES128));
-    aes.into_iter().chain([SupportedCipherSuite::Tls13(&CHACHA20)]).collect()
+    let mut suites = Vec::from([&AES128, &CHACHA20].map(SupportedCipherSuite::Tls13));
+    if !has_aes {
+        suites.reverse();
+    }
+    suites
 }
 
 /// Returns the provider. What it allocates stays for good: call it once.
 pub fn new(entropy: &'static dyn Entropy) -> CryptoProvider {
     CryptoProvider {
-        cipher_suites: suites(has_aes()),
+        cipher_suites: suites(aes_gcm::aes::hardware_accelerated()),
         kx_groups: Vec::from([&*Box::leak(Box::new(X25519(entropy))) as &dyn SupportedKxGroup]),
         // Clients show no certificates.
         signature_verification_algorithms: WebPkiSupportedAlgorithms { all: &[], mapping: &[] },
@@ -364,10 +353,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cpu_without_aes_is_left_to_chacha20() {
+    fn a_cpu_without_instructions_for_aes_prefers_chacha20() {
         let names = |has_aes| suites(has_aes).iter().map(SupportedCipherSuite::suite).collect::<Vec<_>>();
         let (aes, chacha) = (CipherSuite::TLS13_AES_128_GCM_SHA256, CipherSuite::TLS13_CHACHA20_POLY1305_SHA256);
         assert_eq!(names(true), [aes, chacha]);
-        assert_eq!(names(false), [chacha]);
+        assert_eq!(names(false), [chacha, aes]);
     }
 }
