@@ -107,7 +107,7 @@ fn has_nothing_to_escape(bytes: &[u8]) -> bool {
     const HIGHS: u64 = ONES << 7;
     // Eight bytes at a time: the highest bit of each is set where it is less than a bound, and where it is zero.
     let is_less = |word: u64, bound: u8| word.wrapping_sub(ONES * u64::from(bound)) & !word & HIGHS;
-    let is = |word: u64, byte: u8| is_less(word ^ ONES * u64::from(byte), 1);
+    let is = |word: u64, byte: u8| is_less(word ^ (ONES * u64::from(byte)), 1);
     let escapes = |word: u64| is_less(word, 0x20) | is(word, b'"') | is(word, b'\\');
     let (words, rest) = bytes.as_chunks::<8>();
     let found = words.iter().fold(0, |found, word| found | escapes(u64::from_le_bytes(*word)));
