@@ -7,10 +7,11 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use salp_json::{Map, Value, json};
+
 use crate::http::Request;
 use crate::message::Failure;
 use filter::Filter;
-use salp_json::{Map, Value, json};
 
 /// How many members a page has, if the client does not say.
 pub const PAGE: usize = 200;

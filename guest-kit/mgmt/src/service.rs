@@ -8,6 +8,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use salp_json::Value;
+
 use crate::appliance::Appliance;
 use crate::audit::Audit;
 use crate::auth::{Auth, Right, Stranger, Who};
@@ -34,7 +36,6 @@ use crate::telemetry::Telemetry;
 use crate::tls::certificate::Identity;
 use crate::tls::keys::Keys;
 use crate::updates::{Updates, Verdict, install};
-use salp_json::Value;
 use salp_provider::entropy::Entropy;
 
 /// The realm that strangers are asked for.

@@ -17,10 +17,11 @@ use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use salp_json::{Parsed, Value};
+
 use crate::http::{Method, Request};
 use crate::hypervisor::{self, Hypervisor};
 use journal::{Journal, News};
-use salp_json::{Parsed, Value};
 use stream::Streams;
 use subscription::Subscriptions;
 

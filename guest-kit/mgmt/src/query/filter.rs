@@ -3,12 +3,12 @@
 //! Grammar: `or` binds less than `and`, that less than `not`; parentheses; comparisons of a property, a path with slashes, with
 //! a text in quotes, a number, `true`, `false` or `null`.
 
-use salp_json::{Parsed, Value};
-
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::cmp::Ordering;
+
+use salp_json::{Parsed, Value};
 
 /// How deep parentheses and `not` may be: what reads them calls itself.
 const DEEPEST: usize = 16;

@@ -3,11 +3,12 @@
 use alloc::format;
 use alloc::string::String;
 
+use salp_json::json;
+
 use super::{Call, Outcome, schemas, uuid};
 use crate::message::Failure;
 use crate::openapi;
 use miniz_oxide::inflate::decompress_to_vec;
-use salp_json::json;
 
 /// The document that the table makes: made beforehand, as that takes longer than a request may, and packed (RFC 1951) by build.rs.
 const OPENAPI: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/openapi.deflate"));

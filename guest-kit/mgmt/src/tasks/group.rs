@@ -5,13 +5,14 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use salp_json::{Parsed, Value, json};
+
 use super::{End, Job, Step, Tools};
 use crate::hypervisor::{self, Refused};
 use crate::images;
 use crate::message::Failure;
 use crate::resources::{power, systems};
 use salp_hvc::status;
-use salp_json::{Parsed, Value, json};
 
 /// The kind of these jobs.
 pub const KIND: &str = "Group";
