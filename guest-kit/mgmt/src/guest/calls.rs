@@ -2,6 +2,8 @@
 //!
 //! This runtime maps memory as itself, so an address is a guest physical address.
 
+use core::cell::OnceCell;
+
 use guest_kit::salp::{self, Name, Refused};
 use salp_hvc::agent::{AgentInfo, VM_AGENT};
 use salp_hvc::calls::{CLONE_DISCONNECTED, CloneRequest, MachineInfo, VM_CLONE, VmInfo, VmMemory};
@@ -22,7 +24,11 @@ use super::life;
 pub const EVENT_INTID: u32 = 36;
 
 /// Salp.
-pub struct Calls;
+#[derive(Default)]
+pub struct Calls {
+    /// The UUID of this VM, once it was asked for. What takes over after a failure is the same VM.
+    own: OnceCell<[u8; 16]>,
+}
 
 fn answer<T>(answer: Result<T, Refused>) -> Answer<T> {
     answer.map_err(|Refused(why)| hypervisor::Refused(why))
@@ -74,7 +80,8 @@ fn reset() -> Answer<()> {
 
 impl Hypervisor for Calls {
     fn own_uuid(&self) -> Option<[u8; 16]> {
-        salp::uuid().ok()
+        let known = self.own.get().copied();
+        known.or_else(|| salp::uuid().ok().map(|own| *self.own.get_or_init(|| own)))
     }
 
     fn machine(&self) -> Answer<MachineInfo> {

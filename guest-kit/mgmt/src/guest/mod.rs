@@ -50,7 +50,7 @@ pub fn main() {
     let is_salp = salp::features() & FEATURE_MANAGEMENT != 0;
     // The fake one's images share the heap with connections.
     let mut hypervisor: Box<dyn Hypervisor> =
-        if is_salp { Box::new(calls::Calls) } else { Box::new(Fake::new(heap as usize / 4)) };
+        if is_salp { Box::new(calls::Calls::default()) } else { Box::new(Fake::new(heap as usize / 4)) };
     let kind = if is_salp { "Salp" } else { "a fake hypervisor: this is no Salp" };
     println!("mgmt: manages {kind}; {heap} bytes of heap of {} MiB", (machine::ram_end() - machine::ram_start()) >> 20);
     let now = clock::seconds();
