@@ -13,6 +13,8 @@ use crate::{cases, check, check_eq, machine, skip};
 const EXTERNAL: u64 = 0x10;
 /// The same, on the walk of a stage 1 table, at level 2.
 const EXTERNAL_WALK_LEVEL_2: u64 = 0x16;
+/// DFSC: translation fault, level 3.
+const NO_PAGE: u64 = 0x07;
 /// DFSC: alignment fault.
 const ALIGNMENT: u64 = 0x21;
 
@@ -22,7 +24,17 @@ const HOLES: [u64; 3] = [0x0b00_0000, 0x0980_0040, 0x0b12_3460];
 
 /// Runs the guest.
 pub fn main() {
-    cases!(simple_accesses, other_accesses, cache_zero, unaligned_device, beyond_ram, fetch, table_walk, on_every_vcpu);
+    cases!(
+        below_the_stack,
+        simple_accesses,
+        other_accesses,
+        cache_zero,
+        unaligned_device,
+        beyond_ram,
+        fetch,
+        table_walk,
+        on_every_vcpu
+    );
 }
 
 /// Checks one abort: `fault` came from `access` at `address`.
@@ -67,6 +79,22 @@ fn all(select: impl Fn(&Access) -> bool, address: impl Fn(u64) -> u64) -> Outcom
             });
             check_abort(fault, access, at)?;
         }
+    }
+    Ok(())
+}
+
+fn below_the_stack() -> Outcome {
+    let Some(access) = ACCESSES.iter().find(|access| access.writes && access.simple) else { return Ok(()) };
+    let guard = mmu::stack_guard();
+    for address in [guard, guard + 4088] {
+        let fault = catch(|| {
+            access.make(address);
+        });
+        check_eq!(
+            fault.map(|fault| (fault.class(), fault.status())),
+            Some((class::DATA_ABORT, NO_PAGE)),
+            "{address:#x}"
+        );
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The address map of a guest: 39-bit identity, one level 1 table of 1 GiB blocks, made by `start` and edited here.
 //!
-//! Entry 0 is device memory. Entry [`EL0_ALIAS`] shows the first GiB of RAM once more, for EL0. Tests that want an
+//! Entry 0 is device memory. The first GiB of RAM has smaller blocks, for a page that is not there: [`stack_guard`]. Entry [`EL0_ALIAS`] shows the first GiB of RAM once more, for EL0. Tests that want an
 //! odd mapping use [`SPARE`].
 
 use core::arch::asm;
@@ -28,6 +28,12 @@ const UXN: u64 = 1 << 54;
 
 unsafe extern "C" {
     static mut __level1_table: [u64; 512];
+    static __stack_guard: u8;
+}
+
+/// Returns the page below the stack of the first vCPU, where nothing is mapped.
+pub fn stack_guard() -> u64 {
+    &raw const __stack_guard as u64
 }
 
 /// Makes the first GiB of RAM readable, writable and executable at EL0, and returns what to add to an address there.

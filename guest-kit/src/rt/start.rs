@@ -1,7 +1,7 @@
 //! The first instructions of every vCPU. Before: the boot protocol or PSCI CPU_ON. After: `guest_main` of the guest, or
 //! the function that [`super::cpu::start`] was given.
 //!
-//! No memory is read or written before the MMU and caches are on, except the one translation table: what a vCPU writes
+//! No memory is read or written before the MMU and caches are on, except the translation tables: what a vCPU writes
 //! uncached could be hidden by cache lines that others hold.
 
 use core::arch::global_asm;
@@ -42,16 +42,37 @@ _start:
     ldr     x2, ={DEVICE}
     str     x2, [x1], #8
     ldr     x2, ={NORMAL} + (1 << 30)
-    mov     x3, #511
     mov     x4, #(1 << 30)
-2:  str     x2, [x1], #8
-    add     x2, x2, x4
-    subs    x3, x3, #1
-    b.ne    2b
+    mov     x3, #511
+    bl      fill
+    // The first GiB of RAM: 512 blocks of 2 MiB, but for the one in which the guard of the stack is: 512 pages, without that one.
+    adrp    x1, __level2_table
+    orr     x2, x1, #3
+    adrp    x5, __level1_table
+    str     x2, [x5, #8]
+    ldr     x2, ={NORMAL} + (1 << 30)
+    mov     x4, #(2 << 20)
+    mov     x3, #512
+    bl      fill
+    adrp    x1, __level3_table
+    adrp    x5, __stack_guard
+    orr     x2, x1, #3
+    adrp    x6, __level2_table
+    ubfx    x7, x5, #21, #9
+    str     x2, [x6, x7, lsl #3]
+    ldr     x2, ={NORMAL} + 2               // a page, not a block
+    orr     x2, x2, x5
+    and     x2, x2, #~(0x1ff << 12)
+    mov     x4, #4096
+    mov     x3, #512
+    bl      fill
+    adrp    x6, __level3_table
+    ubfx    x7, x5, #12, #9
+    str     xzr, [x6, x7, lsl #3]
     // Drop stale lines over what was just written uncached.
     dsb     sy
     adrp    x1, __level1_table
-    mov     x3, #4096
+    mov     x3, #(3 * 4096)
     mrs     x4, ctr_el0
     ubfx    x4, x4, #16, #4
     mov     x5, #4
@@ -74,6 +95,14 @@ _start:
     mov     x2, x21
     bl      guest_start
     b       .
+
+    // Writes x3 descriptors from x2 on to x1, each for x4 bytes.
+fill:
+    str     x2, [x1], #8
+    add     x2, x2, x4
+    subs    x3, x3, #1
+    b.ne    fill
+    ret
 
     .global _secondary
 _secondary:
