@@ -18,6 +18,7 @@ use salp_hvc::status;
 use salp_hw::boot::MAX_VMS;
 use salp_hw::lock::Mutex;
 use salp_hw::own::Own;
+use salp_hw::{cpu, gic};
 use zerocopy::{FromZeros, IntoBytes};
 
 /// How many events are copied at a time.
@@ -95,9 +96,17 @@ pub fn tell(vm: &Vm, kind: u32, detail: u32) {
     };
     let mut events = EVENTS.lock();
     events.ring.push(&event);
-    if !events.waiters.is_empty() {
-        IS_NEWS.store(true, Ordering::Release);
+    if !events.waiters.is_empty() && !IS_NEWS.swap(true, Ordering::AcqRel) {
+        drop(events);
+        // Who tells may be in the exit of a vCPU that stays, and on all other CPUs vCPUs may wait with their registers loaded.
+        gic::kick(cpu::affinity());
     }
+}
+
+/// Returns true if a CPU is to [serve](serve): without a vCPU.
+#[inline]
+pub fn has_news() -> bool {
+    IS_NEWS.load(Ordering::Relaxed)
 }
 
 /// Interrupts managers that wait, if there is something for them.

@@ -368,7 +368,7 @@ impl Resident<'_> {
     /// Returns true if another vCPU is due, or the monitor, or a watched VM; else sets the alarm for when one is.
     fn reschedule(&mut self) -> bool {
         let now = cpu::counter();
-        if self.cpu.monitor_calls || watch::is_due(now) || handover::is_wanted() {
+        if self.cpu.monitor_calls || watch::is_due(now) || handover::is_wanted() || events::has_news() {
             return true;
         }
         let mut scheduler = machine::get().scheduler.lock();
@@ -426,7 +426,7 @@ impl Resident<'_> {
             match wait {
                 Wait::GoOn => refresh = true,
                 Wait::Leave => return Some(Leave::Sleeps { deadline: None }),
-                Wait::Wait if self.cpu.monitor_calls || watch::is_due(now) => {
+                Wait::Wait if self.cpu.monitor_calls || watch::is_due(now) || events::has_news() => {
                     return Some(Leave::Sleeps { deadline: None });
                 }
                 Wait::Wait => {

@@ -258,7 +258,14 @@ fn the_next_event_interrupts_who_waits() -> Outcome {
     gic::write_bit(gic::ICPENDR, INTID);
     destroy(made.first);
     check!(!is_pending(), "it was told once");
-    Ok(())
+    // Nor does it need another CPU, or a vCPU that comes or goes.
+    gic::enable(INTID);
+    told(id, u64::MAX, INTID)?;
+    done("VM_UNFREEZE", salp::vm_unfreeze(id))?;
+    check!(timer::sleep_until(PATIENCE, is_pending), "nobody tells of the source that goes on");
+    gic::disable(INTID);
+    gic::write_bit(gic::ICPENDR, INTID);
+    done("VM_FREEZE", salp::vm_freeze(id))
 }
 
 fn who_stands_still_uses_no_cpu() -> Outcome {
