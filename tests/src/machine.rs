@@ -501,8 +501,10 @@ impl Ended {
 
     /// Returns the KiB that guests still held when all VMs were off, each time that this was so.
     pub fn kib_left(&self) -> Vec<u64> {
-        let counts = self.lines("salp").into_iter().filter_map(|line| {
-            line.strip_prefix("all VMs are off, ")?.strip_suffix(" KiB in use by guests")?.parse().ok()
+        // Not always a line's beginning: the monitor's prompt may stand there.
+        let counts = self.text.lines().filter_map(|line| {
+            let (_, count) = line.trim_end().split_once("salp| all VMs are off, ")?;
+            count.strip_suffix(" KiB in use by guests")?.parse().ok()
         });
         counts.collect()
     }
