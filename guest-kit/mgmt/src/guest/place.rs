@@ -22,8 +22,6 @@ const RECEIVE: usize = 32768;
 const SEND: usize = 16384;
 /// How long TCP may take to open or to close, in milliseconds.
 const IMPATIENCE: u64 = 5000;
-/// For how long an acknowledgement waits for something to send. A second full packet is acknowledged at once.
-const PATIENCE: Duration = Duration::from_millis(2);
 /// After how long of silence TCP asks whether the peer is there, and for how long it waits.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -48,8 +46,8 @@ pub fn socket() -> Socket {
     let mut socket = tcp::Socket::new(buffer(RECEIVE), buffer(SEND));
     // Answers are whole when they are sent.
     socket.set_nagle_enabled(false);
-    // The answer to a request acknowledges it.
-    socket.set_ack_delay(Some(PATIENCE));
+    // Uploads wait for no acknowledgement.
+    socket.set_ack_delay(None);
     // A console may be silent for hours; a peer that is gone is found out all the same.
     socket.set_keep_alive(Some(KEEP_ALIVE));
     socket.set_timeout(Some(TIMEOUT));
