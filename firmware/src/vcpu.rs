@@ -101,6 +101,11 @@ impl Cpu {
         self.has_rung = false;
     }
 
+    /// Returns true if something is due that is done without a vCPU.
+    fn has_chores(&self, now: u64) -> bool {
+        self.monitor_calls || watch::is_due(now) || events::has_news()
+    }
+
     fn run_vcpu(&mut self, vcpu: VcpuRef) {
         let leave = {
             let slot = machine::slot(vcpu.slot()).read();
@@ -368,7 +373,7 @@ impl Resident<'_> {
     /// Returns true if another vCPU is due, or the monitor, or a watched VM; else sets the alarm for when one is.
     fn reschedule(&mut self) -> bool {
         let now = cpu::counter();
-        if self.cpu.monitor_calls || watch::is_due(now) || handover::is_wanted() || events::has_news() {
+        if self.cpu.has_chores(now) || handover::is_wanted() {
             return true;
         }
         let mut scheduler = machine::get().scheduler.lock();
@@ -426,7 +431,7 @@ impl Resident<'_> {
             match wait {
                 Wait::GoOn => refresh = true,
                 Wait::Leave => return Some(Leave::Sleeps { deadline: None }),
-                Wait::Wait if self.cpu.monitor_calls || watch::is_due(now) || events::has_news() => {
+                Wait::Wait if self.cpu.has_chores(now) => {
                     return Some(Leave::Sleeps { deadline: None });
                 }
                 Wait::Wait => {
