@@ -456,17 +456,13 @@ impl Resident<'_> {
             // Everything that is pending and enabled is listed when there is room.
             return false;
         }
-        self.cpu.read_back();
-        let running = running_priority(&gic::active_priorities());
-        let mut vgic = self.vm.vgic.lock();
-        let others = vgic.fold(self.index, &mut self.cpu.lrs);
-        let control = self.cpu.lrs.hcr;
-        retract_stopped_timers(&mut vgic, self.index);
-        let pending = vgic.has_pending(self.index, self.cpu.lrs.vmcr, running);
-        vgic.fill(self.index, &mut self.cpu.lrs);
-        drop(vgic);
-        self.cpu.write_out(control);
-        self.vm.notify(others.without(self.index));
+        let (running, vmcr) = (running_priority(&gic::active_priorities()), gic::vmcr());
+        let (vm, index) = (self.vm, self.index);
+        let mut pending = false;
+        self.cpu.with_vgic(vm, index, |vgic| {
+            pending = vgic.has_pending(index, vmcr, running);
+            VcpuSet::EMPTY
+        });
         pending
     }
 }
