@@ -112,7 +112,11 @@ fn take(this: &mut Resident<'_>, cause: Cause) -> Next {
     let source = Source { pc: regs.pc, pstate: regs.pstate, vbar_el1, sctlr_el1 };
     let target = inject::take(&source, cause, machine::get().inject_features);
     if target.pc == source.pc && matches!(cause, Cause::InstructionAbort { .. } | Cause::Undefined) {
-        this.vm.crash(this.index, format_args!("its exception vector at {:#x} cannot be executed", target.pc));
+        // Which exception brought it there.
+        let ((elr, esr), at) = (cpu::el1_exception(), target.pc);
+        let why =
+            format_args!("its exception vector at {at:#x} cannot be executed, after ESR_EL1 {esr:#x} at {elr:#x}");
+        this.vm.crash(this.index, why);
         return Next::Off;
     }
     regs.pc = target.pc;

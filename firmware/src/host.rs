@@ -70,12 +70,10 @@ fn read_log(manager: &Vm, position: u64, to: Ipa, room: u64) -> Result<[u64; 3],
 
 /// Starts a VM that is off from something else than what it is made from.
 fn start_from(manager: &Vm, id: u64, from: Ipa, size: u64, lasts: bool) -> Answer {
-    let mut slot = None;
-    let prepared = make::read_spec(manager, from, size).and_then(|wanted| {
+    let started = make::read_spec(manager, from, size).and_then(|wanted| {
         let mut spec = None;
         let is_off = operation::with(id, |vm| {
             spec = vm.spec.starting_as(&wanted);
-            slot = Some(vm.slot);
             if vm.control() == hold::OFF { Ok([0; 3]) } else { Err(status::WRONG_STATE) }
         });
         is_off.into_result()?;
@@ -83,12 +81,5 @@ fn start_from(manager: &Vm, id: u64, from: Ipa, size: u64, lasts: bool) -> Answe
         images::hold(&spec)?;
         machine::start_as(id, &spec, lasts).inspect_err(|_| images::count_user(&spec, false))
     });
-    if let Err(error) = prepared {
-        return Answer::of(error);
-    }
-    let answer = operation::start(id);
-    if answer.status != status::OK {
-        slot.into_iter().for_each(machine::be_itself);
-    }
-    answer
+    started.map(|()| [0; 3]).into()
 }

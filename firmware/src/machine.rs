@@ -525,7 +525,7 @@ pub fn add_vm(machine: &Machine, spec: &VmSpec) -> Result<Place, VmError> {
 /// Locks the slot of a VM that is off, to change it.
 fn lock_off(slot: usize, id: u64) -> Result<RwLockWriteGuard<'static, Option<Own<Vm>>>, i64> {
     let is_off = |vm: Option<&Vm>| match vm.filter(|vm| vm.id == id) {
-        Some(vm) if vm.control() == vm::hold::OFF => Ok(()),
+        Some(vm) if vm.control() == vm::hold::OFF => Ok(vm.is_busy.load(Ordering::Acquire)),
         Some(_) => Err(status::WRONG_STATE),
         None => Err(status::NOT_FOUND),
     };
@@ -537,11 +537,11 @@ fn lock_off(slot: usize, id: u64) -> Result<RwLockWriteGuard<'static, Option<Own
             None => _ = lock::wait(),
         }
     };
-    is_off(guard.as_deref())?;
-    Ok(guard)
+    // Who is about to start it comes back to it.
+    if is_off(guard.as_deref())? { Err(status::BUSY) } else { Ok(guard) }
 }
 
-/// Lets the VM with identifier `id`, which is off, be for its next life, or until it is off again, what `spec` says. The caller
+/// Starts the VM with identifier `id`, which is off: for this life, or until it is off again, it is what `spec` says. The caller
 /// has counted it as a user.
 ///
 /// # Errors
@@ -551,25 +551,43 @@ pub fn start_as(id: u64, spec: &VmSpec, lasts: bool) -> Result<(), i64> {
     let slot = directory().lock().by_id(id).ok_or(status::NOT_FOUND)?;
     let mut guard = lock_off(slot, id)?;
     let vm = guard.as_mut().ok_or(status::NOT_FOUND)?;
+    // Nobody else starts it, or ends it, until that is done.
+    vm.is_busy.store(true, Ordering::Release);
     vm.own = Some((core::mem::replace(&mut vm.spec, *spec), lasts));
-    Ok(())
+    drop(guard);
+    let guard = VMS[slot].read();
+    let vm = guard.as_deref().ok_or(status::NOT_FOUND)?;
+    let started = get().start_vm(vm);
+    if started.is_ok() {
+        vm.is_busy.store(false, Ordering::Release);
+        return started;
+    }
+    drop(guard);
+    take_own(slot);
+    if let Some(vm) = VMS[slot].read().as_deref() {
+        vm.is_busy.store(false, Ordering::Release);
+    }
+    started
 }
 
-/// Makes a VM whose life is over, or did not begin, what it is by itself.
+/// Makes a VM whose life is over what it is by itself. Until then nobody can start it: it is not off yet.
 pub fn be_itself(slot: usize) {
     match VMS[slot].read().as_deref() {
         Some(vm) if vm.own.is_some() => vm.give_memory_back(),
         _ => return,
     }
-    // No vCPU of it is on a CPU: who has its slot locked has it only for a moment.
-    let mut guard = VMS[slot].write();
-    if let Some(vm) = guard.as_mut()
-        && let Some((own, _)) = vm.own.take()
-    {
-        let over = core::mem::replace(&mut vm.spec, own);
-        drop(guard);
+    if let Some(over) = take_own(slot) {
         images::count_user(&over, false);
     }
+}
+
+/// Gives a VM that does not run its own description back. Returns what it was meanwhile.
+fn take_own(slot: usize) -> Option<VmSpec> {
+    // No vCPU of it is on a CPU: who has its slot locked has it only for a moment.
+    let mut guard = VMS[slot].write();
+    let vm = guard.as_mut()?;
+    let (own, _) = vm.own.take()?;
+    Some(core::mem::replace(&mut vm.spec, own))
 }
 
 /// Describes the VM with identifier `id`, which is off, anew: it is another one in its place, with its identity.
@@ -603,6 +621,16 @@ pub fn change_vm(id: u64, spec: &VmSpec) -> Result<(), i64> {
     renamed.map_err(|error| VmError::from(error).status())
 }
 
+/// What becomes of a VM whose life is over.
+enum Next {
+    /// It lives again. Who waits for that is answered.
+    Again(Asker),
+    /// It stays, off.
+    Off,
+    /// It goes.
+    Gone,
+}
+
 /// Ends a life of a VM whose last vCPU has left its CPU: it starts again, is off, or is gone and gives everything back. Returns
 /// the status for who asked for it; one that waits gets it.
 pub fn end_vm(index: usize, fate: Fate) -> i64 {
@@ -610,75 +638,30 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
     if !VMS[index].read().as_deref().is_some_and(|vm| matches!(vm.own, Some((_, true)))) {
         be_itself(index);
     }
-    let (mut stays, mut status) = (false, status::OK);
-    let by_manager = matches!(fate, Fate::Stopped | Fate::Restarted);
-    {
-        let slot = VMS[index].read();
-        let Some(vm) = slot.as_deref() else { return status::NOT_FOUND };
-        operation::bury(vm);
-        let starts_again = fate == Fate::Off && vm.starts_again.load(Ordering::Relaxed);
-        let fate = if starts_again { Fate::Reset } else { fate };
-        let fails = matches!(fate, Fate::Crashed | Fate::Hung);
-        let mut again = matches!(fate, Fate::Reset | Fate::Restarted) || fails && vm.spec.restarts_on_crash();
-        let (what, kind) = match fate {
-            Fate::Off => ("is off", event::OFF),
-            Fate::Reset => ("restarts", event::RESTARTED),
-            Fate::Destroyed if vm.is_held_by(vm::hold::SNAPSHOT) => ("is destroyed", event::DELETED),
-            Fate::Destroyed => ("is destroyed", event::DESTROYED),
-            Fate::Stopped => ("is turned off", event::STOPPED),
-            Fate::Restarted => ("is started again", event::RESET),
-            Fate::Hung => ("does not answer", event::CRASHED),
-            _ => ("crashed", event::CRASHED),
-        };
-        let back = watch::take_back(vm, fate, what);
-        if back.is_none() {
-            log!("{}: {what}{}", vm.name(), if fails && again { " and restarts" } else { "" });
-        }
-        again |= back.is_some();
-        if again
-            && back != Some(true)
-            && let Err(error) = vm.restart(machine)
-        {
-            log!("{} cannot restart: {error}", vm.name());
-            (again, status) = (false, status::NO_MEMORY);
-        }
-        if again {
-            vm.begin(by_manager);
-        } else {
-            stays = by_manager || vm.spec.stays() && fate != Fate::Destroyed;
-        }
-        let after = match () {
-            () if again => event::AFTER_AGAIN,
-            () if stays => event::AFTER_OFF,
-            () => event::AFTER_GONE,
-        };
-        match (back, fate) {
-            (Some(true), Fate::Hung) => events::tell(vm, event::TAKEN_BACK, RECOVERY_HANG as u32),
-            (Some(true), _) => events::tell(vm, event::TAKEN_BACK, RECOVERY_CRASH as u32),
-            _ => events::tell(vm, kind, after),
-        }
-        if stays {
-            machine.lay_to_rest(vm);
-        }
-        if again || stays {
-            let asker = core::mem::replace(&mut *vm.mourner.lock(), Asker::Nobody);
-            if by_manager {
-                vm.is_busy.store(false, Ordering::Release);
-            }
-            drop(slot);
+    let decided = VMS[index].read().as_deref().map(|vm| go_on(machine, vm, fate));
+    let Some((next, status)) = decided else { return status::NOT_FOUND };
+    match next {
+        Next::Again(asker) => {
             operation::deliver(asker, Answer::of(status));
-            if again {
-                // It may have been asked to stand still in between.
-                operation::attend(index);
-                return status;
-            }
+            // It may have been asked to stand still in between.
+            operation::attend(index);
+            return status;
+        }
+        Next::Off => {
+            // Before it is off: from then on others start it, as something else too.
+            be_itself(index);
+            let laid = VMS[index].read().as_deref().map(|vm| {
+                let asker = vm.take_mourner();
+                machine.lay_to_rest(vm);
+                if is_by_manager(fate) {
+                    vm.is_busy.store(false, Ordering::Release);
+                }
+                asker
+            });
+            laid.into_iter().for_each(|asker| operation::deliver(asker, Answer::of(status)));
             machine.memory_may_be_back();
         }
-    }
-    if stays {
-        be_itself(index);
-    } else {
-        machine.unpublish(index);
+        Next::Gone => machine.unpublish(index),
     }
     if !matches!(fate, Fate::Off | Fate::Destroyed | Fate::Stopped) {
         machine.all_ended_well.store(false, Ordering::Relaxed);
@@ -690,6 +673,63 @@ pub fn end_vm(index: usize, fate: Fate) -> i64 {
         machine.idle();
     }
     status
+}
+
+/// Returns true if a life that ended so was ended by a manager, which has the VM for itself meanwhile.
+fn is_by_manager(fate: Fate) -> bool {
+    matches!(fate, Fate::Stopped | Fate::Restarted)
+}
+
+/// Says how a life of a VM has ended, and begins the next one if there is one. Returns what becomes of the VM, and the status for
+/// who asked for it.
+fn go_on(machine: &Machine, vm: &Vm, fate: Fate) -> (Next, i64) {
+    operation::bury(vm);
+    let starts_again = fate == Fate::Off && vm.starts_again.load(Ordering::Relaxed);
+    let fate = if starts_again { Fate::Reset } else { fate };
+    let fails = matches!(fate, Fate::Crashed | Fate::Hung);
+    let mut again = matches!(fate, Fate::Reset | Fate::Restarted) || fails && vm.spec.restarts_on_crash();
+    let (what, kind) = match fate {
+        Fate::Off => ("is off", event::OFF),
+        Fate::Reset => ("restarts", event::RESTARTED),
+        Fate::Destroyed if vm.is_held_by(vm::hold::SNAPSHOT) => ("is destroyed", event::DELETED),
+        Fate::Destroyed => ("is destroyed", event::DESTROYED),
+        Fate::Stopped => ("is turned off", event::STOPPED),
+        Fate::Restarted => ("is started again", event::RESET),
+        Fate::Hung => ("does not answer", event::CRASHED),
+        _ => ("crashed", event::CRASHED),
+    };
+    let back = watch::take_back(vm, fate, what);
+    if back.is_none() {
+        log!("{}: {what}{}", vm.name(), if fails && again { " and restarts" } else { "" });
+    }
+    again |= back.is_some();
+    let mut status = status::OK;
+    if again
+        && back != Some(true)
+        && let Err(error) = vm.restart(machine)
+    {
+        log!("{} cannot restart: {error}", vm.name());
+        (again, status) = (false, status::NO_MEMORY);
+    }
+    let stays = is_by_manager(fate) || vm.spec.stays() && fate != Fate::Destroyed;
+    let (next, after) = match () {
+        // Who asks for the end of the life that begins now is another.
+        () if again => (Next::Again(vm.take_mourner()), event::AFTER_AGAIN),
+        () if stays => (Next::Off, event::AFTER_OFF),
+        () => (Next::Gone, event::AFTER_GONE),
+    };
+    if again {
+        vm.begin(is_by_manager(fate));
+    }
+    match (back, fate) {
+        (Some(true), Fate::Hung) => events::tell(vm, event::TAKEN_BACK, RECOVERY_HANG as u32),
+        (Some(true), _) => events::tell(vm, event::TAKEN_BACK, RECOVERY_CRASH as u32),
+        _ => events::tell(vm, kind, after),
+    }
+    if again && is_by_manager(fate) {
+        vm.is_busy.store(false, Ordering::Release);
+    }
+    (next, status)
 }
 
 /// Returns true if the machine is not idle while this one runs. A manager that is started again whatever happens is part of the

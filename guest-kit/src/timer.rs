@@ -82,6 +82,30 @@ pub fn forget() {
     }
 }
 
+/// Sleeps for `milliseconds`, or until `is_over`. For callers with interrupts masked, and the virtual timer's enabled in the GIC:
+/// a pending one ends WFI, and is acknowledged here, at the `devices` too. The timer is masked afterwards.
+pub fn doze<T>(milliseconds: u64, devices: &mut T, is_over: impl Fn(&T) -> bool, acknowledge: impl Fn(&mut T)) {
+    sysreg::set_cntv_tval(ticks(milliseconds * 1000));
+    sysreg::set_cntv_ctl(ENABLE);
+    while sysreg::cntv_ctl() & STATUS == 0 && !is_over(devices) {
+        sysreg::wfi();
+        loop {
+            let intid = gic::acknowledge();
+            if intid >= gic::SPURIOUS {
+                break;
+            }
+            // Each time: the device may raise it again meanwhile, and a level that nobody lowers never ends.
+            acknowledge(devices);
+            // What a hypervisor still held pending of an earlier sleep is not the end of this one: it would never end.
+            if intid == VIRTUAL_INTID && sysreg::cntv_ctl() & STATUS != 0 {
+                sysreg::set_cntv_ctl(MASKED);
+            }
+            gic::end(intid);
+        }
+    }
+    sysreg::set_cntv_ctl(MASKED);
+}
+
 /// Sleeps for `milliseconds`; see [`sleep_to`].
 pub fn sleep(milliseconds: u64) {
     sleep_to(sysreg::cntvct() + ticks(milliseconds * 1000));

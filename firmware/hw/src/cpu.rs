@@ -225,6 +225,11 @@ pub fn el1_vectors() -> (u64, u64) {
     (read!(vbar_el1), read!(sctlr_el1))
 }
 
+/// Returns ELR_EL1 and ESR_EL1 of the running guest.
+pub fn el1_exception() -> (u64, u64) {
+    (read!(elr_el1), read!(esr_el1))
+}
+
 /// Writes the registers that describe an exception to the running guest; FAR_EL1 keeps its value without one.
 pub fn set_el1_exception(elr: u64, spsr: u64, esr: u64, far: Option<u64>) {
     write!(elr_el1, elr);

@@ -7,7 +7,7 @@ use super::{Vm, promise_shared};
 use crate::console::log;
 use crate::events;
 use crate::machine::{self, Store};
-use crate::operation::Answer;
+use crate::operation::{Answer, Asker};
 use core::fmt;
 use core::sync::atomic::Ordering;
 use salp_core::addr::Ipa;
@@ -250,6 +250,11 @@ impl Vm {
                 *vcpu.answer.lock() = answer;
             }
         }
+    }
+
+    /// Returns who waits for the end of this life, once.
+    pub fn take_mourner(&self) -> Asker {
+        core::mem::replace(&mut *self.mourner.lock(), Asker::Nobody)
     }
 
     /// Claims the end of a VM whose vCPUs have all left. Exactly one caller gets it, and learns why the VM stopped.

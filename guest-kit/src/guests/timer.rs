@@ -79,6 +79,7 @@ pub fn main() {
         masked_does_not_fire,
         disabled_does_not_fire,
         wfi_wakes,
+        what_is_left_of_a_sleep_does_not_end_the_next,
         event_stream,
         ticks_virtual,
         ticks_physical,
@@ -274,6 +275,38 @@ fn wfi_wakes() -> Outcome {
             check_eq!(fired(), u64::from(!masked), "{}: interrupts, masked {masked}", kind.name);
         }
     }
+    Ok(())
+}
+
+fn what_is_left_of_a_sleep_does_not_end_the_next() -> Outcome {
+    let [own, guard] = &TIMERS;
+    gic::enable(own.intid);
+    gic::enable(guard.intid);
+    let mut guarded = 0;
+    for round in 0..20 {
+        // It has fired, and is stopped before anybody takes its interrupt, as by who finds something to do at that moment.
+        (own.set_compare)(0);
+        (own.set_control)(ENABLE);
+        timer::spin(100);
+        (own.set_control)(MASKED);
+        (guard.set_value)(timer::ticks(500_000));
+        (guard.set_control)(ENABLE);
+        let (length, began) = (round % 3 + 1, sysreg::cntvct());
+        let is_late = |_: &u64| (guard.control)() & STATUS != 0;
+        timer::doze(length, &mut guarded, is_late, |guarded| {
+            if is_late(guarded) {
+                (guard.set_control)(MASKED);
+            }
+        });
+        let slept = sysreg::cntvct() - began;
+        guarded += u64::from(is_late(&guarded));
+        (guard.set_control)(0);
+        check!(slept >= timer::ticks(length * 1000), "it slept {} us of {length} ms", timer::microseconds(slept));
+    }
+    (own.set_control)(0);
+    gic::disable(own.intid);
+    gic::disable(guard.intid);
+    check_eq!(guarded, 0, "sleeps that only the other timer ended");
     Ok(())
 }
 

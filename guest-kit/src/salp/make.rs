@@ -1,6 +1,7 @@
 //! A manager's calls about images, the VMs that are made from them, and power ([`salp_hvc::manager`]), one function each.
 
 use salp_hvc::bootset::{NicRecord, SegmentRecord, VmRecord};
+use salp_hvc::host;
 use salp_hvc::manager::{self, ImageInfo, LABEL, MAX_DESCRIPTION};
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -53,6 +54,12 @@ pub fn vm_change(id: u64, description: &Description) -> Answer<()> {
 /// Starts a VM that is off.
 pub fn vm_start(id: u64) -> Answer<()> {
     call(manager::VM_START, [id]).map(drop)
+}
+
+/// Starts a VM that is off from what another description says, until it is off (`lasts`) or its next life.
+pub fn vm_start_from(id: u64, from: &Description, lasts: bool) -> Answer<()> {
+    let [at, size] = from.place();
+    call(host::VM_START_FROM, [id, at, size, lasts.into()]).map(drop)
 }
 
 /// Turns a VM off at once.

@@ -11,7 +11,6 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use guest_kit::rt::sysreg;
 use guest_kit::{gic, timer};
 use rustls::ServerConfig;
 use salp_mgmt::http::{CONNECTIONS, Claim};
@@ -186,28 +185,17 @@ impl Endpoint {
     }
 }
 
-/// Sleeps until a device has a packet or so many milliseconds are over. Interrupts are masked: a pending one ends WFI, and is
-/// acknowledged here. That something has left is no reason to get up.
+/// Sleeps until a device has a packet or so many milliseconds are over. That something has left is no reason to get up.
 fn sleep(nic: &mut Nic, segments: &mut [Segment], milliseconds: u64) {
-    sysreg::set_cntv_tval(timer::ticks(milliseconds * 1000));
-    sysreg::set_cntv_ctl(timer::ENABLE);
-    while sysreg::cntv_ctl() & timer::STATUS == 0 && !nic.has_packet() && !segments.iter().any(Segment::has_packet) {
-        sysreg::wfi();
-        loop {
-            let intid = gic::acknowledge();
-            if intid >= gic::SPURIOUS {
-                break;
-            }
-            // Each time: the device may raise it again meanwhile, and a level that nobody lowers never ends.
+    timer::doze(
+        milliseconds,
+        &mut (nic, segments),
+        |(nic, segments)| nic.has_packet() || segments.iter().any(Segment::has_packet),
+        |(nic, segments)| {
             nic.acknowledge();
             segments.iter_mut().for_each(Segment::acknowledge);
-            if intid == timer::VIRTUAL_INTID {
-                sysreg::set_cntv_ctl(timer::MASKED);
-            }
-            gic::end(intid);
-        }
-    }
-    sysreg::set_cntv_ctl(timer::MASKED);
+        },
+    );
 }
 
 /// Returns after how many milliseconds settings are carried out: those that there were at once, others when the answer is gone.

@@ -15,7 +15,7 @@ use crate::{cases, check, check_eq, machine, timer};
 
 /// The program of VMs. It begins with one that says HELLO 0, counts in what it says, says HELLO 1, and turns itself off.
 #[rustfmt::skip]
-const PROGRAM: [u32; 23] = [
+const PROGRAM: [u32; 24] = [
     0xd2a1_2001, // mov x1, #0x9000000: the console
     0x1000_01a2, // again: adr x2, text
     0x3840_1440, // next: ldrb w0, [x2], #1
@@ -39,11 +39,13 @@ const PROGRAM: [u32; 23] = [
     0xf900_003f, // more: str xzr, [x1]
     0x9140_0421, // add x1, x1, #0x1000
     0x17ff_fffe, // b more
+    0x1400_0000, // spin: b spin
 ];
 
-/// Where in it a VM begins that waits for ever, and one that writes to all of its memory.
+/// Where in it a VM begins that waits for ever, one that writes to all of its memory, and one that keeps a CPU.
 const WAIT: u64 = 17 * 4;
 const EAT: u64 = 19 * 4;
+const SPIN: u64 = 23 * 4;
 
 /// Where the program is in the image, and the image's size. Before it is what VMs get as a block.
 const PROGRAM_AT: u64 = 2 << 20;
@@ -64,6 +66,7 @@ pub fn main() {
         clones_of_a_made_vm,
         an_image_that_is_used_stays,
         a_vm_is_described_anew,
+        a_vm_that_starts_from_something_else_has_that,
         vms_that_make_no_sense,
         what_is_off_is_only_started_or_destroyed,
         what_runs_is_not_started,
@@ -382,6 +385,34 @@ fn a_vm_is_described_anew() -> Outcome {
         done("VM_STOP", make::vm_stop(id))?;
         destroyed(id)?;
         deleted(new)
+    })
+}
+
+/// Over and over, and at once when it is off: what ends the life before has nothing to do with the next.
+fn a_vm_that_starts_from_something_else_has_that() -> Outcome {
+    leaves_nothing(|| {
+        let [own, other] = [image()?, image()?];
+        let id = made("chameleon", own, SPIN)?;
+        let (vm, segments) = records("chameleon", other, SPIN);
+        let from = described(&vm, &segments);
+        let users = || Ok::<_, Stop>(done("IMAGE_NEXT", make::image_next(own))?.users.get());
+        for round in 0..machine::number("rounds", 200) {
+            let lasts = round % 2 == 0;
+            done("VM_START_FROM", make::vm_start_from(id, &from, lasts))?;
+            check_eq!(refused(make::vm_start_from(id, &from, lasts)), because(status::WRONG_STATE), "a second time");
+            timer::spin(100);
+            check_eq!((state(id)?, users()?), (STATE_RUNNING, 1), "state, and users of the image, in round {round}");
+            if round % 3 == 0 {
+                done("VM_RESET", make::vm_reset(id))?;
+                timer::spin(100);
+                check_eq!((state(id)?, users()?), (STATE_RUNNING, lasts.into()), "after a reset in round {round}");
+            }
+            done("VM_STOP", make::vm_stop(id))?;
+        }
+        check_eq!(users()?, 0, "users of the image at the end");
+        destroyed(id)?;
+        deleted(other)?;
+        deleted(own)
     })
 }
 
