@@ -9,8 +9,8 @@ use salp_qemu::debian::Stock;
 use salp_qemu::initrd::Initrd;
 use salp_qemu::machine::Uplink;
 use salp_qemu::management::{self, Contact};
-use salp_qemu::paths;
-use salp_tests::{Api, Setup, Vm, vm};
+
+use salp_tests::{Api, Setup, Vm, report, vm};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Barrier};
@@ -81,8 +81,7 @@ fn ask(api: &Api, path: &str, connections: usize) -> Value {
 }
 
 fn main() {
-    // `cargo test --benches` only wants to know that this starts.
-    if !std::env::args().any(|word| word == "--bench") {
+    if !report::is_wanted() {
         return;
     }
     let address = Ipv4Addr::new(10, 0, 2, 20);
@@ -112,8 +111,5 @@ fn main() {
         rows.push(json!({ "salp": ours, "nginx": theirs }));
     }
     machine.stop();
-    let all = json!({ "bytes": size, "seconds": SECONDS, "rows": rows });
-    let out = paths::target().join("bench/https.json");
-    paths::write_whole(&out, format!("{all:#}\n").as_bytes()).unwrap_or_else(|error| panic!("{error:#}"));
-    println!("{}", out.display());
+    report::write("https", &json!({ "bytes": size, "seconds": SECONDS, "rows": rows }));
 }

@@ -1,32 +1,11 @@
 //! Prints what frames between guests cost, in instructions, beside the goals, and writes the figures to
 //! `target/bench/net.json`.
 
-use salp_qemu::paths;
 use salp_tests::network::{self, FIGURES};
-use serde_json::json;
+use salp_tests::report;
 
 fn main() {
-    // `cargo test --benches` only wants to know that this starts.
-    if !std::env::args().any(|word| word == "--bench") {
-        return;
+    if report::is_wanted() {
+        report::write("net", &report::show("instructions", &FIGURES, &network::measure()));
     }
-    let measured = network::measure();
-    println!("{:<36} {:>12} {:>12}", "instructions", "Salp", "goal");
-    for figure in FIGURES {
-        let ours = measured.get(figure.name).map_or("-".into(), u64::to_string);
-        println!("{:<36} {ours:>12} {:>12}", figure.about, figure.goal);
-    }
-
-    let rows = FIGURES.map(|figure| {
-        let ours = measured.get(figure.name);
-        json!({"name": figure.name, "salp": ours, "goal": figure.goal})
-    });
-    let all = json!({
-        "machine": "neoverse-n1,cntfrq=1000000000 -icount shift=0,sleep=off -seed 1",
-        "compared": rows,
-        "measured": measured,
-    });
-    let file = paths::target().join("bench/net.json");
-    paths::write_whole(&file, format!("{all:#}\n").as_bytes()).unwrap_or_else(|error| panic!("{error:#}"));
-    println!("{}", file.display());
 }

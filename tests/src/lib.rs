@@ -2,7 +2,7 @@
 //!
 //! Comes after the runner (`salp_qemu`), which builds and starts everything. From a description to a verdict:
 //! [`Setup`] (with [`Vm`]s) → [`Running`] → [`Ended`]; [`figures`] reads what the guest `bench` measures, [`clones`] what
-//! clones cost, [`network`] what frames do, [`handovers`] what replacing the hypervisor does.
+//! clones cost, [`network`] what frames do, [`handovers`] what replacing the hypervisor does; [`report`] shows it.
 //! [`stock`](mod@stock) are programs of others that manage the machine.
 //!
 //! A test is a story about what a user sees on the console; whatever goes wrong panics with the last lines of it.
@@ -15,6 +15,7 @@ pub mod figures;
 pub mod handovers;
 pub mod machine;
 pub mod network;
+pub mod report;
 pub mod server;
 pub mod stock;
 pub mod tools;
