@@ -10,7 +10,7 @@ pub fn is_wanted() -> bool {
     std::env::args().any(|word| word == "--bench")
 }
 
-/// Prints what was measured beside Xen 4.17, KVM of Linux 6.1 and the goals. Returns it for [`write`].
+/// Prints what was measured beside Xen 4.17, KVM of Linux 6.1 and the goals. Returns it for [`write()`].
 pub fn show(unit: &str, figures: &[Figure], measured: &BTreeMap<String, u64>) -> Value {
     let shown = |value: Option<u64>| value.map_or("-".into(), |value| value.to_string());
     println!("{unit:<36} {:>12} {:>12} {:>12} {:>10}", "Salp", "Xen 4.17", "KVM 6.1", "goal");

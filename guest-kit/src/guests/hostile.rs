@@ -220,9 +220,8 @@ fn instructions() -> Outcome {
             }
             page.load(&batch[..filled]);
             for (index, mask) in masks.iter().enumerate().take(filled) {
-                faults += u64::from(
-                    page.run(index, &registers(&mut random).map(|value| value & mask)).exception.is_some(),
-                );
+                faults +=
+                    u64::from(page.run(index, &registers(&mut random).map(|value| value & mask)).exception.is_some());
             }
             if context == 0 && first % (SNIPPETS as u32 * 64) == 0 {
                 println!("  {first} of {total}");

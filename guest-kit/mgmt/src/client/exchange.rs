@@ -7,40 +7,21 @@ use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use rustls::client::UnbufferedClientConnection;
-use rustls::pki_types::ServerName;
-use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
-
 use super::url::{Host, Url};
 use crate::http::decoder::MAX_HEAD;
 use crate::tls::client::{self, Certificates};
-use crate::tls::secure::encode;
-
-/// The greatest record, with its head.
-const MAX_RECORD: usize = 16384 + 256 + 5;
-/// How much is encrypted at a time, and how much more it may become.
-const PIECE: usize = 16384;
-const OVERHEAD: usize = 64;
+use crate::tls::stream::Client;
 
 /// Who is believed to be the server.
 pub type Trust = Certificates;
 
 /// A request under way.
 pub struct Exchange {
-    tls: Option<UnbufferedClientConnection>,
+    tls: Option<Client>,
     /// What is to be said, and not encrypted yet.
     request: Vec<u8>,
-    incoming: Vec<u8>,
-    outgoing: Vec<u8>,
     heard: Vec<u8>,
     result: Option<Result<u16, &'static str>>,
-}
-
-fn server_name(host: &Host) -> Option<ServerName<'static>> {
-    match host {
-        Host::Address(address) => ServerName::try_from(address.to_string()).ok(),
-        Host::Name(name) => ServerName::try_from(name.clone()).ok(),
-    }
 }
 
 impl Exchange {
@@ -50,17 +31,15 @@ impl Exchange {
     ///
     /// Why there can be none.
     pub fn new(url: &Url, trust: &Trust, tls: &client::Tls, request: Vec<u8>, now: u64) -> Result<Self, &'static str> {
-        let mut this =
-            Self { tls: None, request, incoming: Vec::new(), outgoing: Vec::new(), heard: Vec::new(), result: None };
+        let mut this = Self { tls: None, request, heard: Vec::new(), result: None };
         if url.is_secure {
-            let name = server_name(&url.host).ok_or("the host cannot be the name of a server")?;
             let config = tls.config(trust, now).map_err(|_| "a certificate of the subscription cannot be used")?;
-            let connection = UnbufferedClientConnection::new(Arc::new(config), name);
-            this.tls = Some(connection.map_err(|_| "TLS cannot begin")?);
-        } else {
-            this.outgoing = core::mem::take(&mut this.request);
+            let host = match &url.host {
+                Host::Address(address) => &address.to_string(),
+                Host::Name(name) => name,
+            };
+            this.tls = Some(Client::new(Arc::new(config), host).ok_or("the host cannot be the name of a server")?);
         }
-        this.drive();
         Ok(this)
     }
 
@@ -71,12 +50,15 @@ impl Exchange {
 
     /// Returns what is to be sent.
     pub fn outgoing(&self) -> &[u8] {
-        &self.outgoing
+        self.tls.as_ref().map_or(&self.request, Client::outgoing)
     }
 
     /// Tells that so many bytes were sent.
     pub fn sent(&mut self, count: usize) {
-        self.outgoing.drain(..count);
+        match &mut self.tls {
+            Some(tls) => tls.sent(count),
+            None => _ = self.request.drain(..count),
+        }
         self.drive();
     }
 
@@ -85,18 +67,41 @@ impl Exchange {
         if self.result.is_some() {
             return;
         }
-        if self.tls.is_some() {
-            self.incoming.extend_from_slice(bytes);
-            self.drive();
-        } else {
-            self.heard.extend_from_slice(bytes);
+        match &mut self.tls {
+            Some(tls) => tls.feed(bytes),
+            None => self.heard.extend_from_slice(bytes),
         }
-        self.read();
+        self.drive();
     }
 
     /// Tells that the server will say no more.
     pub fn end(&mut self) {
         self.result.get_or_insert(Err("the listener closed the connection without an answer"));
+    }
+
+    /// Does what can be done with what has come and gone.
+    fn drive(&mut self) {
+        let mut why = None;
+        if let Some(tls) = &mut self.tls {
+            tls.drive();
+            // What is sent of it is not here twice.
+            if tls.outgoing().is_empty() {
+                let said = tls.send(&self.request);
+                self.request.drain(..said);
+            }
+            tls.receive(&mut self.heard, MAX_HEAD);
+            why = tls.is_over().then(|| match tls.error() {
+                Some(rustls::Error::InvalidCertificate(_)) => {
+                    "the certificate of the listener is not one that is trusted"
+                }
+                Some(_) => "the listener does not speak TLS 1.3 as this service does",
+                None => "the listener closed the connection without an answer",
+            });
+        }
+        self.read();
+        if let Some(why) = why {
+            self.result.get_or_insert(Err(why));
+        }
     }
 
     /// Looks for an answer in what was heard.
@@ -119,75 +124,6 @@ impl Exchange {
             Ok(httparse::Status::Partial) if self.heard.len() < MAX_HEAD => {}
             _ => self.result = Some(Err("the listener does not speak HTTP")),
         }
-    }
-
-    fn drive(&mut self) {
-        while self.step() {}
-    }
-
-    /// Does one thing for TLS; returns false if there is nothing to do before bytes come or go.
-    fn step(&mut self) -> bool {
-        let Some(tls) = &mut self.tls else { return false };
-        if self.result.is_some() {
-            return false;
-        }
-        let UnbufferedStatus { mut discard, state, .. } = tls.process_tls_records(&mut self.incoming);
-        let goes_on = match state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    match record {
-                        Ok(record) => {
-                            discard += record.discard;
-                            self.heard.extend_from_slice(record.payload);
-                        }
-                        Err(_) => self.result = Some(Err("TLS was broken")),
-                    }
-                }
-                true
-            }
-            Ok(ConnectionState::EncodeTlsData(data)) => {
-                encode(data, &mut self.outgoing);
-                true
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                true
-            }
-            Ok(ConnectionState::WriteTraffic(mut traffic)) if !self.request.is_empty() && self.outgoing.is_empty() => {
-                let piece = &self.request[..self.request.len().min(PIECE)];
-                let (at, length) = (self.outgoing.len(), piece.len());
-                self.outgoing.resize(at + length + OVERHEAD, 0);
-                let written = traffic.encrypt(piece, &mut self.outgoing[at..]);
-                self.outgoing.truncate(at + written.as_ref().copied().unwrap_or(0));
-                if written.is_err() {
-                    self.result = Some(Err("TLS was broken"));
-                }
-                self.request.drain(..length);
-                false
-            }
-            Ok(ConnectionState::BlockedHandshake) => {
-                if self.incoming.len() - discard >= MAX_RECORD {
-                    self.result = Some(Err("TLS was broken"));
-                }
-                false
-            }
-            Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
-                self.read();
-                self.end();
-                false
-            }
-            Ok(_) => false,
-            Err(rustls::Error::InvalidCertificate(_)) => {
-                self.result = Some(Err("the certificate of the listener is not one that is trusted"));
-                false
-            }
-            Err(_) => {
-                self.result = Some(Err("the listener does not speak TLS 1.3 as this service does"));
-                false
-            }
-        };
-        self.incoming.drain(..discard.min(self.incoming.len()));
-        goes_on && self.result.is_none()
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! [`salp_provider`] is the cryptography, made of RustCrypto's crates; [`certificate`] makes the server's key and its
 //! self-signed certificate, [`client`] is what is believed of others, [`x509`] reads their certificates, [`keys`] holds them;
-//! [`secure`] joins TLS with an HTTP connection. [`stream`] is the client's side, for media that are fetched.
+//! [`secure`] joins TLS with an HTTP connection. [`stream`] is the client's side, for media that are fetched; [`records`] is what both
+//! sides do alike.
 
 pub mod certificate;
 pub mod client;
 pub mod keys;
+pub mod records;
 pub mod secure;
 pub mod stream;
 pub mod x509;

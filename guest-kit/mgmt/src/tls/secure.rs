@@ -8,16 +8,12 @@ use alloc::vec::Vec;
 
 use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus};
+use rustls::unbuffered::ConnectionState;
 
+use super::records::{self, MAX_RECORD, PIECE, Step};
 use crate::http::connection::SLOW;
 use crate::http::{Claim, Connection, Serve};
 
-/// The greatest record, with its head.
-const MAX_RECORD: usize = 16384 + 256 + 5;
-/// How much is encrypted at a time, and how much more it may become.
-const PIECE: usize = 16384;
-const OVERHEAD: usize = 64;
 /// For how long a peer may say nothing and be as good as one who has begun, in milliseconds.
 const SILENT: u64 = 1000;
 /// No more is encrypted while so much waits to be sent.
@@ -103,45 +99,25 @@ impl Secure {
         if self.state == State::Closing || self.outgoing().len() >= ENOUGH {
             return false;
         }
-        let UnbufferedStatus { mut discard, state, .. } = self.tls.process_tls_records(&mut self.incoming);
-        let goes_on = match state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    match record {
-                        Ok(record) => {
-                            discard += record.discard;
-                            self.plain.extend_from_slice(record.payload);
-                        }
-                        Err(_) => self.state = State::Closing,
-                    }
-                }
-                true
-            }
-            Ok(ConnectionState::EncodeTlsData(data)) => {
-                encode(data, &mut self.outgoing);
-                true
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                true
-            }
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+        let status = self.tls.process_tls_records(&mut self.incoming);
+        let (discard, step) = records::step(status, &mut self.plain, &mut self.outgoing);
+        let mut is_broken = false;
+        let goes_on = match step {
+            Step::Moved => true,
+            Step::Open(mut traffic) => {
                 self.state = State::Open;
                 let piece = &self.http.outgoing()[..self.http.outgoing().len().min(PIECE)];
-                let at = self.outgoing.len();
-                self.outgoing.resize(at + piece.len() + OVERHEAD, 0);
                 let is_over = self.http.is_finished() || (self.peer_closed && piece.is_empty());
                 let length = piece.len();
-                let written = if length > 0 {
-                    traffic.encrypt(piece, &mut self.outgoing[at..])
+                let is_written = if length > 0 {
+                    records::append(&mut self.outgoing, length, |to| traffic.encrypt(piece, to))
                 } else if is_over {
                     self.state = State::Closing;
-                    traffic.queue_close_notify(&mut self.outgoing[at..])
+                    records::append(&mut self.outgoing, 0, |to| traffic.queue_close_notify(to))
                 } else {
-                    Ok(0)
+                    true
                 };
-                self.outgoing.truncate(at + written.as_ref().copied().unwrap_or(0));
-                if written.is_err() {
+                if !is_written {
                     self.state = State::Closing;
                 }
                 self.http.sent(length, now);
@@ -150,35 +126,37 @@ impl Secure {
                 } else {
                     self.http.room() > 0 && !self.plain.is_empty()
                 };
-                has_more && written.is_ok()
+                has_more && is_written
             }
-            Ok(ConnectionState::PeerClosed) => {
+            Step::PeerClosed => {
                 self.peer_closed = true;
                 true
             }
-            Ok(ConnectionState::BlockedHandshake) => {
+            Step::Blocked => {
                 if self.incoming.len() - discard >= MAX_RECORD {
                     self.state = State::Closing;
                 }
                 false
             }
-            Err(_) => {
-                self.incoming.drain(..discard.min(self.incoming.len()));
-                // The alert comes out before anything else is looked at. After it rustls must see no more of this
-                // stream: it panics if it has to complain a second time.
-                let last = self.tls.process_tls_records(&mut self.incoming);
-                if let Ok(ConnectionState::EncodeTlsData(data)) = last.state {
-                    encode(data, &mut self.outgoing);
-                }
+            Step::Closed => {
                 self.state = State::Closing;
-                return false;
+                false
             }
-            _ => {
-                self.state = State::Closing;
+            Step::Broken(_) => {
+                is_broken = true;
                 false
             }
         };
         self.incoming.drain(..discard.min(self.incoming.len()));
+        if is_broken {
+            // The alert comes out before anything else is looked at. After it rustls must see no more of this stream: it panics if
+            // it has to complain a second time.
+            let last = self.tls.process_tls_records(&mut self.incoming);
+            if let Ok(ConnectionState::EncodeTlsData(data)) = last.state {
+                records::encode(data, &mut self.outgoing);
+            }
+            self.state = State::Closing;
+        }
         goes_on
     }
 
@@ -235,84 +213,22 @@ impl Secure {
     }
 }
 
-/// Appends what is ready to be sent.
-pub fn encode<Data>(mut data: EncodeTlsData<'_, Data>, outgoing: &mut Vec<u8>) {
-    let at = outgoing.len();
-    outgoing.resize(at + OVERHEAD, 0);
-    let mut written = data.encode(&mut outgoing[at..]);
-    if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = written {
-        outgoing.resize(at + required_size, 0);
-        written = data.encode(&mut outgoing[at..]);
-    }
-    outgoing.truncate(at + written.unwrap_or(0));
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::{Request, Response};
     use crate::testing::{Answering, Counting};
     use crate::tls::certificate::Identity;
+    use crate::tls::client::{Certificates, Tls};
     use crate::tls::server;
+    use crate::tls::stream::Client;
     use alloc::string::String;
     use proptest::prelude::*;
-    use rustls::client::UnbufferedClientConnection;
-    use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-    use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
     use std::sync::OnceLock;
 
     fn config() -> Arc<ServerConfig> {
         static CONFIG: OnceLock<Arc<ServerConfig>> = OnceLock::new();
         CONFIG.get_or_init(|| server(&Identity::new(&Counting, 0, &["salp"], &[]), &Counting).unwrap()).clone()
-    }
-
-    /// Whom the client trusts: everybody. The certificate is checked by other people's programs.
-    #[derive(Debug)]
-    struct Trusting;
-
-    impl ServerCertVerifier for Trusting {
-        fn verify_server_cert(
-            &self,
-            _: &CertificateDer<'_>,
-            _: &[CertificateDer<'_>],
-            _: &ServerName<'_>,
-            _: &[u8],
-            _: UnixTime,
-        ) -> Result<ServerCertVerified, Error> {
-            Ok(ServerCertVerified::assertion())
-        }
-
-        fn verify_tls12_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Err(Error::General("TLS 1.2".into()))
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            _: &[u8],
-            _: &CertificateDer<'_>,
-            _: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            Ok(HandshakeSignatureValid::assertion())
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            Vec::from([SignatureScheme::ECDSA_NISTP256_SHA256])
-        }
-    }
-
-    #[derive(Debug)]
-    struct Epoch;
-
-    impl rustls::time_provider::TimeProvider for Epoch {
-        fn current_time(&self) -> Option<UnixTime> {
-            Some(UnixTime::since_unix_epoch(core::time::Duration::ZERO))
-        }
     }
 
     #[test]
@@ -327,66 +243,38 @@ mod tests {
         assert!(secure.outgoing.len() <= ENOUGH, "{}", secure.outgoing.len());
     }
 
-    struct Client {
-        tls: UnbufferedClientConnection,
-        incoming: Vec<u8>,
+    /// A client that believes everybody, and what it has heard.
+    struct Asking {
+        client: Client,
         heard: Vec<u8>,
     }
 
-    impl Client {
+    impl Asking {
         fn new() -> Self {
-            let builder = ClientConfig::builder_with_details(Arc::new(salp_provider::new(&Counting)), Arc::new(Epoch));
-            let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
-            let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Trusting)).with_no_client_auth();
-            let tls = UnbufferedClientConnection::new(Arc::new(config), ServerName::try_from("salp").unwrap()).unwrap();
-            Self { tls, incoming: Vec::new(), heard: Vec::new() }
+            let config = Tls::new(&Counting).config(&Certificates::Any, 0).unwrap();
+            Self { client: Client::new(Arc::new(config), "salp").unwrap(), heard: Vec::new() }
         }
 
         /// Says as much of `text` as it can, and returns the bytes for the server.
         fn speak(&mut self, text: &mut &[u8]) -> Vec<u8> {
-            let mut out = Vec::new();
-            loop {
-                let UnbufferedStatus { mut discard, state, .. } = self.tls.process_tls_records(&mut self.incoming);
-                let at = out.len();
-                let is_quiet = match state.unwrap() {
-                    ConnectionState::ReadTraffic(mut traffic) => {
-                        while let Some(record) = traffic.next_record() {
-                            let record = record.unwrap();
-                            discard += record.discard;
-                            self.heard.extend_from_slice(record.payload);
-                        }
-                        false
-                    }
-                    ConnectionState::EncodeTlsData(mut data) => {
-                        out.resize(at + 20000, 0);
-                        let written = data.encode(&mut out[at..]).unwrap();
-                        out.truncate(at + written);
-                        false
-                    }
-                    ConnectionState::TransmitTlsData(data) => {
-                        data.done();
-                        false
-                    }
-                    ConnectionState::WriteTraffic(mut traffic) => {
-                        out.resize(at + text.len() + 1000, 0);
-                        let written = if text.is_empty() { 0 } else { traffic.encrypt(text, &mut out[at..]).unwrap() };
-                        out.truncate(at + written);
-                        *text = &[];
-                        true
-                    }
-                    _ => true,
-                };
-                self.incoming.drain(..discard);
-                if is_quiet {
-                    return out;
-                }
-            }
+            self.client.receive(&mut self.heard, usize::MAX);
+            let said = self.client.send(text);
+            *text = &text[said..];
+            let bytes = self.client.outgoing().to_vec();
+            self.client.sent(bytes.len());
+            bytes
+        }
+
+        fn hear(&mut self, bytes: &[u8]) {
+            self.client.feed(bytes);
+            self.client.drive();
+            self.client.receive(&mut self.heard, usize::MAX);
         }
     }
 
     /// Sends `text` to a server through pieces of `piece` bytes, and returns what it answers.
     fn talk(mut text: &[u8], piece: usize) -> (String, Secure) {
-        let (mut client, mut secure) = (Client::new(), Secure::new(config(), 0).unwrap());
+        let (mut client, mut secure) = (Asking::new(), Secure::new(config(), 0).unwrap());
         let mut wire = Vec::new();
         loop {
             let said = client.speak(&mut text);
@@ -400,7 +288,7 @@ mod tests {
             };
             secure.drive(0, &mut Answering(answer));
             let sent = secure.outgoing().len().min(piece);
-            client.incoming.extend_from_slice(&secure.outgoing()[..sent]);
+            client.hear(&secure.outgoing()[..sent]);
             secure.sent(sent, 0);
             if taken == 0 && sent == 0 {
                 client.speak(&mut text);
@@ -423,7 +311,7 @@ mod tests {
 
     #[test]
     fn who_sends_many_requests_at_once_gets_one_answer_at_a_time() {
-        let (mut client, mut secure) = (Client::new(), Secure::new(config(), 0).unwrap());
+        let (mut client, mut secure) = (Asking::new(), Secure::new(config(), 0).unwrap());
         let requests = TWO.repeat(20);
         let (mut text, mut asked) = (&requests[..], 0);
         loop {
@@ -441,7 +329,7 @@ mod tests {
             if secure.outgoing().is_empty() {
                 break;
             }
-            client.incoming.extend_from_slice(secure.outgoing());
+            client.hear(secure.outgoing());
             secure.sent(secure.outgoing().len(), 0);
         }
         assert_eq!(asked, 2, "the second one is the last");

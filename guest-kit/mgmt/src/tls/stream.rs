@@ -1,23 +1,18 @@
-//! A client's side of a connection, for servers that media are fetched from. Before: a wire. After: [`media`](crate::media).
+//! A client's side of a connection, which believes whom its configuration says. Before: a wire. After: [`media`](crate::media), which
+//! fetches, and [`Exchange`](crate::client::Exchange), which tells.
 //!
-//! Servers are not authenticated: an appliance has no list of whom to trust. So this keeps a medium from who listens, and not from
-//! who stands in between; a digest does that, and the resources say `VerifyCertificate: false`.
+//! Servers of media are not authenticated: an appliance has no list of whom to trust. So this keeps a medium from who listens, and
+//! not from who stands in between; a digest does that, and the resources say `VerifyCertificate: false`.
 
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use rustls::ClientConfig;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
+use rustls::{ClientConfig, Error};
 
-use super::secure::encode;
-
-/// The greatest record, with its head.
-const MAX_RECORD: usize = 16384 + 256 + 5;
-/// How much more a piece becomes when it is encrypted.
-const OVERHEAD: usize = 64;
+use super::records::{self, MAX_RECORD, PIECE, Step};
 
 /// A client's side of a connection.
 pub struct Client {
@@ -28,6 +23,7 @@ pub struct Client {
     to_send: Vec<u8>,
     is_open: bool,
     is_over: bool,
+    error: Option<Error>,
 }
 
 impl Client {
@@ -36,7 +32,7 @@ impl Client {
         let name = ServerName::try_from(host.to_string()).ok()?;
         let tls = UnbufferedClientConnection::new(config, name).ok()?;
         let (incoming, outgoing, plain, to_send) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut client = Self { tls, incoming, outgoing, plain, to_send, is_open: false, is_over: false };
+        let mut client = Self { tls, incoming, outgoing, plain, to_send, is_open: false, is_over: false, error: None };
         client.drive();
         Some(client)
     }
@@ -72,6 +68,11 @@ impl Client {
         self.is_over
     }
 
+    /// Returns what was wrong with the server, if that is why.
+    pub fn error(&self) -> Option<&Error> {
+        self.error.as_ref()
+    }
+
     /// Returns true if something was decrypted that nobody has taken.
     pub fn has_plain(&self) -> bool {
         !self.plain.is_empty()
@@ -82,7 +83,7 @@ impl Client {
         if !self.is_open || !self.to_send.is_empty() {
             return 0;
         }
-        let count = bytes.len().min(MAX_RECORD / 2);
+        let count = bytes.len().min(PIECE);
         self.to_send.extend_from_slice(&bytes[..count]);
         self.drive();
         count
@@ -104,48 +105,28 @@ impl Client {
         if self.plain.len() >= MAX_RECORD {
             return false;
         }
-        let UnbufferedStatus { mut discard, state, .. } = self.tls.process_tls_records(&mut self.incoming);
-        let goes_on = match state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    match record {
-                        Ok(record) => {
-                            discard += record.discard;
-                            self.plain.extend_from_slice(record.payload);
-                        }
-                        Err(_) => self.is_over = true,
-                    }
-                }
-                true
-            }
-            Ok(ConnectionState::EncodeTlsData(data)) => {
-                encode(data, &mut self.outgoing);
-                true
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                true
-            }
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+        let status = self.tls.process_tls_records(&mut self.incoming);
+        let (discard, step) = records::step(status, &mut self.plain, &mut self.outgoing);
+        let goes_on = match step {
+            Step::Moved => true,
+            Step::Open(mut traffic) => {
                 self.is_open = true;
-                let at = self.outgoing.len();
-                self.outgoing.resize(at + self.to_send.len() + OVERHEAD, 0);
-                let written = match self.to_send.is_empty() {
-                    true => Ok(0),
-                    false => traffic.encrypt(&self.to_send, &mut self.outgoing[at..]),
-                };
-                self.outgoing.truncate(at + written.as_ref().copied().unwrap_or(0));
-                self.is_over |= written.is_err();
-                self.to_send.clear();
+                let said = core::mem::take(&mut self.to_send);
+                let encrypt = |to: &mut [u8]| traffic.encrypt(&said, to);
+                self.is_over |= !said.is_empty() && !records::append(&mut self.outgoing, said.len(), encrypt);
                 false
             }
-            Ok(ConnectionState::BlockedHandshake) => {
+            Step::Blocked => {
                 self.is_over |= self.incoming.len() - discard >= MAX_RECORD;
                 false
             }
             // What the server has to say is said, or makes no sense: rustls must see no more of it.
-            _ => {
+            Step::PeerClosed | Step::Closed => {
                 self.is_over = true;
+                false
+            }
+            Step::Broken(error) => {
+                (self.is_over, self.error) = (true, Some(error));
                 false
             }
         };
