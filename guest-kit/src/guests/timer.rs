@@ -229,13 +229,20 @@ fn masked_does_not_fire() -> Outcome {
 
 fn disabled_does_not_fire() -> Outcome {
     for kind in &TIMERS {
-        expect(0, 1);
-        listening(kind, || {
-            (kind.set_value)(timer::ticks(2000));
-            (kind.set_control)(ENABLE);
-            (kind.set_control)(0);
-            timer::spin(5000);
+        // A machine that stands still for a moment turns it off too late: then once more.
+        let is_in_time = (0..1000).any(|_| {
+            expect(0, 1);
+            let mut is_in_time = false;
+            listening(kind, || {
+                (kind.set_value)(timer::ticks(2000));
+                (kind.set_control)(ENABLE);
+                (kind.set_control)(0);
+                is_in_time = (kind.count)() < (kind.compare)();
+                timer::spin(5000);
+            });
+            is_in_time
         });
+        check!(is_in_time, "{}: it is never turned off within 2 ms", kind.name);
         check_eq!(fired(), 0, "{}: interrupts of a timer that was turned off in time", kind.name);
         // The level drops with the timer: what was pending and not taken is gone.
         gic::enable(kind.intid);
