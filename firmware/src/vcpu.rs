@@ -196,13 +196,18 @@ impl Cpu {
 
     /// Changes the VM's interrupt state while vCPU `index` is resident: folds, changes, fills, and tells the others.
     pub fn with_vgic(&mut self, vm: &Vm, index: usize, change: impl FnOnce(&mut Vgic) -> VcpuSet) {
+        self.with_vgic_and_vmcr(vm, index, |vgic, _| change(vgic));
+    }
+
+    /// As [`with_vgic`](Self::with_vgic), with ICH_VMCR_EL2.
+    fn with_vgic_and_vmcr(&mut self, vm: &Vm, index: usize, change: impl FnOnce(&mut Vgic, u64) -> VcpuSet) {
         self.read_back();
         let (others, control) = {
             let mut vgic = vm.vgic.lock();
             let folded = vgic.fold(index, &mut self.lrs);
             let control = self.lrs.hcr;
             retract_stopped_timers(&mut vgic, index);
-            let changed = change(&mut vgic);
+            let changed = change(&mut vgic, self.lrs.vmcr);
             vgic.fill(index, &mut self.lrs);
             (folded.union(changed).without(index), control)
         };
@@ -456,10 +461,10 @@ impl Resident<'_> {
             // Everything that is pending and enabled is listed when there is room.
             return false;
         }
-        let (running, vmcr) = (running_priority(&gic::active_priorities()), gic::vmcr());
+        let running = running_priority(&gic::active_priorities());
         let (vm, index) = (self.vm, self.index);
         let mut pending = false;
-        self.cpu.with_vgic(vm, index, |vgic| {
+        self.cpu.with_vgic_and_vmcr(vm, index, |vgic, vmcr| {
             pending = vgic.has_pending(index, vmcr, running);
             VcpuSet::EMPTY
         });

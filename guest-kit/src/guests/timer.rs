@@ -299,14 +299,15 @@ fn what_is_left_of_a_sleep_does_not_end_the_next() -> Outcome {
         (guard.set_value)(timer::ticks(500_000));
         (guard.set_control)(ENABLE);
         let (length, began) = (round % 3 + 1, sysreg::cntvct());
-        let is_late = |_: &u64| (guard.control)() & STATUS != 0;
-        timer::doze(length, &mut guarded, is_late, |guarded| {
-            if is_late(guarded) {
+        let is_late = || (guard.control)() & STATUS != 0;
+        let acknowledge = |(): &mut ()| {
+            if is_late() {
                 (guard.set_control)(MASKED);
             }
-        });
+        };
+        timer::doze(length, &mut (), |()| is_late(), acknowledge);
         let slept = sysreg::cntvct() - began;
-        guarded += u64::from(is_late(&guarded));
+        guarded += u64::from(is_late());
         (guard.set_control)(0);
         check!(slept >= timer::ticks(length * 1000), "it slept {} us of {length} ms", timer::microseconds(slept));
     }

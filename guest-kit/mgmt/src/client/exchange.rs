@@ -15,6 +15,9 @@ use crate::tls::stream::Client;
 /// Who is believed to be the server.
 pub type Trust = Certificates;
 
+/// Why there is no answer where nothing else was wrong.
+const CLOSED: &str = "the listener closed the connection without an answer";
+
 /// A request under way.
 pub struct Exchange {
     tls: Option<Client>,
@@ -76,7 +79,7 @@ impl Exchange {
 
     /// Tells that the server will say no more.
     pub fn end(&mut self) {
-        self.result.get_or_insert(Err("the listener closed the connection without an answer"));
+        self.result.get_or_insert(Err(CLOSED));
     }
 
     /// Does what can be done with what has come and gone.
@@ -95,7 +98,7 @@ impl Exchange {
                     "the certificate of the listener is not one that is trusted"
                 }
                 Some(_) => "the listener does not speak TLS 1.3 as this service does",
-                None => "the listener closed the connection without an answer",
+                None => CLOSED,
             });
         }
         self.read();
