@@ -20,6 +20,11 @@ fn hand_over(machine: &mut Running) {
     assert!(reply.is_ok(), "{reply:?}\n{}", machine.text());
 }
 
+/// Returns a VM that checks its memory about as long as the other's timers tick, however fast the machine is.
+fn checking() -> Vm {
+    guest("memory").mib(32).append("for=5000")
+}
+
 fn confirm(machine: &mut Running) {
     let reply = machine.monitor("confirm");
     assert!(reply.is_ok(), "{reply:?}\n{}", machine.text());
@@ -87,8 +92,7 @@ fn the_hypervisor_before_goes_on_with_the_vms_when_the_next_one_panics_while_it_
         alone.into_iter().chain(together).flat_map(|at| ["panic", "exception"].map(|way| (at, way)))
     {
         eprintln!("{vcpus} vCPUs on 2 CPUs, {step}:{way}");
-        let checker = guest("memory").mib(32).append("rounds=20");
-        let setup = Setup::of(ticking(vcpus)).vm(checker).monitor().option(&format!("handover-fault={step}:{way}"));
+        let setup = Setup::of(ticking(vcpus)).vm(checking()).monitor().option(&format!("handover-fault={step}:{way}"));
         let mut machine = setup.start();
         machine.expect("timer| ");
         hand_over(&mut machine);
@@ -132,8 +136,7 @@ fn exchange(images: &[Vec<u8>], words: &str) -> (TempDir, Setup) {
     let manager = guest("manager").manager().initrd(&file);
     let manager = manager.append(&format!("do=exchange first={} {words}", bundles[0].len()));
     let source = guest("clone").named("source").append("role=frozen then=off");
-    let checker = guest("memory").mib(32).append("rounds=20");
-    (directory, Setup::of(manager).vm(source).vm(checker).vm(ticking(2)).mib(1024))
+    (directory, Setup::of(manager).vm(source).vm(checking()).vm(ticking(2)).mib(1024))
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! Fills RAM with a pattern of its own, changes parts of it, and verifies all of it again and again. For tests of what
 //! shares, copies and takes back memory: a page that was lost, mixed up or leaked is a wrong word.
 //!
-//! Boot arguments: `seed=N` (default 1) the pattern; `rounds=N` (default 3, 0: for ever); `size=MIB` how much (default
-//! all that is free); `step=BYTES` from one word to the next (default 512; 8 is every word); `pause=MS` asleep between
-//! rounds (default 0); `exit=no` stay asleep at the end. Each round rewrites about a quarter of the pages.
+//! Boot arguments: `seed=N` (default 1) the pattern; `rounds=N` (default 3, 0: for ever); `for=MS` (default 0) more rounds
+//! than that until this much time has passed; `size=MIB` how much (default all that is free); `step=BYTES` from one word to
+//! the next (default 512; 8 is every word); `pause=MS` asleep between rounds (default 0); `exit=no` stay asleep at the end.
+//! Each round rewrites about a quarter of the pages.
 //!
 //! `SUM round=N words=N wrong=N sum=0x…`: the sum is a function of seed, round, size and step, and of nothing else.
 
 use crate::random::Random;
 use crate::rt::ram::Ram;
+use crate::rt::sysreg;
 use crate::{gic, machine, println, test, timer, words};
 
 const PAGE: u64 = 4096;
@@ -26,7 +28,8 @@ pub fn main() {
     let pages = || (0..bytes / PAGE).map(|page| ram.start() + page * PAGE);
     let mut failed = 0;
     let mut round = 0;
-    while rounds == 0 || round < rounds {
+    let end = sysreg::cntvct() + timer::ticks(machine::number("for", 0) * 1000);
+    while rounds == 0 || round < rounds || sysreg::cntvct() < end {
         for page in pages().filter(|&page| round == 0 || changes(seed, page, round)) {
             for offset in (0..PAGE).step_by(step as usize) {
                 ram.write(page + offset, word(seed, page + offset, round));
