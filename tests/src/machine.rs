@@ -340,6 +340,16 @@ impl Running {
         self.console.send(keys).unwrap_or_else(|error| panic!("{error:#}"));
     }
 
+    /// Has QEMU do something.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    pub fn qmp(&mut self, command: &str) {
+        let done = self.machine.qmp(command, serde_json::json!({}));
+        done.unwrap_or_else(|error| panic!("{command}: {error:#}"));
+    }
+
     /// Sends a line to EL2's monitor and returns what it answers, also if it refuses.
     ///
     /// # Panics

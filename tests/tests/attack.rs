@@ -17,6 +17,8 @@ use std::time::Duration;
 
 /// More connections than the endpoint has places for.
 const MANY: usize = 100;
+/// A request that everybody may make, and no other behind it.
+const LOOK: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 /// After how many seconds a peer that was not cut off gives up.
 const SECONDS: usize = 120;
 
@@ -56,14 +58,21 @@ impl Attacker {
 
     /// Speaks TLS.
     fn secure(&self) -> Tls {
+        self.secure_on(self.connect())
+    }
+
+    fn secure_on(&self, stream: TcpStream) -> Tls {
         let name = ServerName::try_from("localhost").expect("a name");
-        let connection = ClientConnection::new(self.config.clone(), name).expect("a configuration");
-        StreamOwned::new(connection, self.connect())
+        StreamOwned::new(ClientConnection::new(self.config.clone(), name).expect("a configuration"), stream)
     }
 
     /// Sends these bytes inside of TLS, and returns all that is answered before the end.
     fn say(&self, bytes: &[u8]) -> String {
-        let mut stream = self.secure();
+        self.say_on(self.connect(), bytes)
+    }
+
+    fn say_on(&self, stream: TcpStream, bytes: &[u8]) -> String {
+        let mut stream = self.secure_on(stream);
         // Who is refused early cannot send on.
         let _ = stream.write_all(bytes);
         let mut heard = Vec::new();
@@ -223,11 +232,32 @@ fn silent_peers_in_all_places_make_room_for_who_comes() {
         let peers: Vec<TcpStream> = (0..MANY).map(|_| attacker.connect()).collect();
         // Many times: whoever comes is served while all of them are still patient.
         for _ in 0..5 {
-            let heard = attacker.say(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+            let heard = attacker.say(LOOK);
             assert!(heard.starts_with("HTTP/1.1 200 "), "who comes is not served: {heard:?}");
         }
         drop(peers);
     });
+}
+
+/// All of them are there when the machine looks: it has stood still meanwhile.
+#[test]
+fn who_comes_last_in_a_crowd_is_served() {
+    let mut target = Target::start();
+    for _ in 0..10 {
+        target.machine.qmp("stop");
+        let mut crowd: Vec<TcpStream> = Vec::new();
+        for _ in 0..=MANY {
+            crowd.push(target.attacker.connect());
+            // QEMU, which is idle, looks at its network once a second, or when it is asked for something.
+            target.machine.qmp("query-status");
+        }
+        let last = crowd.pop().expect("somebody has come");
+        target.machine.qmp("cont");
+        let heard = target.attacker.say_on(last, LOOK);
+        assert!(heard.starts_with("HTTP/1.1 200 "), "who comes last is not served: {heard:?}");
+        drop(crowd);
+    }
+    target.check();
 }
 
 #[test]

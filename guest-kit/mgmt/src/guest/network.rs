@@ -89,6 +89,8 @@ struct Endpoint {
     places: Vec<Place>,
     /// Where else there could be some: each socket that smoltcp knows costs every look at all of them.
     spare: Vec<Socket>,
+    /// How many have come.
+    comers: u64,
     farewell: Farewell,
     /// Who has a connection is not as it was kept.
     has_changed: bool,
@@ -119,7 +121,14 @@ impl Endpoint {
 
     /// Sees to it that there are free places, as long as somebody has less to show for one than to be served now.
     fn make_room(&mut self) {
-        let mut free = self.places.iter().filter(|place| place.is_free(&self.sockets)).count();
+        let mut free = 0;
+        for place in &mut self.places {
+            if place.is_free(&self.sockets) {
+                free += 1;
+            } else if place.number_who_came(self.comers) {
+                self.comers += 1;
+            }
+        }
         while free < SPARE
             && let Some(socket) = self.spare.pop()
         {
@@ -129,7 +138,7 @@ impl Endpoint {
         for _ in free..SPARE {
             let taken = self.places.iter_mut().filter(|place| !place.is_free(&self.sockets));
             let least = taken.map(|place| (place.claim(&self.sockets), place)).min_by_key(|&(claim, _)| claim);
-            let Some((_, place)) = least.filter(|&(claim, _)| claim != Claim::Busy) else { return };
+            let Some((_, place)) = least.filter(|((claim, _), _)| *claim != Claim::Busy) else { return };
             self.has_changed |= place.peer().is_some();
             place.abort(&mut self.sockets);
             // The peer is told before the socket forgets it.
@@ -238,8 +247,18 @@ pub fn serve(entropy: &'static dyn Entropy, mut config: Arc<ServerConfig>, servi
     let spare = (0..CONNECTIONS + SPARE).map(|_| place::socket()).collect();
     let farewell = Farewell::new(service.recall_peers(), clock::milliseconds());
     let seen = clock::milliseconds();
-    let mut endpoint =
-        Endpoint { interface, nic, sockets, places: Vec::new(), spare, farewell, has_changed: false, time: seen, seen };
+    let mut endpoint = Endpoint {
+        interface,
+        nic,
+        sockets,
+        places: Vec::new(),
+        spare,
+        comers: 0,
+        farewell,
+        has_changed: false,
+        time: seen,
+        seen,
+    };
     endpoint.make_room();
     let (mut tidied, mut announced) = (seen, None);
     loop {

@@ -62,13 +62,15 @@ pub struct Place {
     peer: Option<Peer>,
     /// Since when TCP opens or closes, if it is known yet.
     since: Option<u64>,
+    /// How many had come before, if that was counted already.
+    number: Option<u64>,
 }
 
 impl Place {
     /// Adds a place to `sockets`, where a peer can come: the first packets may be here already, and a port without one who
     /// listens refuses them.
     pub fn new(sockets: &mut SocketSet<'static>, socket: Socket) -> Self {
-        let mut place = Self { handle: sockets.add(socket), secure: None, peer: None, since: None };
+        let mut place = Self { handle: sockets.add(socket), secure: None, peer: None, since: None, number: None };
         place.listen(sockets);
         place
     }
@@ -98,15 +100,24 @@ impl Place {
         sockets.get::<tcp::Socket>(self.handle).state() == tcp::State::Listen
     }
 
-    /// Returns what the connection has to show for its place.
-    pub fn claim(&self, sockets: &SocketSet<'_>) -> Claim {
+    /// Gives who is there this number, unless it has one. Returns true if it had none.
+    pub fn number_who_came(&mut self, number: u64) -> bool {
+        let is_new = self.number.is_none();
+        self.number.get_or_insert(number);
+        is_new
+    }
+
+    /// Returns what the connection has to show for its place, and how many had come before: of a crowd that comes within one
+    /// tick of the clock the first give way to the last.
+    pub fn claim(&self, sockets: &SocketSet<'_>) -> (Claim, Option<u64>) {
         let is_sending = sockets.get::<tcp::Socket>(self.handle).send_queue() > 0;
-        match self.secure.as_ref().map(Secure::claim) {
+        let claim = match self.secure.as_ref().map(Secure::claim) {
             // Who has come this moment comes last.
             None => Claim::New(self.since.unwrap_or(u64::MAX)),
             Some(Claim::Idle(_)) if is_sending => Claim::Busy,
             Some(claim) => claim,
-        }
+        };
+        (claim, self.number)
     }
 
     /// Ends the connection.
@@ -118,7 +129,7 @@ impl Place {
     /// Waits for the next peer.
     pub fn listen(&mut self, sockets: &mut SocketSet<'_>) {
         self.abort(sockets);
-        self.since = None;
+        (self.since, self.number) = (None, None);
         // The port is no zero and the socket is closed.
         let _ = sockets.get_mut::<tcp::Socket>(self.handle).listen(PORT);
     }
