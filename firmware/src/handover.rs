@@ -631,7 +631,7 @@ pub fn fault_running(index: usize, vm: Option<&Vm>) {
 
 /// Returns for how long an image runs VMs before it fails on request: who asked for the hand-over knows by then that it is done.
 fn fault_ticks() -> u64 {
-    cpu::counter_frequency() / 10
+    cpu::counter_frequency() / 2
 }
 
 fn answer([slot, vcpu, vm, life]: [u64; 4], answer: Answer) {

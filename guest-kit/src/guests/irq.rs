@@ -98,7 +98,7 @@ fn open() {
 
 /// Waits until this vCPU would take an interrupt; the vCPU's interrupts stay masked.
 fn wait_pending(intid: u32) -> bool {
-    timer::wait_until(1000, || sysreg::icc_hppir1() as u32 & 0xff_ffff == intid)
+    timer::wait_until(5000, || sysreg::icc_hppir1() as u32 & 0xff_ffff == intid)
 }
 
 /// Gives the GIC the time it may take to have no interrupt for this vCPU.
@@ -134,7 +134,7 @@ fn sgi_to_self() -> Outcome {
     for round in 1..=50 {
         gic::send(3, cpu::index());
         sysreg::unmask_irq();
-        let came = timer::wait_until(1000, || count_of(cpu::index()) >= round);
+        let came = timer::wait_until(5000, || count_of(cpu::index()) >= round);
         sysreg::mask_irq();
         check!(came, "round {round}: it does not come");
     }
@@ -205,13 +205,13 @@ fn sgi_to_others() -> Outcome {
     with_listeners(|count| {
         for other in 1..count {
             gic::send(5, other);
-            check!(timer::wait_until(1000, || count_of(other) == 1), "vCPU {other} took {}", count_of(other));
+            check!(timer::wait_until(5000, || count_of(other) == 1), "vCPU {other} took {}", count_of(other));
             check_eq!(log_of(other, 0), 5, "INTID at vCPU {other}");
         }
         clear();
         gic::send_to_others(6);
         for other in 1..count {
-            check!(timer::wait_until(1000, || count_of(other) == 1), "vCPU {other} took {}", count_of(other));
+            check!(timer::wait_until(5000, || count_of(other) == 1), "vCPU {other} took {}", count_of(other));
             check_eq!(log_of(other, 0), 6, "INTID at vCPU {other}");
         }
         check!(nothing_pending(), "the sender of all-but-self got one too");
@@ -560,7 +560,7 @@ fn spi_route() -> Outcome {
                 gic::route(SPI, machine::mpidr(other));
                 check_eq!(mmio::read64(GICD + gic::IROUTER + u64::from(SPI) * 8), machine::mpidr(other), "IROUTER");
                 gic::write_bit(gic::ISPENDR, SPI);
-                check!(timer::wait_until(1000, || count_of(other) == round), "round {round}: not at vCPU {other}");
+                check!(timer::wait_until(5000, || count_of(other) == round), "round {round}: not at vCPU {other}");
             }
         }
         check_eq!(log_of(1, 0), SPI, "INTID");
@@ -570,7 +570,7 @@ fn spi_route() -> Outcome {
         gic::write_bit(gic::ISPENDR, SPI);
         check!(wait_pending(SPI), "not at this vCPU");
         gic::route(SPI, machine::mpidr(1));
-        check!(timer::wait_until(1000, || count_of(1) == 1), "a pending SPI does not follow its route");
+        check!(timer::wait_until(5000, || count_of(1) == 1), "a pending SPI does not follow its route");
         check!(nothing_pending(), "it is here too");
         gic::disable(SPI);
         Ok(())
@@ -590,7 +590,7 @@ fn spi_any() -> Outcome {
         let mut complete = true;
         for round in 1..=50 {
             gic::write_bit(gic::ISPENDR, SPI);
-            complete &= timer::wait_until(1000, || (0..count).map(count_of).sum::<usize>() >= round);
+            complete &= timer::wait_until(5000, || (0..count).map(count_of).sum::<usize>() >= round);
         }
         timer::spin(1000);
         sysreg::mask_irq();

@@ -148,7 +148,7 @@ fn counters_run() -> Outcome {
             check!(now >= last, "the {} counter went back from {last} to {now}", kind.name);
             last = now;
         }
-        check!(timer::wait_until(1000, || (kind.count)() > last), "the {} counter stands still", kind.name);
+        check!(timer::wait_until(5000, || (kind.count)() > last), "the {} counter stands still", kind.name);
     }
     Ok(())
 }
@@ -195,7 +195,7 @@ fn past_fires_at_once() -> Outcome {
         listening(kind, || {
             (kind.set_compare)(due);
             (kind.set_control)(ENABLE);
-            timer::wait_until(1000, || fired() > 0);
+            timer::wait_until(5000, || fired() > 0);
         });
         check_eq!(fired(), 1, "{}: interrupts", kind.name);
     }
@@ -220,7 +220,7 @@ fn masked_does_not_fire() -> Outcome {
             (kind.set_compare)(0);
             (kind.set_control)(MASKED);
             (kind.set_control)(ENABLE);
-            timer::wait_until(1000, || fired() > 0);
+            timer::wait_until(5000, || fired() > 0);
         });
         check_eq!(fired(), 1, "{}: interrupts without the mask", kind.name);
     }
@@ -248,9 +248,9 @@ fn disabled_does_not_fire() -> Outcome {
         gic::enable(kind.intid);
         (kind.set_compare)(0);
         (kind.set_control)(ENABLE);
-        check!(timer::wait_until(1000, || gic::read_bit(gic::ISPENDR, kind.intid)), "{}: not pending", kind.name);
+        check!(timer::wait_until(5000, || gic::read_bit(gic::ISPENDR, kind.intid)), "{}: not pending", kind.name);
         (kind.set_control)(0);
-        check!(timer::wait_until(1000, || !gic::read_bit(gic::ISPENDR, kind.intid)), "{}: still pending", kind.name);
+        check!(timer::wait_until(5000, || !gic::read_bit(gic::ISPENDR, kind.intid)), "{}: still pending", kind.name);
         check_eq!(gic::acknowledge(), gic::SPURIOUS, "{}: acknowledged", kind.name);
         gic::disable(kind.intid);
     }
@@ -296,7 +296,7 @@ fn what_is_left_of_a_sleep_does_not_end_the_next() -> Outcome {
         (own.set_control)(ENABLE);
         timer::spin(100);
         (own.set_control)(MASKED);
-        (guard.set_value)(timer::ticks(500_000));
+        (guard.set_value)(timer::ticks(2_000_000));
         (guard.set_control)(ENABLE);
         let (length, began) = (round % 3 + 1, sysreg::cntvct());
         let is_late = || (guard.control)() & STATUS != 0;
