@@ -225,7 +225,11 @@ fn call(this: &mut Resident<'_>, imm: u16) -> Next {
         }
         Action::TurnOn { vcpu, .. } => {
             this.context.regs.x[0] = 0;
-            let kicks = machine.scheduler.lock().turn_on(VcpuRef::new(this.vm.slot, vcpu));
+            let mut scheduler = machine.scheduler.lock();
+            // None comes after those that who stops the VM has turned off.
+            let is_running = this.vm.fate() == Fate::Running;
+            let kicks = if is_running { scheduler.turn_on(VcpuRef::new(this.vm.slot, vcpu)) } else { 0 };
+            drop(scheduler);
             machine::kick(kicks);
         }
         Action::TurnOff => return Next::Off,

@@ -137,7 +137,11 @@ impl Cpu {
         };
         let now = cpu::counter();
         let (kicks, rest) = {
+            let slot = machine::slot(vcpu.slot()).read();
             let mut scheduler = machine::get().scheduler.lock();
+            // Whatever it leaves for: who stops the VM waits for that if it finds the vCPU on this CPU.
+            let is_over = slot.as_deref().is_none_or(|vm| vm.fate() != Fate::Running);
+            let leave = if is_over { Leave::Off } else { leave };
             let kicks = scheduler.leave(self.index, leave, now);
             (kicks, scheduler.rest(vcpu.slot()))
         };

@@ -15,7 +15,7 @@ use crate::{cases, check, check_eq, machine, timer};
 
 /// The program of VMs. It begins with one that says HELLO 0, counts in what it says, says HELLO 1, and turns itself off.
 #[rustfmt::skip]
-const PROGRAM: [u32; 24] = [
+const PROGRAM: [u32; 28] = [
     0xd2a1_2001, // mov x1, #0x9000000: the console
     0x1000_01a2, // again: adr x2, text
     0x3840_1440, // next: ldrb w0, [x2], #1
@@ -40,12 +40,18 @@ const PROGRAM: [u32; 24] = [
     0x9140_0421, // add x1, x1, #0x1000
     0x17ff_fffe, // b more
     0x1400_0000, // spin: b spin
+    0x5280_0200, // freeze: mov w0, #0x10: FREEZE
+    0x72b8_c000, // movk w0, #0xc600, lsl #16
+    0xd400_0002, // hvc #0
+    0x17ff_fffd, // b freeze
 ];
 
-/// Where in it a VM begins that waits for ever, one that writes to all of its memory, and one that keeps a CPU.
+/// Where in it a VM begins that waits for ever, one that writes to all of its memory, one that keeps a CPU, and one that freezes
+/// itself.
 const WAIT: u64 = 17 * 4;
 const EAT: u64 = 19 * 4;
 const SPIN: u64 = 23 * 4;
+const FREEZE: u64 = 24 * 4;
 
 /// Where the program is in the image, and the image's size. Before it is what VMs get as a block.
 const PROGRAM_AT: u64 = 2 << 20;
@@ -63,6 +69,7 @@ pub fn main() {
         a_vm_turns_itself_off_and_stays,
         a_vm_is_stopped_and_reset_whatever_it_does,
         a_vm_without_memory_is_stopped,
+        a_vm_that_freezes_itself_is_stopped_at_that_moment,
         clones_of_a_made_vm,
         an_image_that_is_used_stays,
         a_vm_is_described_anew,
@@ -309,6 +316,22 @@ fn a_vm_without_memory_is_stopped() -> Outcome {
             done("VM_RESET or VM_STOP", act(id))?;
         }
         check_eq!(state(id)?, STATE_OFF, "state of a stopped VM");
+        destroyed(id)?;
+        deleted(image)
+    })
+}
+
+/// At each moment from its start on: its vCPU is about to leave for one reason when the other one comes.
+fn a_vm_that_freezes_itself_is_stopped_at_that_moment() -> Outcome {
+    leaves_nothing(|| {
+        let image = image()?;
+        let id = made("frozen", image, FREEZE)?;
+        for round in 0..machine::number("rounds", 500) {
+            done("VM_START", make::vm_start(id))?;
+            timer::spin(round % 100);
+            done("VM_STOP", make::vm_stop(id))?;
+            check_eq!(state(id)?, STATE_OFF, "state after round {round}");
+        }
         destroyed(id)?;
         deleted(image)
     })
