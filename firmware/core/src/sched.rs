@@ -260,7 +260,8 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// Turns a vCPU off that is queued or asleep. Returns the CPU to kick if it is on one: it has to leave by itself.
+    /// Turns a vCPU off that is queued or asleep. Returns the CPU to kick if it is on one: it has to leave by itself, as
+    /// [`Leave::Off`] whatever it leaves for.
     pub fn turn_off(&mut self, vcpu: VcpuRef) -> CpuSet {
         let Some(node) = self.nodes.get_mut(vcpu.0 as usize) else { return 0 };
         match node.state {

@@ -9,13 +9,13 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::tour::{because, done, named, refused};
 use super::{PATIENCE, find};
 use crate::salp::make::{self, Description};
-use crate::salp::{self, Name, Request, call};
+use crate::salp::{self, Name, Refused, Request, call};
 use crate::test::{Outcome, Stop};
 use crate::{cases, check, check_eq, machine, timer};
 
 /// The program of VMs. It begins with one that says HELLO 0, counts in what it says, says HELLO 1, and turns itself off.
 #[rustfmt::skip]
-const PROGRAM: [u32; 28] = [
+const PROGRAM: [u32; 43] = [
     0xd2a1_2001, // mov x1, #0x9000000: the console
     0x1000_01a2, // again: adr x2, text
     0x3840_1440, // next: ldrb w0, [x2], #1
@@ -44,14 +44,30 @@ const PROGRAM: [u32; 28] = [
     0x72b8_c000, // movk w0, #0xc600, lsl #16
     0xd400_0002, // hvc #0
     0x17ff_fffd, // b freeze
+    0x5280_0100, // off: mov w0, #8: SYSTEM_OFF
+    0x72b0_8000, // movk w0, #0x8400, lsl #16
+    0xd400_0002, // hvc #0
+    0x5280_0120, // reset: mov w0, #9: SYSTEM_RESET
+    0x72b0_8000, // movk w0, #0x8400, lsl #16
+    0xd400_0002, // hvc #0
+    0x5280_0060, // twins: mov w0, #3: CPU_ON
+    0x72b8_8000, // movk w0, #0xc400, lsl #16
+    0xd280_0021, // mov x1, #1
+    0x1000_0062, // adr x2, twin
+    0xd400_0002, // hvc #0
+    0x17ff_fffb, // b twins
+    0x5280_0040, // twin: mov w0, #2: CPU_OFF
+    0x72b0_8000, // movk w0, #0x8400, lsl #16
+    0xd400_0002, // hvc #0
 ];
 
-/// Where in it a VM begins that waits for ever, one that writes to all of its memory, one that keeps a CPU, and one that freezes
-/// itself.
+/// Where in it a VM begins that waits for ever, one that writes to all of its memory, and one that keeps a CPU.
 const WAIT: u64 = 17 * 4;
 const EAT: u64 = 19 * 4;
 const SPIN: u64 = 23 * 4;
-const FREEZE: u64 = 24 * 4;
+
+/// Where one begins that does something to itself: freezes, turns itself off, resets itself, turns its second vCPU on and off.
+const RESTLESS: [(&str, u64); 4] = [("freeze", 24 * 4), ("off", 28 * 4), ("reset", 31 * 4), ("twins", 34 * 4)];
 
 /// Where the program is in the image, and the image's size. Before it is what VMs get as a block.
 const PROGRAM_AT: u64 = 2 << 20;
@@ -69,7 +85,7 @@ pub fn main() {
         a_vm_turns_itself_off_and_stays,
         a_vm_is_stopped_and_reset_whatever_it_does,
         a_vm_without_memory_is_stopped,
-        a_vm_that_freezes_itself_is_stopped_at_that_moment,
+        whatever_a_vm_does_to_itself_others_have_an_answer,
         clones_of_a_made_vm,
         an_image_that_is_used_stays,
         a_vm_is_described_anew,
@@ -321,18 +337,36 @@ fn a_vm_without_memory_is_stopped() -> Outcome {
     })
 }
 
-/// At each moment from its start on: its vCPU is about to leave for one reason when the other one comes.
-fn a_vm_that_freezes_itself_is_stopped_at_that_moment() -> Outcome {
+/// At each moment from its start on: its vCPUs are about to leave for one reason when the other one comes.
+fn whatever_a_vm_does_to_itself_others_have_an_answer() -> Outcome {
     leaves_nothing(|| {
         let image = image()?;
-        let id = made("frozen", image, FREEZE)?;
-        for round in 0..machine::number("rounds", 500) {
-            done("VM_START", make::vm_start(id))?;
-            timer::spin(round % 100);
-            done("VM_STOP", make::vm_stop(id))?;
-            check_eq!(state(id)?, STATE_OFF, "state after round {round}");
+        for (name, entry) in RESTLESS {
+            let (vm, segments) = records(name, image, entry);
+            let id = done("VM_CREATE", make::vm_create(&described(&VmRecord { vcpus: 2.into(), ..vm }, &segments)))?;
+            for round in 0..machine::number("rounds", 200) {
+                done("VM_START", make::vm_start(id))?;
+                timer::spin(round / 4);
+                // It may be off by now, or be ending.
+                let mut clone = None;
+                let _ = match round % 4 {
+                    0 => make::vm_stop(id),
+                    1 => make::vm_reset(id),
+                    2 => salp::vm_freeze(id),
+                    _ => salp::vm_clone(&Request::new(id, 1, named("twin"))).map(|made| clone = Some(made.first)),
+                };
+                if let Some(clone) = clone {
+                    let is_gone = || salp::vm_destroy(clone) != Err(Refused(status::BUSY));
+                    check!(
+                        timer::sleep_until(PATIENCE, is_gone),
+                        "{name}: the clone of round {round} is not destroyed"
+                    );
+                }
+                let is_off = || make::vm_stop(id).is_ok() || state(id).is_ok_and(|state| state == STATE_OFF);
+                check!(timer::sleep_until(PATIENCE, is_off), "{name}: it is not off after round {round}");
+            }
+            destroyed(id)?;
         }
-        destroyed(id)?;
         deleted(image)
     })
 }
