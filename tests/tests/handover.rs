@@ -14,15 +14,15 @@ fn ticking(cpus: u32) -> Vm {
     guest("timer").cpus(cpus).append("only=ticks_virtual,ticks_physical late=5000000 ticks=3000")
 }
 
+/// Returns a VM that checks its memory about as long as the other's timers tick, however fast the machine is.
+fn checking() -> Vm {
+    guest("memory").mib(32).append("for=5000")
+}
+
 /// Replaces the hypervisor by a fresh copy of itself.
 fn hand_over(machine: &mut Running) {
     let reply = machine.monitor("handover");
     assert!(reply.is_ok(), "{reply:?}\n{}", machine.text());
-}
-
-/// Returns a VM that checks its memory about as long as the other's timers tick, however fast the machine is.
-fn checking() -> Vm {
-    guest("memory").mib(32).append("for=5000")
 }
 
 fn confirm(machine: &mut Running) {
